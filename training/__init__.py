@@ -1,0 +1,1 @@
+"""One experiment on this machine: challenge, corpus, sandbox, metered run, sealed evaluation."""
