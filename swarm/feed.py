@@ -1,0 +1,90 @@
+"""Per-author hash chains: what may follow what, and proof of having said two things.
+
+Every author has one append-only feed per swarm: ``seq`` counts from 0 and ``prev`` is the id of the
+record before. A feed is accepted only in order, so what a node holds is always a prefix of it.
+The founder's feed begins with the charter itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from swarm import wire
+from swarm.envelope import Record, parse
+from swarm.errors import FeedError, SwarmError
+from swarm.records import Equivocation
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The last record held of a feed."""
+
+    seq: int
+    id: bytes
+
+
+class Fit(Enum):
+    """How a record relates to the prefix of its feed that is held."""
+
+    NEXT = "next"
+    OLD = "old"  # at or before the head: known already, or a fork
+    GAP = "gap"  # predecessors are missing
+    FORK = "fork"  # the next number, but after another record
+
+
+def fit(head: Head | None, record: Record) -> Fit:
+    """Place ``record`` against the ``head`` of its author's feed (None: nothing held yet)."""
+    seq = record.envelope.seq
+    if head is None:
+        return Fit.NEXT if seq == 0 else Fit.GAP
+    if seq <= head.seq:
+        return Fit.OLD
+    if seq > head.seq + 1:
+        return Fit.GAP
+    return Fit.NEXT if record.envelope.prev == head.id else Fit.FORK
+
+
+def heads_digest(heads: Mapping[bytes, Head]) -> bytes:
+    """sha256 over all feed heads, in order of author: what a node had seen when it spoke."""
+    listed = [[author, heads[author].seq, heads[author].id] for author in sorted(heads)]
+    digest = hashlib.sha256(b"lazaretto/heads/1")
+    for item in listed:
+        digest.update(wire.encode(item))
+    return digest.digest()
+
+
+def prove_equivocation(first: Record, second: Record) -> Equivocation | None:
+    """The proof that an author signed two records with one number, or None where there is none.
+
+    The two are ordered by id, so that everybody's proof of one event is the same. Records too
+    large to be carried inside another one give no proof.
+    """
+    same_place = (
+        first.author == second.author
+        and first.envelope.swarm == second.envelope.swarm
+        and first.envelope.seq == second.envelope.seq
+    )
+    if not same_place or first.id == second.id:
+        return None
+    low, high = sorted((first, second), key=lambda record: record.id)
+    if max(len(low.signed.to_bytes()), len(high.signed.to_bytes())) > 30 * 1024:
+        return None
+    return Equivocation(low.signed.to_bytes(), high.signed.to_bytes())
+
+
+def equivocator(proof: Equivocation) -> bytes:
+    """Check a proof from anybody and return the 32-byte key of the author that it convicts.
+
+    Raises:
+        FeedError: it proves nothing.
+    """
+    try:
+        first, second = parse(proof.first), parse(proof.second)
+    except SwarmError as error:
+        raise FeedError(f"a proof of equivocation with a bad record: {error}") from None
+    if prove_equivocation(first, second) != proof:
+        raise FeedError("two records that do not contradict each other")
+    return first.author
