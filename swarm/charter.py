@@ -1,7 +1,7 @@
 """The rules of a swarm, folded from governors' records: charter, epochs, beacons, admissions.
 
 :func:`fold_rules` is pure and independent of the order of arrival. A claim lives by the epoch that
-it names, to the end; so nothing here reads a clock or "the latest" state, except :attr:`Rules.current`,
+it names, to the end: nothing here reads a clock or a "latest" state but :attr:`Rules.current`,
 which says in which epoch a *new* record is written.
 """
 
@@ -11,13 +11,16 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from math import comb
+from typing import TYPE_CHECKING
 
 from swarm import wire
-from swarm.envelope import Record
 from swarm.errors import CharterError, RecordError, WireError
 from swarm.fields import from_map, to_map
 from swarm.keys import is_valid_public
 from swarm.records import Admission, Beacon, BeaconCommit, Charter, Cosignature, Epoch, Member
+
+if TYPE_CHECKING:
+    from swarm.envelope import Record
 
 _BEACON_DOMAIN = b"lazaretto/beacon/1"
 

@@ -8,14 +8,17 @@ The founder's feed begins with the charter itself.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from swarm import wire
 from swarm.envelope import Record, parse
 from swarm.errors import FeedError, SwarmError
 from swarm.records import Equivocation
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 @dataclass(frozen=True, slots=True)

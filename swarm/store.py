@@ -1,0 +1,321 @@
+"""The node's durable log of records: SQLite in WAL mode, one writer.
+
+What is in the log has passed every check of :func:`swarm.envelope.parse`, its author was a member,
+and it follows its feed: what is held of a feed is a gapless prefix. State elsewhere is folded from
+the log. A commit is durable (fsync) before :meth:`Store.ingest` or :meth:`Store.append` returns, so
+nothing of our own is seen by anybody that a power cut could take back.
+
+Not for several processes at once: a lock file keeps a second writer out.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from swarm.charter import Rules, fold_rules
+from swarm.envelope import Record, parse, seal_record
+from swarm.errors import RecordError, StoreError, SwarmError
+from swarm.feed import Fit, Head, equivocator, fit, heads_digest, prove_equivocation
+from swarm.records import Admission, Beacon, Charter, Epoch, Equivocation, Payload
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    from swarm.keys import KeyPair
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS records (
+    arrival INTEGER PRIMARY KEY AUTOINCREMENT,
+    id BLOB NOT NULL UNIQUE,
+    author BLOB NOT NULL,
+    seq INTEGER NOT NULL,
+    kind TEXT NOT NULL,
+    data BLOB NOT NULL,
+    UNIQUE (author, seq)
+) STRICT;
+CREATE INDEX IF NOT EXISTS by_kind ON records (kind, arrival);
+"""
+_GOVERNANCE = (Charter.KIND, Epoch.KIND, Beacon.KIND, Admission.KIND)
+SECONDS_PER_DAY = 86_400
+
+
+@dataclass(slots=True)
+class Ingest:
+    """What became of a batch. ``refused`` holds short reasons in our own words."""
+
+    new: list[Record] = field(default_factory=list)
+    known: int = 0
+    gaps: set[bytes] = field(default_factory=set)
+    refused: list[str] = field(default_factory=list)
+    proofs: list[Equivocation] = field(default_factory=list)
+
+
+class Store:
+    """The log of one node in one swarm. Thread-safe; every call is short and blocking.
+
+    Args:
+        path: the SQLite file; made if missing.
+        swarm: the swarm id (the charter's record id), which pins the charter.
+        read_only: open beside a running node, for looking only.
+
+    Raises:
+        StoreError: cannot be opened, is locked by a running node, or is damaged.
+    """
+
+    def __init__(self, path: Path, swarm: bytes, *, read_only: bool = False) -> None:
+        self.swarm = swarm
+        self.path = path
+        self._lock = threading.RLock()
+        self._lock_file = -1 if read_only else _lock(path.with_suffix(".lock"))
+        try:
+            self._db = self._open(read_only)
+            self._heads = self._load_heads()
+            self.rules: Rules | None = fold_rules(self._governance())
+        except sqlite3.Error as error:
+            self._unlock()
+            raise StoreError(
+                f"the log {path} cannot be opened: {error}",
+                cure="free disk space, or restore the directory from a backup and run again",
+            ) from None
+
+    def _open(self, read_only: bool) -> sqlite3.Connection:
+        uri = f"{self.path.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}"
+        db = sqlite3.connect(uri, uri=True, check_same_thread=False, isolation_level=None)
+        if not read_only:
+            os.chmod(self.path, 0o600)
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("PRAGMA synchronous=FULL")
+            db.executescript(_SCHEMA)
+        return db
+
+    def _unlock(self) -> None:
+        if self._lock_file >= 0:
+            os.close(self._lock_file)
+            self._lock_file = -1
+
+    def close(self) -> None:
+        """Close the log; a second call does nothing."""
+        with self._lock:
+            self._db.close()
+            self._unlock()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _load_heads(self) -> dict[bytes, Head]:
+        rows = self._db.execute("SELECT author, MAX(seq), id FROM records GROUP BY author")
+        return {author: Head(seq, record_id) for author, seq, record_id in rows}
+
+    def _governance(self) -> list[Record]:
+        marks = ",".join("?" * len(_GOVERNANCE))
+        rows = self._db.execute(f"SELECT data FROM records WHERE kind IN ({marks})", _GOVERNANCE)
+        return [parse(data, check_signature=False) for (data,) in rows]
+
+    # --- reading -----------------------------------------------------------------------------
+
+    def heads(self) -> dict[bytes, Head]:
+        """Author key -> the last record held of its feed."""
+        with self._lock:
+            return dict(self._heads)
+
+    def records(self, after: int = 0) -> Iterator[tuple[int, Record]]:
+        """All records with an arrival number above ``after``, in order of arrival."""
+        while True:
+            with self._lock:
+                rows = self._db.execute(
+                    "SELECT arrival, data FROM records WHERE arrival > ?"
+                    " ORDER BY arrival LIMIT 500",
+                    (after,),
+                ).fetchall()
+            for after, data in rows:
+                yield after, parse(data, check_signature=False)
+            if not rows:
+                return
+
+    def signed_bytes(self) -> Iterator[bytes]:
+        """The stored bytes of every record as they are, unparsed: what an audit reads."""
+        with self._lock:
+            rows = self._db.execute("SELECT data FROM records ORDER BY arrival").fetchall()
+        for (data,) in rows:
+            yield data
+
+    def records_after(
+        self, author: bytes, seq: int, max_records: int, max_bytes: int
+    ) -> list[bytes]:
+        """Signed bytes of a feed beyond ``seq`` (-1: from its start), in order, within caps."""
+        with self._lock:
+            rows = self._db.execute(
+                "SELECT data FROM records WHERE author = ? AND seq > ? ORDER BY seq LIMIT ?",
+                (author, seq, max_records),
+            ).fetchall()
+        result: list[bytes] = []
+        total = 0
+        for (data,) in rows:
+            total += len(data)
+            if result and total > max_bytes:
+                break
+            result.append(data)
+        return result
+
+    def get(self, record_id: bytes) -> Record | None:
+        """The record with this id, if held."""
+        with self._lock:
+            row = self._db.execute("SELECT data FROM records WHERE id = ?", (record_id,)).fetchone()
+        return parse(row[0], check_signature=False) if row else None
+
+    def _at(self, author: bytes, seq: int) -> Record | None:
+        row = self._db.execute(
+            "SELECT data FROM records WHERE author = ? AND seq = ?", (author, seq)
+        ).fetchone()
+        return parse(row[0], check_signature=False) if row else None
+
+    # --- writing -----------------------------------------------------------------------------
+
+    def ingest(self, batch: Sequence[bytes]) -> Ingest:
+        """Check and store records from anywhere; bad ones are refused, none raises.
+
+        One durable commit for the whole batch. Records whose author becomes a member through the
+        same batch are taken too.
+
+        Raises:
+            StoreError: the disk is full or failing; the log is as it was before the call.
+        """
+        result = Ingest()
+        checked: list[Record] = []
+        for data in batch:
+            try:
+                checked.append(parse(data))
+            except SwarmError as error:
+                result.refused.append(str(error))
+        with self._lock:
+            self._transaction(lambda: self._take(checked, result))
+        return result
+
+    def append(self, key: KeyPair, payload: Payload, refs: tuple[bytes, ...] = ()) -> Record:
+        """Sign ``payload`` as our next record and make it durable before anybody sees it.
+
+        Raises:
+            StoreError: the disk is full or failing; nothing was signed away.
+            RecordError: the payload breaks a bound, or its author may not speak here.
+        """
+        with self._lock:
+            head = self._heads.get(key.public)
+            current = self.rules.current if self.rules else None
+            record = seal_record(
+                key,
+                payload,
+                swarm=None if isinstance(payload, Charter) else self.swarm,
+                seq=head.seq + 1 if head else 0,
+                prev=head.id if head else None,
+                epoch=current.number if current else 0,
+                day=int(time.time()) // SECONDS_PER_DAY,
+                refs=refs,
+                heads_digest=heads_digest(self._heads),
+            )
+            result = Ingest()
+            self._transaction(lambda: self._take([record], result))
+            if not result.new:
+                raise RecordError("; ".join(result.refused) or "the record does not fit our feed")
+            return record
+
+    def _transaction(self, work: Callable[[], None]) -> None:
+        before = dict(self._heads), self.rules
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            work()
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._heads, self.rules = before
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise StoreError(
+                f"the log cannot be written: {error}; nothing that was stored is lost",
+                cure=f"free space on the disk of {self.path.parent}",
+            ) from None
+
+    def _take(self, records: Iterable[Record], result: Ingest) -> None:
+        waiting = list(records)
+        while waiting:
+            strangers: list[Record] = []
+            learnt = False
+            for record in waiting:
+                if not self._may_speak(record):
+                    strangers.append(record)
+                elif self._place(record, result) and record.kind in _GOVERNANCE:
+                    learnt = True
+            if learnt:
+                self.rules = fold_rules(self._governance())
+                waiting = strangers
+                continue
+            result.refused.extend("the author is not a member" for _ in strangers)
+            return
+
+    def _may_speak(self, record: Record) -> bool:
+        if record.kind == Charter.KIND:
+            return record.id == self.swarm
+        return self.rules is not None and self.rules.is_member(record.author)
+
+    def _place(self, record: Record, result: Ingest) -> bool:
+        """Insert ``record`` if it is its feed's next; tell whether it was."""
+        if record.envelope.swarm not in (None, self.swarm):
+            result.refused.append("a record of another swarm")
+            return False
+        if isinstance(record.payload, Equivocation) and not _convicts(record.payload):
+            result.refused.append("a proof that proves nothing")
+            return False
+        author, seq = record.author, record.envelope.seq
+        where = fit(self._heads.get(author), record)
+        if where is Fit.NEXT:
+            self._db.execute(
+                "INSERT INTO records (id, author, seq, kind, data) VALUES (?, ?, ?, ?, ?)",
+                (record.id, author, seq, record.kind, record.signed.to_bytes()),
+            )
+            self._heads[author] = Head(seq, record.id)
+            result.new.append(record)
+            return True
+        if where is Fit.GAP:
+            result.gaps.add(author)
+        elif where is Fit.FORK:
+            result.refused.append("the record names another predecessor than the one held")
+        else:
+            held = self._at(author, seq)
+            if held is not None and held.id != record.id:
+                proof = prove_equivocation(held, record)
+                if proof is not None:
+                    result.proofs.append(proof)
+                result.refused.append("its author signed two records with this number")
+            else:
+                result.known += 1
+        return False
+
+
+def _convicts(proof: Equivocation) -> bool:
+    try:
+        equivocator(proof)
+    except SwarmError:
+        return False
+    return True
+
+
+def _lock(path: Path) -> int:
+    """Take the lock that keeps a second writer out, until the process ends."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        raise StoreError(
+            f"the log in {path.parent} is in use by a running node", cure="lazaretto status"
+        ) from None
+    return handle
