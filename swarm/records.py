@@ -31,10 +31,9 @@ class FoldBatch:
 
 @dataclass(frozen=True, slots=True)
 class TierPolicy:
-    """The deciding half of a tier; ``measure`` is the measuring half, read by ``training``."""
+    """The deciding half of a tier. The measuring half has the same name inside ``challenge``."""
 
     name: Name
-    measure: dict[str, str | int]
     n: Annotated[int, Meta(ge=1, le=15)]
     f: Annotated[int, Meta(ge=0, le=7)]
     g: Annotated[int, Meta(ge=0, le=7)]

@@ -1,0 +1,1 @@
+"""One member of a swarm: command line, service, research loop, verification work, limits."""

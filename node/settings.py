@@ -1,0 +1,184 @@
+"""A node's home directory and its settings.
+
+    HOME/node.toml       settings, written once by ``init`` or ``join``, edited by people
+    HOME/key             the secret key; whoever has it is this node
+    HOME/log.sqlite      every record held
+    HOME/blobs/          data by hash
+    HOME/work/           what a running experiment must find again after a crash
+    HOME/journal.jsonl   what the node did, a line each
+    HOME/state.json      what a running node says of itself, for ``status``
+
+The home is ``--home``, else ``$LAZARETTO_HOME``, else ``~/.local/share/lazaretto``.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from node.errors import UsageError
+
+HOME_VARIABLE = "LAZARETTO_HOME"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a contributor lends. ``nice`` 19 yields to everything else on the machine."""
+
+    nice_verify: int = 0
+    nice_research: int = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """``node.toml``. ``bootstrap``: multiaddrs to dial first. ``token``: of the invitation."""
+
+    name: str
+    swarm: str
+    operator: str
+    listen: tuple[str, ...] = ("/ip4/127.0.0.1/tcp/0",)
+    bootstrap: tuple[str, ...] = ()
+    token: str = ""
+    roles: tuple[str, ...] = ("researcher", "verifier")
+    proposer: str = "tpe"
+    tier: str = "quick"
+    hw_class: str = "cpu"
+    limits: Limits = field(default_factory=Limits)
+
+    @property
+    def swarm_id(self) -> bytes:
+        """The 32-byte swarm id."""
+        try:
+            swarm = bytes.fromhex(self.swarm)
+        except ValueError:
+            swarm = b""
+        if len(swarm) != 32:
+            raise UsageError("node.toml: swarm is not 64 hex digits", cure="lazaretto join INVITE")
+        return swarm
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Paths of one node. Nothing is created by naming them."""
+
+    path: Path
+
+    @property
+    def settings(self) -> Path:
+        return self.path / "node.toml"
+
+    @property
+    def key(self) -> Path:
+        return self.path / "key"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log.sqlite"
+
+    @property
+    def blobs(self) -> Path:
+        return self.path / "blobs"
+
+    @property
+    def work(self) -> Path:
+        return self.path / "work"
+
+    @property
+    def journal(self) -> Path:
+        return self.path / "journal.jsonl"
+
+    @property
+    def state(self) -> Path:
+        return self.path / "state.json"
+
+    @property
+    def invitations(self) -> Path:
+        return self.path / "invitations"
+
+    def create(self) -> None:
+        """Make the directories, readable by their owner alone."""
+        self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for directory in (self.blobs, self.work):
+            directory.mkdir(exist_ok=True, mode=0o700)
+
+    def load(self) -> Settings:
+        """Read ``node.toml``.
+
+        Raises:
+            UsageError: no node lives here, or the file has a wrong or unknown setting.
+        """
+        try:
+            data = tomllib.loads(self.settings.read_text())
+        except FileNotFoundError:
+            raise UsageError(
+                f"no node lives in {self.path}",
+                cure="lazaretto join INVITE   (or: lazaretto init NAME)",
+            ) from None
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise UsageError(
+                f"{self.settings} cannot be read: {error}", cure=f"edit {self.settings}"
+            ) from None
+        known = set(Settings.__dataclass_fields__)
+        unknown = sorted(set(data) - known)
+        if unknown:
+            raise UsageError(
+                f"{self.settings}: unknown setting {unknown[0]!r}", cure=f"edit {self.settings}"
+            )
+        try:
+            return msgspec.convert(data, Settings, strict=True)
+        except msgspec.ValidationError as error:
+            raise UsageError(f"{self.settings}: {error}", cure=f"edit {self.settings}") from None
+
+    def save(self, settings: Settings) -> None:
+        """Write ``node.toml`` atomically."""
+        write_atomic(self.settings, to_toml(asdict(settings)).encode())
+
+
+def to_toml(data: dict[str, Any]) -> str:
+    """TOML of a flat map with at most one level of tables; text, integers, booleans, lists."""
+    lines = [f"{key} = {_value(value)}" for key, value in data.items() if type(value) is not dict]
+    for key, table in data.items():
+        if type(table) is dict:
+            lines += ["", f"[{key}]", *(f"{name} = {_value(item)}" for name, item in table.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, str):
+        # A JSON string is a TOML basic string, but for DEL, which no setting needs.
+        return msgspec.json.encode(value).decode()
+    return "[" + ", ".join(_value(item) for item in value) + "]"
+
+
+def write_atomic(path: Path, data: bytes, *, durable: bool = True) -> None:
+    """Replace ``path`` by ``data`` so that a reader sees the old or the new file, never a part.
+
+    ``durable=False`` skips the fsync, for files that a restart rewrites anyway.
+    """
+    temporary = path.with_name(f".{path.name}.new")
+    with open(temporary, "wb") as file:
+        file.write(data)
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def find_home(flag: Path | None) -> Home:
+    """The home to work in: the flag, the environment, or the default."""
+    if flag is not None:
+        return Home(flag.expanduser().absolute())
+    chosen = os.environ.get(HOME_VARIABLE)
+    if chosen:
+        return Home(Path(chosen).expanduser().absolute())
+    data = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+    return Home(Path(data).expanduser().absolute() / "lazaretto")
