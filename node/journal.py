@@ -1,6 +1,6 @@
 """What a node did, one JSON object a line, for people, the display and the tests.
 
-A line is ``{"t": seconds since 1970, "what": kind, ...}``. It is a diary, not evidence: records are.
+A line is ``{"t": seconds since 1970, "what": kind, ...}``. A diary, not evidence: records are.
 Text from peers never enters it, only ids, numbers and our own words.
 """
 
@@ -23,6 +23,16 @@ class Journal:
         self.path = path
         self._lock = threading.Lock()
         self.lost = 0
+        self._end_cut_line()
+
+    def _end_cut_line(self) -> None:
+        """A crash in the middle of a line leaves one without an end; close it."""
+        try:
+            with open(self.path, "rb+") as file:
+                if file.seek(0, 2) and file.seek(-1, 2) >= 0 and file.read(1) != b"\n":
+                    file.write(b"\n")
+        except OSError:
+            return  # no journal yet
 
     def write(self, what: str, **fields: Any) -> None:
         """Append one line: ``what`` names its kind, ``fields`` are plain JSON values."""
