@@ -1,0 +1,1 @@
+"""Commented TOML: charters to start a swarm from. See ``node.governing``."""

@@ -1,0 +1,245 @@
+"""What governors do: found a swarm, open epochs, invite and admit.
+
+A swarm is founded from a commented TOML file (``configs/``). Its charter and every later decision
+are signed records in the founder's feed; nothing here is a setting that others must trust unseen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import time
+import tomllib
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from node.errors import UsageError
+from swarm.charter import beacon_commit, check_charter, encode_roster
+from swarm.envelope import seal_record
+from swarm.records import (
+    Admission,
+    Beacon,
+    Charter,
+    Epoch,
+    FoldBatch,
+    Member,
+    TierPolicy,
+)
+from swarm.store import SECONDS_PER_DAY, Store
+from training.challenge import Challenge, max_diff_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
+
+    from swarm.keys import KeyPair
+
+RULE_VERSION = 1
+DEFAULT_CHARTER = "demo.toml"
+
+
+@dataclass(frozen=True, slots=True)
+class ChallengePlan:
+    """Which base to start from and how much text to hold out."""
+
+    baseline: str
+    folds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A charter file as read: the charter's numbers, before keys and data are known."""
+
+    name: str
+    admission: str
+    alpha_milli: int
+    alpha_retract_milli: int
+    liar_share_milli: int
+    capture_max_milli: int
+    slots: int
+    challenge: ChallengePlan
+    tiers: tuple[TierPolicy, ...]
+    screen: dict[str, Any]
+
+
+def load_plan(path: Path | None) -> Plan:
+    """Read a charter file; None reads the one that the demo uses.
+
+    Raises:
+        UsageError: unreadable, or with an unknown, missing or impossible value.
+    """
+    source = path if path is not None else files("configs").joinpath(DEFAULT_CHARTER)
+    try:
+        data = tomllib.loads(source.read_text())
+        plan = msgspec.convert(data, Plan, strict=True)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        raise UsageError(f"{source}: {error}", cure="compare with configs/demo.toml") from None
+    unknown = sorted(set(data) - set(Plan.__dataclass_fields__))
+    if unknown:
+        raise UsageError(f"{source}: unknown setting {unknown[0]!r}", cure=f"edit {source}")
+    return plan
+
+
+def build_challenge(
+    plan: Plan, blobs: Path, corpus: Path | None, progress: Callable[[str], None]
+) -> Challenge:
+    """Cut the corpus into splits under ``blobs`` and describe what is to be researched.
+
+    Raises:
+        TrainingError: too little text, or text that a candidate could read in the sandbox.
+    """
+    from training.sandbox import readable_roots
+
+    from training import baselines
+    from training.corpus import build, default_documents, directory_documents, load
+    from training.leakscan import leak_scan
+
+    progress("reading the corpus")
+    documents = default_documents() if corpus is None else directory_documents(corpus)
+    manifest = build(documents, blobs, seed=0, folds=plan.challenge.folds)
+    progress("checking that no holdout text can be read in the sandbox")
+    splits = [load(blobs, reference) for reference in (manifest.dev, *manifest.folds)]
+    leak_scan(splits, readable_roots())
+    base = baselines.load(plan.challenge.baseline)
+    tiers = tuple(baselines.tier(policy.name) for policy in plan.tiers)
+    return Challenge(plan.name, "bytes", 256, base, tiers, manifest)
+
+
+def make_charter(plan: Plan, founder: bytes, challenge: Challenge) -> Charter:
+    """The charter of ``plan`` with one governor, checked against the rules that bind charters.
+
+    Raises:
+        CharterError: the plan cannot keep its promise.
+    """
+    holdout = sum(fold.text_bytes for fold in challenge.manifest.folds)
+    smallest = min(tier.min_effect_nano for tier in plan.tiers)
+    charter = Charter(
+        name=plan.name,
+        governors=(founder,),
+        k=1,
+        admission=plan.admission,
+        rule_version=RULE_VERSION,
+        challenge=challenge.to_map(),
+        tiers=plan.tiers,
+        alpha_milli=plan.alpha_milli,
+        alpha_retract_milli=plan.alpha_retract_milli,
+        liar_share_milli=plan.liar_share_milli,
+        capture_max_milli=plan.capture_max_milli,
+        max_code_bytes=min(tier.max_code_bytes for tier in challenge.tiers),
+        max_diff_bytes=max(1, min(4096, max_diff_bytes(holdout, smallest))),
+        screen=plan.screen,
+        fold_batches=tuple(FoldBatch(fold.sha256) for fold in challenge.manifest.folds),
+        approval_rules=(),
+        sizes={"holdout_bytes": holdout, "slots": plan.slots, "folds": plan.challenge.folds},
+    )
+    check_charter(charter)
+    return charter
+
+
+def found(log: Path, key: KeyPair, charter: Charter, members: Iterable[Member]) -> Store:
+    """Sign the charter, make the log, and open epoch 1 with ``members``."""
+    genesis = seal_record(
+        key,
+        charter,
+        swarm=None,
+        seq=0,
+        prev=None,
+        epoch=0,
+        day=int(time.time()) // SECONDS_PER_DAY,
+    )
+    store = Store(log, genesis.id)
+    store.ingest([genesis.signed.to_bytes()])
+    open_epoch(store, key, members)
+    return store
+
+
+def new_member(
+    key: bytes, operator: str, roles: Sequence[str], voucher: bytes, tiers: Sequence[str]
+) -> Member:
+    """A roster line without a share of alpha yet; :func:`open_epoch` gives the shares."""
+    return Member(
+        key=key,
+        operator=operator,
+        voucher_root=voucher,
+        roles=tuple(roles),
+        tiers=tuple(tiers),
+        hw_class="cpu",
+        slots=0,
+        gamma_num=0,
+        gamma_den=1,
+    )
+
+
+def share_alpha(members: Iterable[Member], slots: int) -> tuple[Member, ...]:
+    """Give every researcher an equal share of alpha, so that the shares add up to one."""
+    listed = tuple(members)
+    researchers = sum("researcher" in member.roles for member in listed)
+    return tuple(
+        replace(member, slots=slots, gamma_num=1, gamma_den=researchers)
+        if "researcher" in member.roles
+        else replace(member, slots=0, gamma_num=0, gamma_den=1)
+        for member in listed
+    )
+
+
+def open_epoch(store: Store, key: KeyPair, members: Iterable[Member]) -> None:
+    """Sign the next epoch with this roster, then reveal the beacon that its benches hang on.
+
+    The beacon's secret comes from the governor's key, so a crash between the two records loses
+    nothing: :func:`reveal_beacon` makes it again.
+    """
+    rules = store.rules
+    assert rules is not None
+    number = max(rules.epochs, default=0) + 1
+    previous = rules.epochs[number - 1].id if number > 1 else None
+    sizes = rules.charter.sizes
+    roster = encode_roster(share_alpha(members, sizes["slots"]))
+    secret = _beacon_secret(key, rules.swarm, number)
+    store.append(
+        key,
+        Epoch(
+            number=number,
+            prev_epoch=previous,
+            policy_id=rules.swarm,
+            rule_version=RULE_VERSION,
+            roster_hash=hashlib.sha256(roster).digest(),
+            roster=roster,
+            active_folds=tuple(range(sizes["folds"])),
+            removed=(),
+            handovers=(),
+            beacon_commits=(beacon_commit(key.public, secret),),
+            cosignatures=(),
+        ),
+    )
+    reveal_beacon(store, key)
+
+
+def reveal_beacon(store: Store, key: KeyPair) -> None:
+    """Reveal our part of the newest epoch's beacon, if that is still to do."""
+    rules = store.rules
+    if rules is None or key.public not in rules.charter.governors or not rules.epochs:
+        return
+    newest = rules.epochs[max(rules.epochs)]
+    if newest.beacon is None:
+        secret = _beacon_secret(key, rules.swarm, newest.number)
+        store.append(key, Beacon(newest.id, secret))
+
+
+def _beacon_secret(key: KeyPair, swarm: bytes, number: int) -> bytes:
+    message = b"lazaretto/beacon-secret/1" + swarm + number.to_bytes(8, "big")
+    return hmac.digest(key.seed, message, "sha256")
+
+
+def admit(store: Store, key: KeyPair, member: Member) -> None:
+    """Admit ``member`` and open an epoch in which it is on the roster. Twice is as once."""
+    rules = store.rules
+    assert rules is not None
+    newest = rules.epochs[max(rules.epochs)]
+    if member.key in newest.roster:
+        return
+    if member.key not in rules.admitted:
+        store.append(key, Admission(member))
+    open_epoch(store, key, (*newest.roster.values(), member))

@@ -1,0 +1,147 @@
+"""Records are parsed strictly: any deviation refuses the whole record."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from swarm import wire
+from swarm.envelope import parse, seal_record
+from swarm.errors import RecordError, SwarmError, WireError
+from swarm.fields import from_map, to_map
+from swarm.keys import KeyPair, is_valid_public, peer_id, public_from_peer_id
+from swarm.records import KINDS, Beacon, Claim, Commit, DevPair
+
+KEY = KeyPair.from_seed(b"k" * 32)
+CLAIM = Claim(
+    tier="quick",
+    type="improvement",
+    slot=0,
+    base=None,
+    merges=(),
+    code=b"x = 1\n",
+    code_hash=b"c" * 32,
+    ast_hash=b"a" * 32,
+    hypothesis="a larger step",
+    proposer="tpe",
+    env_digest=b"e" * 32,
+    dev_pairs=(DevPair(1, 12_000_000),),
+    cost_ms=9000,
+)
+
+
+def sealed(payload=CLAIM, **changes):
+    values = {"swarm": b"s" * 32, "seq": 0, "prev": None, "epoch": 1, "day": 20_000}
+    return seal_record(KEY, payload, **{**values, **changes})
+
+
+def resigned(change) -> bytes:
+    """A record whose body was changed and signed anew: only the fields can be wrong."""
+    body = wire.decode(sealed().signed.body)
+    change(body)
+    return wire.sign(KEY.private, wire.encode(body)).to_bytes()
+
+
+def test_a_record_survives_the_wire():
+    record = sealed()
+    again = parse(record.signed.to_bytes())
+    assert again == record
+    assert again.payload == CLAIM
+    assert again.id == record.signed.id
+
+
+@pytest.mark.parametrize(
+    ("what", "change"),
+    [
+        ("unknown envelope field", lambda b: b.update(extra=1)),
+        ("missing envelope field", lambda b: b.pop("day")),
+        ("unknown payload field", lambda b: b["payload"].update(extra=1)),
+        ("missing payload field", lambda b: b["payload"].pop("base")),
+        ("unknown kind", lambda b: b.update(kind="gospel")),
+        ("another version", lambda b: b.update(v=2)),
+        ("negative number", lambda b: b.update(seq=-1)),
+        ("bool for a number", lambda b: b.update(seq=True)),
+        ("text for bytes", lambda b: b["payload"].update(code="x")),
+        ("short hash", lambda b: b["payload"].update(code_hash=b"short")),
+        ("unknown claim type", lambda b: b["payload"].update(type="miracle")),
+        ("line break in a name", lambda b: b["payload"].update(tier="quick\n")),
+        ("too much code", lambda b: b["payload"].update(code=b"x" * (48 * 1024 + 1))),
+        ("too many refs", lambda b: b.update(refs=[b"r" * 32] * 33)),
+        ("first record with a predecessor", lambda b: b.update(prev=b"p" * 32)),
+        ("later record without one", lambda b: b.update(seq=1)),
+        ("no swarm", lambda b: b.update(swarm=None)),
+        ("an impossible gain", lambda b: b["payload"]["dev_pairs"][0].update(d_nano=10**13)),
+        ("payload that is a list", lambda b: b.update(payload=[])),
+    ],
+)
+def test_wrong_fields_are_refused(what, change):
+    with pytest.raises(SwarmError):
+        parse(resigned(change))
+
+
+def test_another_author_than_the_signer_is_refused():
+    other = KeyPair.from_seed(b"o" * 32).public
+    with pytest.raises(WireError, match="signature"):
+        parse(resigned(lambda body: body.update(author=other)))
+
+
+# Encodings of points of small order, under which one signature fits every message.
+SMALL_ORDER = [
+    "0100000000000000000000000000000000000000000000000000000000000000",
+    "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+    "0000000000000000000000000000000000000000000000000000000000000000",
+    "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+    "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+    "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+]
+
+
+@pytest.mark.parametrize("point", SMALL_ORDER)
+def test_keys_of_small_order_are_refused(point):
+    assert not is_valid_public(bytes.fromhex(point))
+
+
+def test_a_forgery_under_the_identity_key_is_refused():
+    """``cryptography`` alone accepts this signature for any message."""
+    identity = bytes.fromhex(SMALL_ORDER[0])
+    body = wire.decode(sealed().signed.body)
+    body["author"] = identity
+    forged = wire.Signed(wire.encode(body), identity + bytes(32))
+    wire.verify(identity, forged)
+    with pytest.raises(RecordError, match="sound"):
+        parse(forged.to_bytes())
+
+
+def test_sealing_refuses_what_a_peer_would_refuse():
+    with pytest.raises(RecordError):
+        sealed(Beacon(b"short", b"r" * 32))
+
+
+@given(st.binary(min_size=0, max_size=300))
+def test_any_bytes_parse_or_raise_our_error(data):
+    try:
+        parse(data)
+    except SwarmError:
+        return
+    pytest.fail("random bytes were taken for a signed record")
+
+
+@given(st.binary(min_size=32, max_size=32))
+def test_peer_ids_go_both_ways(public):
+    assert public_from_peer_id(peer_id(public)) == public
+
+
+def test_peer_ids_are_those_of_libp2p():
+    from libp2p.crypto.ed25519 import create_new_key_pair
+    from libp2p.peer.id import ID
+
+    theirs = ID.from_pubkey(create_new_key_pair(KEY.seed).public_key)
+    assert peer_id(KEY.public) == str(theirs)
+
+
+def test_every_kind_is_named_after_its_class():
+    assert all(kind == cls.__name__.lower() for kind, cls in KINDS.items())
+    assert from_map(Claim, to_map(CLAIM)) == CLAIM
+    assert set(KINDS) >= {"charter", "epoch", "claim", "commit", "seal", "block", "adoption"}
+    assert Commit.KIND == "commit"

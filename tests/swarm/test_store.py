@@ -1,0 +1,209 @@
+"""The log: in feed order, durable, the same state whatever the order of arrival."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from swarm.errors import RecordError, StoreError
+from swarm.keys import KeyPair
+from swarm.records import Beacon, Equivocation
+from swarm.store import Store
+from tests.swarm.conftest import Feed, make_epoch, make_founded
+
+HEADROOM = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+
+
+def beacon(byte: bytes) -> Beacon:
+    return Beacon(b"e" * 32, byte * 32)
+
+
+def fingerprint(store: Store):
+    return store.heads(), store.rules, {record.id for _, record in store.records()}
+
+
+def test_records_are_stored_as_they_came(store, founded):
+    result = store.ingest(founded.wire)
+    assert len(result.new) == 3
+    assert not result.refused
+    assert sorted(store.signed_bytes()) == sorted(founded.wire)
+    assert store.ingest(founded.wire).known == 3
+
+
+def history():
+    founded = make_founded()
+    for feed in founded.feeds[1:]:
+        for number in range(4):
+            feed.say(beacon(bytes([number])))
+    return founded
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=HEADROOM)
+@given(random=st.randoms(use_true_random=False), cut=st.integers(1, 5))
+def test_any_order_of_arrival_gives_the_same_state(tmp_path_factory, random, cut):
+    """Gossip shuffles, repeats and cuts; anti-entropy offers all again until nothing is new."""
+    founded = history()
+    wires = founded.wire
+    states = []
+    for _ in range(2):
+        shuffled = wires * 2
+        random.shuffle(shuffled)
+        directory = tmp_path_factory.mktemp("order")
+        with Store(directory / "log.sqlite", founded.swarm) as store:
+            while any(store.ingest(shuffled[i : i + cut]).new for i in range(0, len(wires), cut)):
+                pass
+            while store.ingest(wires).new:
+                pass
+            states.append(fingerprint(store))
+    assert states[0] == states[1]
+    assert len(states[0][2]) == len(wires)
+
+
+def test_a_reopened_log_is_the_same(tmp_path, founded):
+    path = tmp_path / "log.sqlite"
+    with Store(path, founded.swarm) as store:
+        store.ingest(history().wire)
+        before = fingerprint(store)
+    with Store(path, founded.swarm) as store:
+        assert fingerprint(store) == before
+
+
+def test_strangers_are_refused_until_a_governor_admits_them(store, founded):
+    stranger = Feed(KeyPair.from_seed(b"9" * 32), founded.swarm)
+    hello = stranger.say(beacon(b"h")).signed.to_bytes()
+    store.ingest(founded.wire)
+    assert store.ingest([hello]).refused == ["the author is not a member"]
+    founder = founded.feeds[0]
+    epoch = founder.records[1]
+    from node.governing import new_member
+
+    member = new_member(stranger.key.public, "late", ["verifier"], founder.key.public, ["quick"])
+    founder.say(make_epoch(founded.swarm, [member], number=2, previous=epoch.id))
+    # in one batch, and in the wrong order
+    result = store.ingest([hello, *founded.wire])
+    assert len(result.new) == 2
+    assert not result.refused
+
+
+def test_another_charter_is_refused(tmp_path, founded):
+    with Store(tmp_path / "log.sqlite", b"x" * 32) as store:
+        result = store.ingest(founded.wire)
+    assert not result.new
+    assert len(result.refused) == 3
+
+
+def test_records_of_another_swarm_are_refused(store, founded):
+    store.ingest(founded.wire)
+    elsewhere = Feed(founded.feeds[1].key, b"t" * 32)
+    assert store.ingest([elsewhere.say(beacon(b"x")).signed.to_bytes()]).refused
+
+
+def test_a_gap_is_reported_and_nothing_behind_it_is_stored(store, founded):
+    store.ingest(founded.wire)
+    feed = founded.feeds[1]
+    feed.say(beacon(b"1"))
+    late = feed.say(beacon(b"2")).signed.to_bytes()
+    result = store.ingest([late])
+    assert result.gaps == {feed.key.public}
+    assert feed.key.public not in store.heads()
+
+
+def test_equivocation_is_refused_and_proven(store, founded):
+    store.ingest(founded.wire)
+    feed = founded.feeds[1]
+    said = feed.say(beacon(b"1")).signed.to_bytes()
+    other = Feed(feed.key, founded.swarm).say(beacon(b"2")).signed.to_bytes()
+    result = store.ingest([said, other])
+    assert len(result.new) == 1
+    (proof,) = result.proofs
+    witness = founded.feeds[2]
+    assert store.ingest([witness.say(proof).signed.to_bytes()]).new
+    empty = Equivocation(said, said)
+    assert store.ingest([witness.say(empty).signed.to_bytes()]).refused
+
+
+def test_garbage_is_refused_and_costs_nothing_else(store, founded):
+    result = store.ingest([b"", b"x" * 100, *founded.wire, b"\xff" * 70_000])
+    assert len(result.new) == 3
+    assert len(result.refused) == 3
+
+
+def test_appending_needs_membership(store, founded):
+    store.ingest(founded.wire)
+    member = founded.feeds[1].key
+    first = store.append(member, beacon(b"1"))
+    second = store.append(member, beacon(b"2"))
+    assert second.envelope.prev == first.id
+    assert second.envelope.epoch == 1
+    with pytest.raises(RecordError, match="member"):
+        store.append(KeyPair.from_seed(b"9" * 32), beacon(b"3"))
+
+
+def test_a_second_writer_is_kept_out_and_a_reader_is_not(tmp_path, founded, store):
+    store.ingest(founded.wire)
+    with pytest.raises(StoreError, match="in use"):
+        Store(store.path, founded.swarm)
+    with Store(store.path, founded.swarm, read_only=True) as reader:
+        assert fingerprint(reader) == fingerprint(store)
+
+
+def test_a_full_disk_loses_nothing_and_is_survived(store, founded):
+    store.ingest(founded.wire[:1])
+    before = fingerprint(store)
+    pages = store._db.execute("PRAGMA page_count").fetchone()[0]
+    store._db.execute(f"PRAGMA max_page_count = {pages}")
+    feed = founded.feeds[0]
+    big = [feed.say(beacon(bytes([n % 250]))).signed.to_bytes() for n in range(200)]
+    with pytest.raises(StoreError, match="nothing that was stored is lost"):
+        store.ingest([*founded.wire, *big])
+    assert fingerprint(store) == before
+    store._db.execute("PRAGMA max_page_count = 1000000")
+    assert store.ingest(founded.wire).new
+
+
+WRITER = """
+    import sys
+    from pathlib import Path
+    from swarm.store import Store
+    from tests.swarm.conftest import make_founded
+    from swarm.records import Beacon
+
+    founded = make_founded()
+    store = Store(Path(sys.argv[1]), founded.swarm)
+    store.ingest(founded.wire)
+    number = 0
+    while True:
+        record = store.append(founded.feeds[1].key, Beacon(b"e" * 32, number.to_bytes(32)))
+        print(record.id.hex(), flush=True)
+        number += 1
+"""
+
+
+def test_kill_9_loses_nothing_that_was_announced(tmp_path):
+    path = tmp_path / "log.sqlite"
+    for round_number in range(3):
+        writer = subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(WRITER), str(path)],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert writer.stdout is not None
+        announced = [writer.stdout.readline() for _ in range(5)]
+        time.sleep(0.01 * round_number)
+        os.kill(writer.pid, signal.SIGKILL)
+        announced += writer.stdout.readlines()
+        writer.stdout.close()
+        writer.wait()
+        swarm = make_founded().swarm
+        with Store(path, swarm) as store:
+            held = {record.id.hex() for _, record in store.records()}
+        whole = {line.strip() for line in announced if line.endswith("\n")}
+        assert whole <= held
