@@ -1,205 +1,345 @@
-"""Text as it travels: one split is one canonical file, named by its hash.
+"""Text -> train tokens, dev split, sealed holdout folds.
 
-A split (train, dev, or one holdout fold) is a list of documents. ``Documents.to_bytes`` has exactly
-one form for a given list and ``Documents.from_bytes`` accepts nothing else, so the SHA-256 of the
-file names the text. Layout, all integers unsigned little-endian:
+What is covered: exact duplicates and near-duplicates are dropped, and documents that share
+passages stay together in the train split, so that no fold holds text that was trained on. A
+document goes into one split only. Folds and dev are made of excerpts of several unrelated
+documents each. The same documents, seed and sizes give the same files.
 
-    8 bytes   magic  b"LZDOCS1\\n"
-    4 bytes   number of documents, 1 to MAX_DOCUMENTS
-    4 bytes   length of each document, 1 to MAX_DOCUMENT_BYTES
-    ...       the documents, one after the other, nothing behind them
+What is not: translations, paraphrases, and renamed copies of code.
 
-A document is valid UTF-8 without NUL, so byte 0 is free to mark a boundary between documents.
+The default text is the part of the running Python's standard library that training never imports
+and that the sandbox therefore does not carry; every machine has it without a network.
 """
 
 from __future__ import annotations
 
 import hashlib
-import struct
-from dataclasses import dataclass
-from itertools import accumulate, pairwise
+import os
+import stat
+import sysconfig
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from training.errors import TrainingError
-from training.strict import Reader
+from training.documents import (
+    MAX_FOLDS,
+    CorpusError,
+    Documents,
+    Manifest,
+    SplitRef,
+)
+from training.fingerprint import fingerprints, seen_elsewhere, shared
+from training.leakscan import LeakError, LeakReport, leak_scan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator
 
-MAGIC = b"LZDOCS1\n"
-MAX_DOCUMENTS = 1 << 17
-MAX_DOCUMENT_BYTES = 4 << 20
-MAX_SPLIT_BYTES = 256 << 20
-MAX_FOLDS = 512
+__all__ = [
+    "CorpusError",
+    "Documents",
+    "LeakError",
+    "LeakReport",
+    "Manifest",
+    "SplitRef",
+    "build",
+    "default_documents",
+    "directory_documents",
+    "hidden_parts",
+    "leak_scan",
+    "load_split",
+]
+
+KIB = 1 << 10
+MIN_DEFAULT_BYTES = 2_500_000
+MIN_DOCUMENT_BYTES = 256
+MAX_FILE_BYTES = 64 << 20
+MAX_FILES = 200_000
+MAX_TEXT_BYTES = 512 << 20
+LONG_FILE_BYTES = 256 * KIB
+PIECE_BYTES = 64 * KIB
+EXCERPT_BYTES = 8 * KIB
+MIN_FOLDS = 8
+
+# Packages and modules of the standard library that no training program imports. A name that this
+# interpreter lacks is passed over. The sandbox must not carry any of them.
+HIDDEN_PARTS = (
+    *("test", "idlelib", "lib2to3", "tkinter", "pydoc_data", "distutils", "turtledemo"),
+    *("xml", "xmlrpc", "html", "wsgiref", "ensurepip", "venv", "curses", "dbm", "sqlite3"),
+    *("turtle.py", "pydoc.py", "doctest.py", "_pyio.py", "_pydecimal.py", "mailbox.py"),
+    *("optparse.py", "configparser.py", "imaplib.py", "smtplib.py", "nntplib.py", "ftplib.py"),
+    *("cgi.py", "cgitb.py", "aifc.py", "smtpd.py", "trace.py", "plistlib.py", "modulefinder.py"),
+    *("telnetlib.py", "wave.py", "sunau.py", "asyncore.py", "asynchat.py", "compileall.py"),
+    *("poplib.py", "webbrowser.py", "pyclbr.py", "tabnanny.py", "filecmp.py", "mailcap.py"),
+    *("pipes.py", "shelve.py", "zipapp.py", "sndhdr.py", "imghdr.py", "uu.py", "xdrlib.py"),
+    *("chunk.py", "rlcompleter.py", "symtable.py", "netrc.py", "fileinput.py", "socketserver.py"),
+)
 
 
-class CorpusError(TrainingError):
-    """Text that is not a valid split, or a manifest that does not describe one."""
+def hidden_parts() -> tuple[Path, ...]:
+    """The files and folders of ``HIDDEN_PARTS`` that this interpreter has, as absolute paths."""
+    root = Path(sysconfig.get_path("stdlib"))
+    return tuple(root / name for name in HIDDEN_PARTS if (root / name).exists())
 
 
-@dataclass(frozen=True, slots=True)
-class SplitRef:
-    """What a manifest says about one split file.
+def default_documents() -> Iterator[tuple[str, bytes]]:
+    """Python sources of the standard library's hidden parts, as (name, text), sorted by name.
 
-    ``sha256`` is the raw hash of the file, ``size`` its length in bytes, ``documents`` the number
-    of documents and ``text_bytes`` the sum of their lengths in UTF-8 bytes.
+    Raises ``CorpusError`` where this interpreter has too little of it (about 2.5 MB are needed).
     """
-
-    sha256: bytes
-    size: int
-    documents: int
-    text_bytes: int
-
-    def to_map(self) -> dict[str, int | bytes]:
-        """The reference as a plain map."""
-        return {
-            "sha256": self.sha256,
-            "size": self.size,
-            "documents": self.documents,
-            "text_bytes": self.text_bytes,
-        }
-
-    @classmethod
-    def from_map(cls, value: object, where: str = "split") -> SplitRef:
-        """Reads a map; raises ``CorpusError`` unless every field is there, typed and consistent."""
-        read = Reader(value, ("sha256", "size", "documents", "text_bytes"), CorpusError, where)
-        ref = cls(
-            sha256=read.blob("sha256", 32, 32),
-            size=read.integer("size", 1, MAX_SPLIT_BYTES),
-            documents=read.integer("documents", 1, MAX_DOCUMENTS),
-            text_bytes=read.integer("text_bytes", 1, MAX_SPLIT_BYTES),
+    root = Path(sysconfig.get_path("stdlib"))
+    found: list[tuple[str, bytes]] = []
+    for part in hidden_parts():
+        files = [part] if part.is_file() else _files(part)
+        for path in files:
+            if path.suffix == ".py" and (text := _text(path)) is not None:
+                found.append((path.relative_to(root).as_posix(), text))
+    total = sum(len(text) for _, text in found)
+    if total < MIN_DEFAULT_BYTES:
+        raise CorpusError(
+            f"this Python's standard library holds only {total} bytes of text beyond what training "
+            f"needs; {MIN_DEFAULT_BYTES} are needed",
+            cure="give a folder of text with --corpus DIR, or install the package with the "
+            "standard library's tests (Debian: libpython3-testsuite)",
         )
-        if ref.size != len(MAGIC) + 4 + 4 * ref.documents + ref.text_bytes:
-            raise read.fail("size", "does not follow from documents and text_bytes")
-        return ref
-
-    @classmethod
-    def of(cls, data: bytes) -> SplitRef:
-        """The reference of a split file's bytes; raises ``CorpusError`` where they are not one."""
-        documents = Documents.from_bytes(data)
-        return cls(hashlib.sha256(data).digest(), len(data), len(documents), documents.text_bytes)
+    yield from sorted(found)
 
 
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """The splits of one corpus: public ``train`` and ``dev``, and holdout ``folds`` in order."""
+def directory_documents(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Every UTF-8 text file below ``path``, as (relative name, text), sorted by name.
 
-    train: SplitRef
-    dev: SplitRef
-    folds: tuple[SplitRef, ...]
-
-    def __iter__(self) -> Iterator[SplitRef]:
-        yield self.train
-        yield self.dev
-        yield from self.folds
-
-    @property
-    def holdout_bytes(self) -> int:
-        """Text bytes of all holdout folds together: what limits how much a diff may carry."""
-        return sum(fold.text_bytes for fold in self.folds)
-
-    def to_map(self) -> dict[str, object]:
-        """The manifest as a plain map."""
-        return {
-            "train": self.train.to_map(),
-            "dev": self.dev.to_map(),
-            "folds": [fold.to_map() for fold in self.folds],
-        }
-
-    @classmethod
-    def from_map(cls, value: Mapping[str, object] | object) -> Manifest:
-        """Reads a map; raises ``CorpusError``. Two splits with one hash are refused."""
-        read = Reader(value, ("train", "dev", "folds"), CorpusError, "manifest")
-        manifest = cls(
-            train=SplitRef.from_map(read.raw("train"), "manifest.train"),
-            dev=SplitRef.from_map(read.raw("dev"), "manifest.dev"),
-            folds=tuple(
-                SplitRef.from_map(item, f"manifest.folds[{index}]")
-                for index, item in enumerate(read.items("folds", 1, MAX_FOLDS))
-            ),
-        )
-        hashes = [ref.sha256 for ref in manifest]
-        if len(set(hashes)) != len(hashes):
-            raise read.fail("folds", "name the same split twice")
-        return manifest
+    Symbolic links, special files, binary files (a NUL byte, or not UTF-8) and files above
+    ``MAX_FILE_BYTES`` are passed over. Raises ``CorpusError`` where ``path`` is not a folder, holds
+    no text, or holds more than this module's limits.
+    """
+    if not path.is_dir():
+        raise CorpusError(f"{path} is not a folder", cure="give a folder of text files")
+    total = count = 0
+    for file in _files(path):
+        if (text := _text(file)) is None:
+            continue
+        count += 1
+        total += len(text)
+        if total > MAX_TEXT_BYTES:
+            raise CorpusError(
+                f"{path} holds more than {MAX_TEXT_BYTES >> 20} MiB of text",
+                cure="give a smaller folder: a train split of 8 MiB is all that is used",
+            )
+        yield file.relative_to(path).as_posix(), text
+    if not count:
+        raise CorpusError(f"{path} holds no text files", cure="give a folder of UTF-8 text files")
 
 
-class Documents:
-    """The documents of one split, read-only. ``len`` counts documents, iteration yields bytes."""
+def build(
+    documents: Iterable[tuple[str, bytes]],
+    out: Path,
+    *,
+    seed: int,
+    folds: int = 96,
+    fold_bytes: int = 48 * KIB,
+    dev_bytes: int = 64 * KIB,
+    train_bytes: int = 8 << 20,
+) -> Manifest:
+    """Splits ``documents`` and writes each split to ``out/<sha256 hex>``.
 
-    __slots__ = ("_data", "_offsets")
+    ``folds`` is the number wanted; fewer (at least ``MIN_FOLDS``) are made where half of the text
+    does not suffice for them. Every fold has about ``fold_bytes`` bytes of text, dev ``dev_bytes``,
+    train at most ``train_bytes``. Raises ``CorpusError`` where the text is too little.
+    """
+    if not MIN_FOLDS <= folds <= MAX_FOLDS:
+        raise CorpusError(f"a corpus has {MIN_FOLDS} to {MAX_FOLDS} folds, not {folds}")
+    texts = _distinct(documents)
+    related = _related(texts)
+    texts = [text for text, group in zip(texts, related, strict=True) if group != "copy"]
+    alone = [group == "alone" for group in related if group != "copy"]
+    total = sum(len(text) for text in texts)
+    keep_for_train = min(train_bytes, total // 2)
 
-    def __init__(self, documents: Iterable[bytes]) -> None:
-        """Takes the documents in order; raises ``CorpusError`` where one breaks the format."""
-        items = list(documents)
-        if not 1 <= len(items) <= MAX_DOCUMENTS:
-            raise CorpusError(f"a split holds 1 to {MAX_DOCUMENTS} documents, not {len(items)}")
-        for item in items:
-            _check_document(item)
-        self._data = b"".join(items)
-        self._offsets = (0, *accumulate(len(item) for item in items))
-        if self._header_bytes() + len(self._data) > MAX_SPLIT_BYTES:
-            raise CorpusError(f"a split is at most {MAX_SPLIT_BYTES} bytes")
+    salt = seed.to_bytes(8, "little")
+    order = sorted(
+        range(len(texts)), key=lambda index: hashlib.sha256(salt + texts[index]).digest()
+    )
+    spare = total - keep_for_train
+    pool: list[int] = []
+    for index in order:
+        if alone[index] and len(texts[index]) <= min(PIECE_BYTES, spare):
+            pool.append(index)
+            spare -= len(texts[index])
 
-    @classmethod
-    def from_bytes(cls, data: bytes) -> Documents:
-        """Reads a split file. Raises ``CorpusError`` unless it is exactly the canonical form."""
-        if len(data) > MAX_SPLIT_BYTES:
-            raise CorpusError(f"a split is at most {MAX_SPLIT_BYTES} bytes, this has {len(data)}")
-        start = len(MAGIC) + 4
-        if data[: len(MAGIC)] != MAGIC or len(data) < start:
-            raise CorpusError("not a split file: the first bytes are wrong")
-        (count,) = struct.unpack_from("<I", data, len(MAGIC))
-        if not 1 <= count <= MAX_DOCUMENTS or len(data) < start + 4 * count:
-            raise CorpusError("the split's table of documents does not fit the file")
-        lengths = struct.unpack_from(f"<{count}I", data, start)
-        body = start + 4 * count
-        if body + sum(lengths) != len(data):
-            raise CorpusError("the split's lengths do not add up to the file")
-        ends = list(accumulate(lengths, initial=body))
-        return cls(data[left:right] for left, right in pairwise(ends))
-
-    def to_bytes(self) -> bytes:
-        """The one canonical file of these documents."""
-        lengths = [right - left for left, right in pairwise(self._offsets)]
-        return b"".join(
-            (MAGIC, struct.pack(f"<{len(lengths) + 1}I", len(lengths), *lengths), self._data)
+    used: set[int] = set()
+    dev = _excerpts(texts, pool, used, dev_bytes, salt)
+    holdout: list[list[bytes]] = []
+    while dev and len(holdout) < folds:
+        fold = _excerpts(texts, pool, used, fold_bytes, salt)
+        if not fold:
+            break
+        holdout.append(fold)
+    if len(holdout) < MIN_FOLDS:
+        raise CorpusError(
+            f"{total} bytes of distinct text make only {len(holdout)} holdout folds of "
+            f"{fold_bytes} bytes; at least {MIN_FOLDS} are needed",
+            cure="give more text (2.5 MB or more, in many unrelated files)",
         )
 
-    def __len__(self) -> int:
-        return len(self._offsets) - 1
-
-    def __getitem__(self, index: int) -> bytes:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        return self._data[self._offsets[index] : self._offsets[index + 1]]
-
-    def __iter__(self) -> Iterator[bytes]:
-        return (self[index] for index in range(len(self)))
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Documents):
-            return NotImplemented
-        return self._data == other._data and self._offsets == other._offsets
-
-    def __hash__(self) -> int:
-        return hash((self._data, self._offsets))
-
-    @property
-    def text_bytes(self) -> int:
-        """Sum of the documents' lengths in UTF-8 bytes: the denominator of bits per byte."""
-        return len(self._data)
-
-    def _header_bytes(self) -> int:
-        return len(MAGIC) + 4 * len(self._offsets)
+    train: list[bytes] = []
+    room = train_bytes
+    for index in order:
+        if index not in used and len(texts[index]) <= room:
+            train.append(texts[index])
+            room -= len(texts[index])
+    out.mkdir(parents=True, exist_ok=True)
+    return Manifest(
+        train=_write(out, train),
+        dev=_write(out, dev),
+        folds=tuple(_write(out, fold) for fold in holdout),
+    )
 
 
-def _check_document(item: bytes) -> None:
-    if not 1 <= len(item) <= MAX_DOCUMENT_BYTES:
-        raise CorpusError(f"a document is 1 to {MAX_DOCUMENT_BYTES} bytes, not {len(item)}")
-    if b"\0" in item:
-        raise CorpusError("a document holds a NUL byte")
+def load_split(directory: Path, ref: SplitRef) -> Documents:
+    """Reads the split ``ref`` from ``directory/<sha256 hex>``; raises ``CorpusError``."""
+    path = directory / ref.sha256.hex()
     try:
-        item.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise CorpusError(f"a document is not UTF-8 (byte {error.start})") from None
+        with path.open("rb") as file:
+            data = file.read(ref.size + 1)
+    except OSError as error:
+        raise CorpusError(
+            f"the split {path.name[:12]} cannot be read: {error.strerror}",
+            cure="fetch it again from a peer",
+        ) from None
+    if len(data) != ref.size or hashlib.sha256(data).digest() != ref.sha256:
+        raise CorpusError(
+            f"the split {path.name[:12]} is damaged: its bytes do not have its hash",
+            cure=f"delete {path} and fetch it again from a peer",
+        )
+    documents = Documents.from_bytes(data)
+    if (len(documents), documents.text_bytes) != (ref.documents, ref.text_bytes):
+        raise CorpusError(f"the split {path.name[:12]} is not what the manifest says it is")
+    return documents
+
+
+def _distinct(documents: Iterable[tuple[str, bytes]]) -> list[bytes]:
+    """Texts in a fixed order, long files cut into pieces, short ones and exact copies dropped."""
+    seen: set[bytes] = set()
+    texts: list[bytes] = []
+    for _, text in documents:
+        for piece in _pieces(text):
+            key = hashlib.sha256(b" ".join(piece.split())).digest()
+            if len(piece) >= MIN_DOCUMENT_BYTES and key not in seen:
+                seen.add(key)
+                texts.append(piece)
+    return sorted(texts)
+
+
+def _pieces(text: bytes) -> Iterator[bytes]:
+    if len(text) <= LONG_FILE_BYTES:
+        yield text
+        return
+    start = 0
+    while start < len(text):
+        end = _boundary(text, start + PIECE_BYTES)
+        yield text[start:end]
+        start = end
+
+
+def _boundary(text: bytes, wanted: int) -> int:
+    """The end of a line near ``wanted``, else of a character, at or before it and above 0."""
+    if wanted >= len(text):
+        return len(text)
+    line = text.rfind(b"\n", wanted - 4 * KIB if wanted > 4 * KIB else 0, wanted) + 1
+    if line > 0 and line > wanted - 4 * KIB:
+        return line
+    while text[wanted] & 0xC0 == 0x80:
+        wanted -= 1
+    return wanted
+
+
+def _related(texts: list[bytes]) -> list[str]:
+    """For each text ``copy`` (of a longer one), ``kin`` (shares passages) or ``alone``."""
+    prints = [fingerprints(text) for text in texts]
+    verdict = [
+        "alone" if len(item) >= 2 and share <= 0.1 else "kin"
+        for item, share in zip(prints, seen_elsewhere(prints), strict=True)
+    ]
+    for left, right, count in shared(prints):
+        small, large = sorted((left, right), key=lambda index: (len(prints[index]), index))
+        if count >= 0.6 * len(prints[small]):
+            verdict[small] = "copy"
+            verdict[large] = "kin" if verdict[large] == "alone" else verdict[large]
+        elif count >= max(3, 0.02 * len(prints[small])):
+            for index in (small, large):
+                verdict[index] = "kin" if verdict[index] == "alone" else verdict[index]
+    return verdict
+
+
+def _excerpts(
+    texts: list[bytes], pool: list[int], used: set[int], size: int, salt: bytes
+) -> list[bytes]:
+    """Excerpts of documents of ``pool`` with ``size`` bytes in all; [] where there are too few.
+
+    The documents taken are added to ``used``, all or none of them.
+    """
+    taken: list[int] = []
+    excerpts: list[bytes] = []
+    room = size
+    for index in pool:
+        if index in used:
+            continue
+        taken.append(index)
+        excerpts.append(_excerpt(texts[index], min(EXCERPT_BYTES, room), salt))
+        room -= len(excerpts[-1])
+        if room < MIN_DOCUMENT_BYTES:
+            used.update(taken)
+            return excerpts
+    return []
+
+
+def _excerpt(text: bytes, size: int, salt: bytes) -> bytes:
+    """At most ``size`` bytes of ``text``, from the start of a line picked by hash."""
+    if len(text) <= size:
+        return text
+    draw = int.from_bytes(hashlib.sha256(salt + b"start" + text).digest()[:8], "little")
+    start = text.rfind(b"\n", 0, draw % (len(text) - size) + 1) + 1
+    while text[start] & 0xC0 == 0x80:
+        start += 1
+    return text[start : _boundary(text, start + size)]
+
+
+def _write(out: Path, documents: list[bytes]) -> SplitRef:
+    data = Documents(documents).to_bytes()
+    ref = SplitRef.of(data)
+    path = out / ref.sha256.hex()
+    scratch = path.with_suffix(f".{os.getpid()}.part")
+    scratch.write_bytes(data)
+    scratch.replace(path)
+    return ref
+
+
+def _files(root: Path) -> list[Path]:
+    """Regular files below ``root``, sorted, no symbolic link followed; bounded."""
+    found: list[Path] = []
+    for folder, folders, names in os.walk(root, followlinks=False):
+        folders[:] = sorted(name for name in folders if name != "__pycache__")
+        found.extend(Path(folder, name) for name in names)
+        if len(found) > MAX_FILES:
+            raise CorpusError(
+                f"{root} holds more than {MAX_FILES} files", cure="give a smaller folder"
+            )
+    return sorted(found)
+
+
+def _text(path: Path) -> bytes | None:
+    """The file's bytes where it is a regular UTF-8 file without NUL, else None."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    with os.fdopen(handle, "rb") as file:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode) or not 0 < status.st_size <= MAX_FILE_BYTES:
+            return None
+        data = file.read(MAX_FILE_BYTES + 1)
+    if len(data) > MAX_FILE_BYTES or b"\0" in data:
+        return None
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+    return data
