@@ -48,10 +48,16 @@ SECONDS_PER_DAY = 86_400
 
 @dataclass(slots=True)
 class Ingest:
-    """What became of a batch. ``refused`` holds short reasons in our own words."""
+    """What became of a batch.
+
+    ``gaps``: authors who are not members yet, or of whom an earlier record is missing.
+    ``forked``: records of another branch of a feed than the one held; their author is to blame, not
+    who hands them on. ``refused``: short reasons in our own words; no honest peer sends such bytes.
+    """
 
     new: list[Record] = field(default_factory=list)
     known: int = 0
+    forked: int = 0
     gaps: set[bytes] = field(default_factory=set)
     refused: list[str] = field(default_factory=list)
     proofs: list[Equivocation] = field(default_factory=list)
@@ -225,7 +231,10 @@ class Store:
             result = Ingest()
             self._transaction(lambda: self._take([record], result))
             if not result.new:
-                raise RecordError("; ".join(result.refused) or "the record does not fit our feed")
+                raise RecordError(
+                    "; ".join(result.refused) or "this key is not a member, or its feed was forked",
+                    cure="lazaretto status",
+                )
             return record
 
     def _transaction(self, work: Callable[[], None]) -> None:
@@ -249,7 +258,9 @@ class Store:
             strangers: list[Record] = []
             learnt = False
             for record in waiting:
-                if not self._may_speak(record):
+                if record.kind == Charter.KIND and record.id != self.swarm:
+                    result.refused.append("the charter of another swarm")
+                elif not self._may_speak(record):
                     strangers.append(record)
                 elif self._place(record, result) and record.kind in _GOVERNANCE:
                     learnt = True
@@ -257,7 +268,7 @@ class Store:
                 self.rules = fold_rules(self._governance())
                 waiting = strangers
                 continue
-            result.refused.extend("the author is not a member" for _ in strangers)
+            result.gaps.update(record.author for record in strangers)
             return
 
     def _may_speak(self, record: Record) -> bool:
@@ -286,14 +297,14 @@ class Store:
         if where is Fit.GAP:
             result.gaps.add(author)
         elif where is Fit.FORK:
-            result.refused.append("the record names another predecessor than the one held")
+            result.forked += 1
         else:
             held = self._at(author, seq)
             if held is not None and held.id != record.id:
                 proof = prove_equivocation(held, record)
                 if proof is not None:
                     result.proofs.append(proof)
-                result.refused.append("its author signed two records with this number")
+                result.forked += 1
             else:
                 result.known += 1
         return False

@@ -1,0 +1,109 @@
+"""The log as the network sees it: asynchronous, with one writer and an audience.
+
+Wraps :class:`swarm.store.Store` for trio. SQLite and signatures run in worker threads, one at a
+time, so the event loop never waits for a disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+import trio
+
+from swarm.errors import StoreError
+from swarm.peers import Ingested
+
+if TYPE_CHECKING:
+    from swarm.envelope import Record
+    from swarm.keys import KeyPair
+    from swarm.records import Equivocation, Payload
+    from swarm.store import Store
+
+Announce = Callable[[bytes], Awaitable[None]]
+Hear = Callable[[list["Record"]], None]
+
+
+class SwarmLog:
+    """Implements ``Log`` and ``Admission`` of :mod:`swarm.peers` over the store of this node.
+
+    ``hear`` is called with every batch of new records, our own included, after they are durable.
+    ``announce`` publishes a record of our own; set it when gossip is up. ``full`` is the last
+    failure to write, None while all is well: the node goes on reading and serving with a full disk.
+    """
+
+    def __init__(self, store: Store, key: KeyPair, hear: Hear) -> None:
+        self.store = store
+        self.key = key
+        self.announce: Announce | None = None
+        self.full: StoreError | None = None
+        self._hear = hear
+        self._writing = trio.Lock()
+
+    def may_connect(self, key: bytes) -> bool:
+        """Members only; before the charter is known, anybody: a joiner knows nobody yet."""
+        rules = self.store.rules
+        return rules is None or not rules.epochs or rules.is_member(key)
+
+    async def heads(self) -> dict[bytes, int]:
+        """Author key -> last sequence number held."""
+        return {author: head.seq for author, head in self.store.heads().items()}
+
+    async def records_after(
+        self, author: bytes, seq: int, max_records: int, max_bytes: int
+    ) -> list[bytes]:
+        """Signed bytes beyond ``seq``, in feed order."""
+        return await trio.to_thread.run_sync(
+            self.store.records_after, author, seq, max_records, max_bytes
+        )
+
+    async def ingest(self, records: list[bytes], sender: bytes) -> Ingested:
+        """Check and store; never raises for bad input, nor for a full disk (see ``full``)."""
+        async with self._writing:
+            try:
+                result = await trio.to_thread.run_sync(self.store.ingest, records)
+            except StoreError as error:
+                self.full = error
+                return Ingested()
+        self.full = None
+        if result.new:
+            self._hear(result.new)
+        for proof in result.proofs:
+            await self._report(proof)
+        return Ingested(
+            new=len(result.new),
+            known=result.known + result.forked,
+            gaps=tuple(sorted(result.gaps)),
+            refused=tuple(result.refused),
+        )
+
+    async def append(self, payload: Payload, refs: tuple[bytes, ...] = ()) -> Record:
+        """Sign, make durable, then announce.
+
+        Raises:
+            StoreError, RecordError: nothing was signed away and nothing was announced.
+        """
+        async with self._writing:
+            try:
+                record = await trio.to_thread.run_sync(self.store.append, self.key, payload, refs)
+            except StoreError as error:
+                self.full = error
+                raise
+        self.full = None
+        self._hear([record])
+        if self.announce is not None:
+            await self.announce(record.signed.to_bytes())
+        return record
+
+    async def _report(self, proof: Equivocation) -> None:
+        """Publish a proof once; a member's word is needed to carry it."""
+        rules = self.store.rules
+        if rules is None or not rules.is_member(self.key.public):
+            return
+        reported = any(
+            record.payload == proof and record.author == self.key.public
+            for _, record in self.store.records()
+            if record.kind == "equivocation"
+        )
+        if not reported:
+            await self.append(proof)
