@@ -1,0 +1,204 @@
+"""The command ``lazaretto``. Thin: each command imports what it needs when it runs.
+
+Data goes to stdout, progress and errors to stderr. Exit codes: 0 ok, 1 failure, 2 usage or
+settings, 3 no node is running, 4 evidence invalid, 5 evidence incomplete, 6 network, 130
+interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import App, CycloptsError, Parameter
+
+from node.settings import find_home
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+app = App(
+    name="lazaretto",
+    help="A swarm of ML research agents in which nothing is built on until it was reproduced.",
+    version="0.1.0",
+    version_flags=["--version"],
+)
+
+HomeFlag = Annotated[
+    Path | None,
+    Parameter(help="The node's directory. [env: LAZARETTO_HOME]", show_default=False),
+]
+JsonFlag = Annotated[bool, Parameter(name="--json", negative="", help="One JSON object on stdout.")]
+
+
+@app.command
+def demo(
+    *,
+    corpus: Annotated[Path | None, Parameter(help="Directory of text to learn from.")] = None,
+    directory: Annotated[
+        Path | None, Parameter(help="Where the nodes live; a new temporary one by default.")
+    ] = None,
+    limit: Annotated[int, Parameter(help="Give up after this many seconds.")] = 235,
+    as_json: JsonFlag = False,
+) -> int:
+    """Run a local swarm: real training, real peers, and two false claims that must not pass."""
+    from node.demo.run import run_demo
+
+    return run_demo(corpus=corpus, directory=directory, limit=limit, as_json=as_json)
+
+
+@app.command
+def init(
+    name: str,
+    *,
+    charter: Annotated[Path | None, Parameter(help="Charter file; see configs/demo.toml.")] = None,
+    corpus: Annotated[Path | None, Parameter(help="Directory of text to learn from.")] = None,
+    operator: Annotated[str, Parameter(help="Who runs this node.")] = "founder",
+    listen: Annotated[str, Parameter(help="Address to listen on.")] = "/ip4/127.0.0.1/tcp/0",
+    home: HomeFlag = None,
+) -> int:
+    """Found a swarm; this node becomes its governor, researcher and verifier."""
+    from node.membership import found_here
+
+    swarm = found_here(
+        find_home(home), name=name, plan_file=charter, corpus=corpus, operator=operator,
+        listen=listen, progress=_progress,
+    )  # fmt: skip
+    print(f"swarm {swarm}")
+    _hint("start it", "lazaretto up", home)
+    _hint("then, in another terminal, invite somebody", "lazaretto invite", home)
+    return 0
+
+
+@app.command
+def invite(
+    *,
+    operator: Annotated[str, Parameter(help="Who will run the node; one operator, one voice.")],
+    role: Annotated[
+        tuple[str, ...], Parameter(help="researcher, verifier, archivist; repeatable.")
+    ] = ("researcher", "verifier"),
+    home: HomeFlag = None,
+) -> int:
+    """Print one string with which one node can join. Needs a running governor node."""
+    from node.membership import make_invitation
+
+    print(make_invitation(find_home(home), operator=operator, roles=role))
+    return 0
+
+
+@app.command
+def join(
+    invitation: str,
+    *,
+    name: Annotated[str, Parameter(help="A name for this node, for its own screen.")] = "member",
+    cpu_only: Annotated[
+        bool, Parameter(name="--cpu-only", negative="", help="Yield to everything else here.")
+    ] = False,
+    listen: Annotated[str, Parameter(help="Address to listen on.")] = "/ip4/127.0.0.1/tcp/0",
+    home: HomeFlag = None,
+) -> int:
+    """Become a member with an invitation: admission, charter and data, all checked by hash."""
+    from node.membership import join_here
+
+    where = find_home(home)
+    swarm = join_here(
+        where, invitation, name=name, cpu_only=cpu_only, listen=listen, progress=_progress
+    )
+    print(f"joined {swarm}")
+    _hint("start contributing", "lazaretto up", home)
+    return 0
+
+
+@app.command
+def up(*, home: HomeFlag = None) -> int:
+    """Run this node until it is stopped: listen, reproduce, research."""
+    from node.service import run_node
+
+    where = find_home(home)
+    _hint("watch it from another terminal", "lazaretto status", home)
+    return run_node(where, progress=_progress)
+
+
+@app.command
+def status(*, home: HomeFlag = None, as_json: JsonFlag = False) -> int:
+    """What this node is, knows and does."""
+    from node.report import show_status
+
+    return show_status(find_home(home), as_json=as_json)
+
+
+@app.command
+def inbox(*, home: HomeFlag = None, as_json: JsonFlag = False) -> int:
+    """Claims in quarantine, and how far their reproduction is."""
+    from node.report import show_inbox
+
+    return show_inbox(find_home(home), as_json=as_json)
+
+
+@app.command
+def discoveries(*, home: HomeFlag = None, as_json: JsonFlag = False) -> int:
+    """What was adopted and what was rejected, with the evidence for it."""
+    from node.report import show_discoveries
+
+    return show_discoveries(find_home(home), as_json=as_json)
+
+
+@app.command
+def audit(
+    claim: Annotated[str, Parameter(help="Id of a claim, or its first digits.")],
+    *,
+    home: HomeFlag = None,
+    as_json: JsonFlag = False,
+) -> int:
+    """Check a discovery again from stored signed bytes alone. Exit 4: something was changed."""
+    from node.auditing import audit_here
+
+    return audit_here(find_home(home), claim, as_json=as_json)
+
+
+@app.command
+def doctor(*, home: HomeFlag = None, as_json: JsonFlag = False) -> int:
+    """What works on this machine, and the cure for what does not."""
+    from node.doctor import examine
+
+    return examine(find_home(home), as_json=as_json)
+
+
+def _progress(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _hint(why: str, command: str, home: Path | None) -> None:
+    where = f" --home {home}" if home is not None else ""
+    _progress(f"{why}:  {command}{where}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code; every error becomes one line and a next step."""
+    try:
+        result = app(argv, exit_on_error=False, print_error=False, result_action="return_value")
+        return result if isinstance(result, int) else 0
+    except CycloptsError as error:
+        _progress(f"lazaretto: {error}")
+        _progress("next: lazaretto --help")
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        cure = getattr(error, "cure", None)
+        if cure is None:
+            raise
+        _progress(f"lazaretto: {error}")
+        if cure:
+            _progress(f"next: {cure}")
+        return int(getattr(error, "exit_code", 1))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
