@@ -1,0 +1,239 @@
+"""py-libp2p with its remote crashes and leaks closed. Nothing of this swarm is known here.
+
+What is covered (each was found in py-libp2p 0.8.1, most of them by a test that hit it):
+
+- an exception in any task of the library used to collapse the whole node: ``ContainedManager``
+  logs it and goes on, and starts endless tasks again;
+- an exception in a stream handler or in protocol negotiation: ``SafeHost``;
+- an accepted connection kept its place until shutdown, so that a node went deaf after
+  ``max_connections`` of them: ``SafeSwarm`` gives the place back when the connection ends;
+- a peer could send beyond its flow-control window, and open any number of streams: ``SafeYamux``;
+- identify wrote whatever a peer said into the address book: ``SafeHost`` answers identify, and
+  asks nobody.
+
+What is not covered: floods below the level of a connection (SYN floods, bandwidth).
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import libp2p.network.connection.swarm_connection as _swarm_connection
+import trio
+from libp2p.crypto.ed25519 import create_new_key_pair
+from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
+from libp2p.host.basic_host import BasicHost
+from libp2p.identity.identify_push.identify_push import ID_PUSH
+from libp2p.network.config import ConnectionConfig, RetryConfig
+from libp2p.network.connection.raw_connection import RawConnection
+from libp2p.network.exceptions import SwarmException
+from libp2p.network.swarm import Swarm
+from libp2p.peer.id import ID
+from libp2p.peer.peerstore import PeerStore
+from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_ID
+from libp2p.security.noise.transport import Transport as Noise
+from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_ID
+from libp2p.stream_muxer.yamux.yamux import Yamux
+from libp2p.tools.anyio_service.trio_manager import TrioManager
+from libp2p.transport.tcp.tcp import TCP
+from libp2p.transport.upgrader import TransportUpgrader
+
+from swarm.addresses import PEER_ID_PREFIX
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from libp2p.abc import INetStream
+
+log = logging.getLogger(__name__)
+
+# The library logs through the root logger in one module, which would install a handler on it,
+# and prints warnings about every closed connection. Both go to a logger of their own.
+_swarm_connection.logging = logging.getLogger("libp2p.swarm_connection")
+logging.getLogger("libp2p").addHandler(logging.NullHandler())
+
+MAX_BUFFERED_PER_CONNECTION = 48 * 1024 * 1024
+"""Unread bytes of all streams of one connection. Yamux windows grow to 16 MiB per stream."""
+MAX_INBOUND_STREAMS = 64
+"""Streams that one peer may have in work here at the same time."""
+MAX_HANDSHAKES = 32
+"""Inbound connections that have not proved a key yet."""
+
+
+def key_of(peer_id: Any) -> bytes | None:
+    """Return the Ed25519 key (32 bytes) in a libp2p peer id, or None for other kinds of key."""
+    raw: bytes = peer_id.to_bytes()
+    if len(raw) == 38 and raw.startswith(PEER_ID_PREFIX):
+        return raw[6:]
+    return None
+
+
+def peer_id_of(key: bytes) -> Any:
+    """Return the libp2p peer id object of an Ed25519 key."""
+    return ID(PEER_ID_PREFIX + key)
+
+
+class ContainedManager(TrioManager):  # type: ignore[misc]
+    """Runs a service of py-libp2p; a task that fails is logged and ends alone."""
+
+    def run_task(
+        self,
+        async_fn: Callable[..., Awaitable[Any]],
+        *args: Any,
+        daemon: bool = False,
+        name: str | None = None,
+        _internal: bool = False,
+    ) -> None:
+        async def contained() -> None:
+            while True:
+                try:
+                    await async_fn(*args)
+                except Exception as error:
+                    log.warning("a libp2p task failed and was contained: %.300r", error)
+                if not daemon:
+                    return
+                await trio.sleep(1.0)  # an endless task (the heartbeat) ended: start it again
+
+        if _internal:
+            super().run_task(async_fn, *args, daemon=daemon, name=name, _internal=True)
+        elif self.is_running and not self.is_cancelled:
+            super().run_task(contained, daemon=daemon, name=name or str(async_fn))
+
+
+@asynccontextmanager
+async def contained_service(service: Any) -> AsyncIterator[None]:
+    """Run a service of py-libp2p for the length of the block, under a ``ContainedManager``."""
+    async with trio.open_nursery() as nursery:
+        manager = ContainedManager(service)
+        service._manager = manager
+        nursery.start_soon(manager.run)
+        await manager.wait_started()
+        try:
+            yield
+        finally:
+            await manager.stop()
+
+
+class SafeYamux(Yamux):  # type: ignore[misc]
+    """Yamux that bounds what a peer can make it hold."""
+
+    async def _read_data_body(self, length: int) -> bytes:
+        held = sum(len(buffer) for buffer in self.stream_buffers.values())
+        if held + length > MAX_BUFFERED_PER_CONNECTION:
+            log.warning("a peer sends beyond its window; closing the connection")
+            raise trio.TooSlowError  # the one error on which the library closes the connection
+        body: bytes = await super()._read_data_body(length)
+        return body
+
+    async def start(self) -> None:
+        try:
+            await super().start()
+        except Exception as error:
+            log.warning("a connection failed and was closed: %.300r", error)
+            self.event_started.set()
+            await self._cleanup_on_error()
+
+
+class SafeSwarm(Swarm):  # type: ignore[misc]
+    """A libp2p swarm that asks ``gate`` about every key and forgets ended connections.
+
+    Args (beyond those of the library):
+        gate: called with the peer id of each new connection; False closes it.
+    """
+
+    def __init__(self, *args: Any, gate: Callable[[Any], bool], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._gate = gate
+        self._handshakes = trio.CapacityLimiter(MAX_HANDSHAKES)
+
+    async def add_conn(self, muxed_conn: Any, direction: str = "unknown") -> Any:
+        if not self._gate(muxed_conn.peer_id):
+            await muxed_conn.close()
+            raise SwarmException("this peer is refused")
+        return await super().add_conn(muxed_conn, direction=direction)
+
+    async def _do_handle_inbound_connection(
+        self, read_write_closer: Any, maddr: Any, failure_event: Any
+    ) -> None:
+        borrower = object()
+        try:
+            self._handshakes.acquire_on_behalf_of_nowait(borrower)
+        except trio.WouldBlock:
+            return  # the listener closes the socket
+        connection = RawConnection(read_write_closer, False)
+        try:
+            try:
+                muxed = await self.upgrade_inbound_raw_conn(connection, maddr)
+            finally:
+                self._handshakes.release_on_behalf_of(borrower)
+            await muxed.event_closed.wait()
+        except Exception as error:
+            log.debug("an inbound connection ended: %.300r", error)
+
+
+class SafeHost(BasicHost):  # type: ignore[misc]
+    """A libp2p host whose stream handlers cannot fail it, and which identifies nobody."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._in_work: dict[Any, int] = {}
+        super().__init__(*args, **kwargs)
+        self.remove_stream_handler(ID_PUSH)
+
+    def _schedule_identify(self, peer_id: Any, *, reason: str) -> None:
+        """Do nothing: keys are in peer ids, protocols are fixed, addresses come from members."""
+
+    async def _push_identify_to_all_peers(self) -> None:
+        """Do nothing, for the same reason."""
+
+    async def _swarm_stream_handler(self, net_stream: INetStream) -> None:
+        peer_id = net_stream.muxed_conn.peer_id
+        count = self._in_work.get(peer_id, 0)
+        if count >= MAX_INBOUND_STREAMS:
+            await net_stream.reset()
+            return
+        self._in_work[peer_id] = count + 1
+        try:
+            await super()._swarm_stream_handler(net_stream)
+        except Exception as error:
+            log.info("a stream from %s failed: %.300r", peer_id, error)
+            await net_stream.reset()
+        finally:
+            left = self._in_work[peer_id] - 1
+            if left:
+                self._in_work[peer_id] = left
+            else:
+                del self._in_work[peer_id]
+
+
+def build_host(
+    seed: bytes, *, max_connections: int, gate: Callable[[Any], bool]
+) -> tuple[SafeHost, SafeSwarm]:
+    """Build a host for an Ed25519 seed (32 bytes): TCP, noise and yamux, and nothing else."""
+    keys = create_new_key_pair(seed)
+    store = PeerStore()
+    peer_id = ID.from_pubkey(keys.public_key)
+    store.add_key_pair(peer_id, keys)
+    upgrader = TransportUpgrader(
+        secure_transports_by_protocol={
+            NOISE_ID: Noise(keys, noise_privkey=create_noise_key_pair().private_key)
+        },
+        muxer_transports_by_protocol={YAMUX_ID: SafeYamux},
+    )
+    network = SafeSwarm(
+        peer_id,
+        store,
+        upgrader,
+        transports=[TCP()],
+        retry_config=RetryConfig(max_retries=0),
+        connection_config=ConnectionConfig(
+            max_connections=max_connections,
+            min_connections=0,
+            low_watermark=0,
+            high_watermark=max_connections,
+            max_connections_per_peer=2,
+        ),
+        gate=gate,
+    )
+    return SafeHost(network, disable_identify_address_discovery=True), network

@@ -1,0 +1,223 @@
+"""GossipSub of py-libp2p, restricted to one topic, to members, and to input that it survives.
+
+The library's reader is replaced: it handed malformed protobufs, bad keys and unbounded lists from
+any connected peer to code that raises, and an exception there ended the process. This reader
+parses one bounded RPC at a time and waits until it is dealt with before it reads the next, so a
+flooding peer is slowed down and not buffered.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import trio
+from google.protobuf.message import DecodeError
+from libp2p.exceptions import ValidationError
+from libp2p.io.exceptions import IOException, MessageTooLarge
+from libp2p.network.stream.exceptions import StreamError
+from libp2p.pubsub.gossipsub import PROTOCOL_ID_V11, GossipSub
+from libp2p.pubsub.pb import rpc_pb2
+from libp2p.pubsub.pubsub import Pubsub
+from libp2p.pubsub.validators import signature_validator
+from libp2p.utils.varint import read_varint_prefixed_bytes_limited
+
+from swarm.addresses import PEER_ID_PREFIX
+from swarm.penalties import TokenBucket
+from swarm.safe_libp2p import key_of
+
+log = logging.getLogger(__name__)
+
+MAX_RPC_BYTES = 512 * 1024
+MAX_MESSAGES_PER_RPC = 64
+MAX_CONTROL_ENTRIES = 32
+MAX_IDS_PER_ENTRY = 256
+MAX_BACKOFF_S = 120
+MAX_READERS_PER_PEER = 4
+
+Accept = Callable[[bytes, bytes, bytes], Awaitable[bool]]
+"""(forwarder key, origin key, data) -> whether to deliver and relay the message."""
+
+
+class SafePubsub(Pubsub):  # type: ignore[misc]
+    """Pubsub for one topic.
+
+    Args:
+        host: the libp2p host.
+        router: the GossipSub router.
+        topic: the only topic there is.
+        admits: whether a key may send and receive messages.
+        accept: decides about each message; an exception in it counts as a refusal.
+        blame: called with (key, reason, points) for input that no honest peer sends.
+    """
+
+    def __init__(
+        self,
+        host: Any,
+        router: GossipSub,
+        *,
+        topic: str,
+        admits: Callable[[bytes], bool],
+        accept: Accept,
+        blame: Callable[[bytes, str, float], None],
+    ) -> None:
+        super().__init__(
+            host,
+            router,
+            strict_signing=True,
+            allowed_topics={topic},
+            max_inbound_rpc_size=MAX_RPC_BYTES,
+        )
+        self.counter = time.time_ns()  # message numbers go on after a restart
+        self._topic = topic
+        self._admits = admits
+        self._accept = accept
+        self._blame = blame
+        self._readers: dict[Any, int] = {}
+        self._rpc_rate = TokenBucket(rate=100.0, burst=400.0)
+
+    def hears(self, peer_id: Any) -> bool:
+        """Say whether this side reads the peer's messages and knows that it is subscribed."""
+        return peer_id in self._readers and peer_id in self.peer_topics.get(self._topic, ())
+
+    def wants(self, peer_id: Any) -> None:
+        """Open the outbound stream to a connected peer that has none, in the background."""
+        if peer_id not in self.peers:
+            self._schedule_peer_stream_retry(peer_id)
+
+    async def _handle_new_peer(self, peer_id: Any) -> None:
+        key = key_of(peer_id)
+        if key is not None and self._admits(key):
+            await super()._handle_new_peer(peer_id)
+
+    async def stream_handler(self, stream: Any) -> None:
+        """Read the RPCs of one peer until the stream ends. Never raises."""
+        peer_id = stream.muxed_conn.peer_id
+        key = key_of(peer_id)
+        readers = self._readers.get(peer_id, 0)
+        if key is None or not self._admits(key) or readers >= MAX_READERS_PER_PEER:
+            await stream.reset()
+            return
+        self._readers[peer_id] = readers + 1
+        try:
+            await self._read_rpcs(stream, peer_id, key)
+        except (DecodeError, ValueError, MessageTooLarge) as error:
+            self._blame(key, f"bad pubsub message: {type(error).__name__}", 10.0)
+        except (StreamError, IOException) as error:
+            log.debug("a pubsub stream ended: %.200r", error)
+        except Exception as error:
+            log.info("a pubsub stream failed: %.200r", error)
+        finally:
+            with trio.CancelScope(shield=True), trio.move_on_after(1.0):
+                await stream.reset()
+            left = self._readers.pop(peer_id) - 1
+            if left > 0:
+                self._readers[peer_id] = left
+            else:
+                self._handle_dead_peer(peer_id)
+
+    def _handle_dead_peer(self, peer_id: Any) -> None:
+        try:
+            super()._handle_dead_peer(peer_id)
+        except Exception as error:
+            log.info("could not tidy up after a peer: %.200r", error)
+
+    async def _read_rpcs(self, stream: Any, peer_id: Any, key: bytes) -> None:
+        while self.manager.is_running and self._admits(key):
+            data = await read_varint_prefixed_bytes_limited(stream, MAX_RPC_BYTES)
+            await trio.sleep(self._rpc_rate.delay(key))
+            self._rpc_rate.take(key)
+            rpc = rpc_pb2.RPC()
+            rpc.ParseFromString(data)
+            if len(rpc.publish) > MAX_MESSAGES_PER_RPC or len(rpc.subscriptions) > 16:
+                raise ValueError("too much in one RPC")
+            for subscription in rpc.subscriptions:
+                self.handle_subscription(peer_id, subscription)
+            for message in rpc.publish:
+                await self.push_msg(peer_id, message)
+            if rpc.HasField("control"):
+                clean = rpc_pb2.RPC(control=self._clean_control(rpc.control))
+                await self.router.handle_rpc(clean, peer_id)
+
+    def _clean_control(self, control: Any) -> Any:
+        """Keep what concerns our topic, bounded, without the peers that a PRUNE suggests."""
+        clean = rpc_pb2.ControlMessage()
+        for ihave in control.ihave[:MAX_CONTROL_ENTRIES]:
+            if ihave.topicID == self._topic:
+                entry = clean.ihave.add(topicID=self._topic)
+                entry.messageIDs.extend(ihave.messageIDs[:MAX_IDS_PER_ENTRY])
+        for iwant in control.iwant[:MAX_CONTROL_ENTRIES]:
+            clean.iwant.add().messageIDs.extend(iwant.messageIDs[:MAX_IDS_PER_ENTRY])
+        for graft in control.graft[:MAX_CONTROL_ENTRIES]:
+            if graft.topicID == self._topic:
+                clean.graft.add(topicID=self._topic)
+        for prune in control.prune[:MAX_CONTROL_ENTRIES]:
+            if prune.topicID == self._topic:
+                clean.prune.add(topicID=self._topic, backoff=min(prune.backoff, MAX_BACKOFF_S))
+        return clean
+
+    async def push_msg(self, msg_forwarder: Any, msg: Any) -> None:
+        """Check, deliver and relay one message.
+
+        Raises:
+            ValueError: a message that no honest peer sends or relays.
+        """
+        if msg_forwarder == self.host.get_id():
+            await super().push_msg(msg_forwarder, msg)
+            return
+        if (
+            list(msg.topicIDs) != [self._topic]
+            or len(msg.seqno) != 8
+            or len(msg.from_id) != len(PEER_ID_PREFIX) + 32
+            or not msg.from_id.startswith(PEER_ID_PREFIX)
+        ):
+            raise ValueError("a message that is not of this swarm")
+        if self._is_msg_seen(msg) or msg.from_id == self.host.get_id().to_bytes():
+            return
+        if not signature_validator(msg):
+            raise ValueError("a message whose signature is wrong")
+        try:
+            await self.validate_msg(msg_forwarder, msg)
+        except ValidationError:
+            return
+        self._mark_msg_seen(msg)
+        await self.router.publish(msg_forwarder, msg)
+
+    async def validate_msg(self, msg_forwarder: Any, msg: Any) -> None:
+        """Ask ``accept``; raise ``ValidationError`` if it says no."""
+        if msg_forwarder == self.host.get_id():
+            return
+        forwarder, origin = key_of(msg_forwarder), msg.from_id[6:]
+        if forwarder is None or not self._admits(origin):
+            raise ValidationError("not from a member")
+        try:
+            accepted = await self._accept(forwarder, origin, msg.data)
+        except Exception as error:
+            log.exception("deciding about a message failed")
+            raise ValidationError("undecided") from error
+        if not accepted:
+            raise ValidationError("refused")
+
+    def notify_subscriptions(self, publish_message: Any) -> None:
+        """Do nothing: ``accept`` has had the message already."""
+
+    async def tidy(self) -> None:
+        """Forget statistics that the router collects without bound."""
+        self.router.recent_message_deliveries.clear()
+
+
+def build_router() -> GossipSub:
+    """Build a GossipSub v1.1 router with settings that deliver: 1 s heartbeat, no rate cap of
+    the router's own (it would cap our own messages too), no self-adaptation."""
+    return GossipSub(
+        [PROTOCOL_ID_V11],
+        degree=6,
+        degree_low=4,
+        degree_high=12,
+        heartbeat_interval=1,
+        spam_protection_enabled=False,
+        adaptive_gossip_enabled=False,
+        do_px=False,
+    )

@@ -1,0 +1,130 @@
+"""Frames on a libp2p stream: a big-endian u32 length, then that many bytes. Everything is bounded.
+
+Owned by whoever opened or accepted the stream. Every wait has a time-out, every size a cap, and
+the errors say whether the peer went away (``PeerGone``) or broke the protocol (``Misbehaviour``).
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Protocol
+
+import trio
+
+from swarm.errors import SwarmError
+
+READ_CHUNK = 256 * 1024
+"""Bytes asked of the multiplexer at once. Large: each read costs one window update."""
+
+_LENGTH = struct.Struct("!I")
+
+
+class NetworkError(SwarmError):
+    """Something on the way to or from a peer did not work."""
+
+
+class PeerGone(NetworkError):
+    """The peer closed or reset the stream, fell silent, or cannot be reached."""
+
+
+class Misbehaviour(NetworkError):
+    """The peer sent what no honest peer sends. Costs it penalty points."""
+
+
+class RawStream(Protocol):
+    """The part of a libp2p stream that is used here."""
+
+    async def read(self, n: int | None = None) -> bytes: ...
+    async def write(self, data: bytes) -> None: ...
+    async def close(self) -> None: ...
+    async def reset(self) -> None: ...
+
+
+class FramedStream:
+    """Frames over one stream. Not for use by two tasks at once, except one reader and one writer.
+
+    Args:
+        raw: the libp2p stream.
+        timeout: seconds that one read or one write may take.
+    """
+
+    def __init__(self, raw: RawStream, timeout: float = 10.0) -> None:
+        self._raw = raw
+        self._timeout = timeout
+        self._buffer = bytearray()
+        self._reset = False
+
+    async def read_frame(self, max_size: int) -> bytes:
+        """Read one frame of at most ``max_size`` bytes.
+
+        Raises:
+            PeerGone: the stream ended, or nothing whole came in time.
+            Misbehaviour: the frame announces more than ``max_size`` bytes.
+        """
+        try:
+            with trio.fail_after(self._timeout):
+                (size,) = _LENGTH.unpack(await self._read_exactly(_LENGTH.size))
+                if size > max_size:
+                    raise Misbehaviour(f"a frame of {size} bytes where {max_size} are allowed")
+                return await self._read_exactly(size)
+        except trio.TooSlowError:
+            raise PeerGone("the peer fell silent in the middle of an exchange") from None
+
+    async def _read_exactly(self, size: int) -> bytes:
+        while len(self._buffer) < size:
+            try:
+                chunk = await self._raw.read(READ_CHUNK)
+            except Exception as error:  # the library's errors have no common root
+                raise PeerGone("the peer closed the stream") from error
+            if not chunk:
+                raise PeerGone("the peer closed the stream")
+            self._buffer += chunk
+        data = bytes(memoryview(self._buffer)[:size])
+        del self._buffer[:size]
+        return data
+
+    async def write_frame(self, *parts: bytes) -> None:
+        """Write one frame made of ``parts``.
+
+        Raises:
+            PeerGone: the peer does not take it in time, or is gone.
+        """
+        size = sum(len(part) for part in parts)
+        try:
+            with trio.fail_after(self._timeout):
+                await self._raw.write(b"".join((_LENGTH.pack(size), *parts)))
+        except trio.TooSlowError:
+            raise PeerGone("the peer reads too slowly") from None
+        except Exception as error:
+            raise PeerGone("the peer closed the stream") from error
+
+    async def finish(self) -> None:
+        """Close in both directions: say that no more comes, then wait shortly for the other side.
+
+        A peer that does not close its side is reset: its half-open streams would pile up here.
+        """
+        with trio.CancelScope(shield=True):
+            ended = False
+            with trio.move_on_after(min(self._timeout, 3.0)):
+                try:
+                    await self._raw.close()
+                except Exception:  # already gone; the reset below tidies up
+                    await self.reset()
+                    return
+                try:
+                    ended = not await self._raw.read(1)
+                except Exception:
+                    ended = True  # the end of a stream arrives as an exception, as a reset does
+            if not ended:
+                await self.reset()
+
+    async def reset(self) -> None:
+        """Tear the stream down at once. Never raises; safe to call twice."""
+        if self._reset:
+            return
+        self._reset = True
+        with trio.CancelScope(shield=True), trio.move_on_after(1.0):
+            try:
+                await self._raw.reset()
+            except Exception:  # already gone: that is what was wanted
+                return
