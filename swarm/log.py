@@ -90,10 +90,15 @@ class SwarmLog:
                 self.full = error
                 raise
         self.full = None
-        self._hear([record])
-        if self.announce is not None:
-            await self.announce(record.signed.to_bytes())
+        await self.tell([record])
         return record
+
+    async def tell(self, records: list[Record]) -> None:
+        """Let audience and peers hear of records of our own that were appended to the store."""
+        self._hear(records)
+        if self.announce is not None:
+            for record in records:
+                await self.announce(record.signed.to_bytes())
 
     async def _report(self, proof: Equivocation) -> None:
         """Publish a proof once; a member's word is needed to carry it."""

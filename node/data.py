@@ -1,0 +1,85 @@
+"""The data of a challenge: fetched from peers by hash, checked, then read from disk.
+
+The splits are named in the charter by their sha256, so nothing has to be believed: a peer's bytes
+either have that hash or are thrown away.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import trio
+
+from swarm.blobs import BlobStore
+from swarm.errors import SwarmError
+from training.challenge import Challenge
+from training.documents import Documents
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from node.network import Network
+    from swarm.records import Charter
+    from training.documents import SplitRef
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """A challenge whose splits are all held here."""
+
+    challenge: Challenge
+    blobs: BlobStore
+
+    def split(self, reference: SplitRef) -> Documents:
+        """Read and parse one split; its hash is checked on the way."""
+        return Documents.from_bytes(self.blobs.get(reference.sha256, reference.size))
+
+    def train(self) -> Documents:
+        """The training text."""
+        return self.split(self.challenge.manifest.train)
+
+    def dev(self) -> Documents:
+        """The public development text, on which claimants measure."""
+        return self.split(self.challenge.manifest.dev)
+
+    def fold(self, index: int) -> Documents:
+        """The sealed holdout fold ``index``."""
+        return self.split(self.challenge.manifest.folds[index])
+
+
+def describe(charter: Charter) -> Challenge:
+    """The challenge of a charter, strictly parsed. Raises ``TrainingError``."""
+    return Challenge.from_map(charter.challenge)
+
+
+def missing(challenge: Challenge, blobs: BlobStore) -> list[SplitRef]:
+    """The splits that are not held yet, training text first."""
+    manifest = challenge.manifest
+    references = (manifest.train, manifest.dev, *manifest.folds)
+    return [reference for reference in references if not blobs.has(reference.sha256)]
+
+
+async def obtain(
+    network: Network,
+    blobs: BlobStore,
+    challenge: Challenge,
+    progress: Callable[[int, int], None] | None = None,
+) -> Data:
+    """Fetch what is missing, from whoever has it, for as long as it takes.
+
+    ``progress`` is called with (splits held, splits in all).
+    """
+    total = 2 + len(challenge.manifest.folds)
+    while wanted := missing(challenge, blobs):
+        for done, reference in enumerate(wanted, total - len(wanted)):
+            if progress is not None:
+                progress(done, total)
+            try:
+                await network.blobs.fetch(reference.sha256, reference.size)
+            except SwarmError:
+                await trio.sleep(0.5)
+                break
+    if progress is not None:
+        progress(total, total)
+    return Data(challenge, blobs)

@@ -1,0 +1,109 @@
+"""Everything of one node that talks to peers, opened and closed together."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import trio
+
+from swarm.blobs import Blobs, BlobStore
+from swarm.errors import SwarmError
+from swarm.gossip import Gossip, topic_of
+from swarm.joining import JoinHandler, Joining
+from swarm.sync import Sync
+from swarm.transport import Transport
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from node.settings import Home, Settings
+    from swarm.keys import KeyPair
+    from swarm.log import SwarmLog
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """The open network of a node."""
+
+    transport: Transport
+    blobs: Blobs
+    sync: Sync
+
+
+@asynccontextmanager
+async def open_network(
+    home: Home,
+    settings: Settings,
+    key: KeyPair,
+    log: SwarmLog,
+    join_handler: JoinHandler | None = None,
+) -> AsyncIterator[Network]:
+    """Listen, gossip, sync, serve blobs and (for governors) join requests, until left.
+
+    Bootstrap peers are dialled in the background, again and again: a node may start alone.
+    """
+    listen = list(_same_port(home, settings.listen))
+    transport = Transport(
+        key.seed, listen, admission=log, topic=topic_of(settings.swarm_id)
+    )  # fmt: skip
+    sync = Sync(transport, log)
+    gossip = Gossip(transport, log, sync)
+    blobs = Blobs(transport, BlobStore(home.blobs))
+    if join_handler is not None:
+        Joining(transport, join_handler)
+    async with transport, trio.open_nursery() as nursery:
+        log.announce = gossip.publish
+        _remember_port(home, transport.addresses)
+        for address in settings.bootstrap:
+            transport.remember(address)
+        nursery.start_soon(sync.run)
+        try:
+            yield Network(transport, blobs, sync)
+        finally:
+            log.announce = None
+            nursery.cancel_scope.cancel()
+
+
+def _same_port(home: Home, listen: tuple[str, ...]) -> tuple[str, ...]:
+    """Ask for the port of the last start where the settings leave it to the system and it is free,
+
+    so that peers who knew this node find it again after a restart.
+    """
+    try:
+        port = int((home.path / "port").read_text())
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+    except (OSError, ValueError, OverflowError):
+        return listen
+    return tuple(
+        address[: -len("/tcp/0")] + f"/tcp/{port}" if address.endswith("/tcp/0") else address
+        for address in listen
+    )
+
+
+def _remember_port(home: Home, addresses: list[str]) -> None:
+    parts = addresses[0].split("/") if addresses else []
+    if "tcp" in parts:
+        (home.path / "port").write_text(parts[parts.index("tcp") + 1])
+
+
+async def wait_for_peer(network: Network, seconds: float) -> bytes:
+    """The key of a connected member, waiting up to ``seconds``.
+
+    Raises:
+        SwarmError: nobody answered.
+    """
+    with trio.move_on_after(seconds):
+        while True:
+            peers = network.transport.peers()
+            if peers:
+                return min(peers)
+            await trio.sleep(0.1)
+    raise SwarmError(
+        f"no peer answered within {seconds:.0f} s; nothing was lost",
+        cure="check that the inviting node runs (lazaretto status there), then try again",
+    )
