@@ -1,6 +1,7 @@
 """A small byte-level GPT that trains in a few seconds on one CPU core.
 
 Pre-norm transformer: rotary positions, causal attention, squared-ReLU MLP, untied output layer.
+A position's input is the sum of one embedding for its own byte and one for each of the few before.
 Matrices inside the blocks are trained with Muon, everything else with Adam; both follow one
 schedule, flat and then down to zero. The literals below are the knobs.
 """
@@ -12,12 +13,14 @@ import torch.nn.functional as F
 from torch import nn
 
 # Model
-WIDTH = 64  # size of the residual stream, a multiple of 2 * HEADS
+WIDTH = 64  # size of the residual stream
 DEPTH = 2  # transformer blocks
 HEADS = 2  # attention heads per block
+HEAD_SIZE = 32  # channels per head, an even number
 MLP_RATIO = 2.0  # hidden size of the MLP over WIDTH
 ROTARY_BASE = 10000.0  # longest rotary wavelength, in tokens
-EMBED_STD = 0.1  # standard deviation of the initial embedding
+HISTORY = 2  # earlier bytes that each position sees directly
+EMBED_STD = 0.05  # standard deviation of the initial embedding
 MATRIX_GAIN = 1.0  # initial scale of the matrices, times 1 / sqrt(inputs)
 LOGIT_SCALE = 1.0  # factor on the logits
 
@@ -29,7 +32,7 @@ SEQ_LEN = 128  # tokens per row
 MATRIX_LR = 0.01  # step size of Muon
 MOMENTUM = 0.95  # momentum of Muon
 EMBED_LR = 0.005  # step size of Adam for the embedding
-HEAD_LR = 0.005  # step size of Adam for the output layer
+HEAD_LR = 0.004  # step size of Adam for the output layer
 BETA1 = 0.9  # Adam, decay of the mean gradient
 BETA2 = 0.99  # Adam, decay of the mean squared gradient
 EPSILON = 1e-8  # Adam, floor of the denominator
@@ -55,18 +58,18 @@ class Block(nn.Module):
     def __init__(self):
         super().__init__()
         hidden = int(WIDTH * MLP_RATIO)
-        self.qkv = Linear(WIDTH, 3 * WIDTH, MATRIX_GAIN)
-        self.mix = Linear(WIDTH, WIDTH, 0.0)
+        self.qkv = Linear(WIDTH, 3 * HEADS * HEAD_SIZE, MATRIX_GAIN)
+        self.mix = Linear(HEADS * HEAD_SIZE, WIDTH, 0.0)
         self.up = Linear(WIDTH, hidden, MATRIX_GAIN)
         self.down = Linear(hidden, WIDTH, 0.0)
 
     def forward(self, x, cos, sin):
         rows, length, _ = x.shape
-        qkv = self.qkv(norm(x)).view(rows, length, 3, HEADS, WIDTH // HEADS)
+        qkv = self.qkv(norm(x)).view(rows, length, 3, HEADS, HEAD_SIZE)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
         q, k = rotate(norm(q), cos, sin), rotate(norm(k), cos, sin)
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        x = x + self.mix(y.transpose(1, 2).reshape(rows, length, WIDTH))
+        x = x + self.mix(y.transpose(1, 2).flatten(2))
         return x + self.down(F.relu(self.up(norm(x))).square())
 
 
@@ -78,16 +81,19 @@ def rotate(x, cos, sin):
 class GPT(nn.Module):
     def __init__(self, vocab_size):
         super().__init__()
-        self.embed = nn.Parameter(torch.randn(vocab_size, WIDTH) * EMBED_STD)
+        self.embed = nn.Parameter(torch.randn(HISTORY + 1, vocab_size, WIDTH) * EMBED_STD)
         self.blocks = nn.ModuleList(Block() for _ in range(DEPTH))
         self.head = Linear(WIDTH, vocab_size, 0.0)
 
     def forward(self, tokens):
-        half = WIDTH // HEADS // 2
+        half = HEAD_SIZE // 2
         speed = ROTARY_BASE ** (-torch.arange(half) / half)
         angle = torch.arange(tokens.size(1))[:, None] * speed
         cos, sin = angle.cos(), angle.sin()
-        x = F.embedding(tokens, self.embed)
+        x = F.embedding(tokens, self.embed[0])
+        for back in range(1, HISTORY + 1):
+            earlier = F.pad(F.embedding(tokens, self.embed[back]), (0, 0, back, 0))
+            x = x + earlier[:, : tokens.size(1)]
         for block in self.blocks:
             x = block(x, cos, sin)
         return self.head(norm(x)) * LOGIT_SCALE
