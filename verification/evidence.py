@@ -283,14 +283,18 @@ def level(alpha: Fraction, gamma: Fraction, slots: int, adopted_ancestors: int) 
     ``gamma`` is the share of the author for the epoch, spread evenly over its ``slots``;
     ``adopted_ancestors`` is R, the adopted ancestors of the claim's base in the same epoch and
     family. With all gammas summing to at most 1 the false discovery rate is at most alpha under
-    any dependence (e-LOND). A gamma of 0 gives level 0: never adopted. Raises EvidenceError.
+    any dependence (e-LOND). A gamma of 0 gives level 0: never adopted. A level whose fraction would
+    not fit a record is rounded down to one that does. Raises EvidenceError.
     """
     if not (0 < alpha < 1 and 0 <= gamma <= 1 and slots >= 1 and adopted_ancestors >= 0):
         raise EvidenceError(
             "A level needs 0 < alpha < 1, 0 <= gamma <= 1, a slot and no negative count.",
             cure="Check the charter's alpha and the epoch's roster.",
         )
-    return min(Fraction(1), alpha * gamma / slots * (adopted_ancestors + 1))
+    exact = min(Fraction(1), alpha * gamma / slots * (adopted_ancestors + 1))
+    if exact.denominator <= MAX_NANO:
+        return exact
+    return Fraction(exact.numerator * MAX_NANO // exact.denominator, MAX_NANO)
 
 
 def crosses(evidence: Decimal, at_level: Fraction) -> bool:

@@ -150,7 +150,7 @@ def nonce_chain(secret: bytes, claim: bytes, purpose: str, rounds: int) -> Nonce
     return NonceChain(links[0], tuple(links[1:]))
 
 
-# --- seeds, order, folds -------------------------------------------------------------------------
+# --- seeds and folds -----------------------------------------------------------------------------
 
 
 def _number(raw: bytes) -> int:
@@ -160,12 +160,6 @@ def _number(raw: bytes) -> int:
 def training_seed(beacon: bytes, claim: bytes, verifier: bytes, nonce: bytes, pair: int) -> int:
     """Seed in [0, 2**63) of base and candidate alike, for one pair."""
     return _number(digest("seed", beacon, claim, verifier, nonce, pair))
-
-
-def run_order(beacon: bytes, claim: bytes, verifier: bytes, nonce: bytes, pair: int) -> str:
-    """Which side trains first: ``base_first`` or ``candidate_first``, evenly."""
-    bit = digest("order", beacon, claim, verifier, nonce, pair)[0] & 1
-    return "candidate_first" if bit else "base_first"
 
 
 def fold_index(

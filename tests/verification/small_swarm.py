@@ -1,0 +1,264 @@
+"""A whole swarm in memory, with real keys and signatures: everything but training and a network."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+
+from swarm.charter import beacon_commit, encode_roster
+from swarm.envelope import Record, seal_record
+from swarm.keys import KeyPair
+from swarm.records import (
+    Adoption,
+    Beacon,
+    Block,
+    Charter,
+    Claim,
+    Epoch,
+    FoldBatch,
+    Member,
+    Pair,
+    Payload,
+    Position,
+    TierPolicy,
+)
+from verification.duty import CommitDuty, PairDuty, duties
+from verification.quarantine import Quarantine
+
+BASE_CODE = b"def build_model(): ...\ndef train(): ...\n"
+TIER = TierPolicy(
+    name="quick",
+    n=2,
+    f=0,
+    g=0,
+    max_pairs=10,
+    effect_pairs=0,
+    clip_milli=3000,
+    min_effect_nano=3_000_000,
+    tolerance_nano=2_000_000,
+    tolerance_total_nano=5_000_000,
+    min_saving_milli=100,
+    classes=("cpu",),
+)
+
+
+def digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
+
+
+def no_screen(base: bytes, code: bytes, rules: object) -> tuple[str, ...]:
+    """A real, if small, scope rule."""
+    return ("out_of_scope",) if b"FORBIDDEN" in code else ()
+
+
+Measure = Callable[[PairDuty, bytes, int], Pair]
+
+
+def measure(gain: int, noise: int = 1_000_000, **changes: object) -> Measure:
+    """Pairs with a mean ``gain`` and a spread ``noise`` (nano), drawn from the duty's own seed."""
+
+    def run(duty: PairDuty, seal: bytes, fold: int) -> Pair:
+        wobble = duty.training_seed % (2 * noise + 1) - noise
+        ok = changes.get("status", "ok") == "ok"
+        pair = Pair(
+            index=0,
+            fold=fold,
+            order="base_first",
+            d_nano=gain + wobble if ok else 0,
+            status="ok",
+            base_nano=3_000_000_000,
+            candidate_nano=3_000_000_000 - gain - wobble,
+            base_cpu_ms=4000,
+            candidate_cpu_ms=4100,
+            tokens=100_000,
+        )
+        return replace(pair, **changes)  # type: ignore[arg-type]
+
+    return run
+
+
+class SmallSwarm:
+    """One governor, ``researchers`` with four slots each, ``verifiers``; tier ``quick``."""
+
+    def __init__(
+        self,
+        researchers: int = 2,
+        verifiers: int = 3,
+        tier: TierPolicy = TIER,
+        approval_rules: tuple[dict[str, object], ...] = (),
+    ) -> None:
+        self.records: list[Record] = []
+        self._heads: dict[bytes, tuple[int, bytes]] = {}
+        self.founder = KeyPair.from_seed(digest("founder"))
+        self.researchers = [KeyPair.from_seed(digest(f"r{i}")) for i in range(researchers)]
+        self.verifiers = [KeyPair.from_seed(digest(f"v{i}")) for i in range(verifiers)]
+        self.outsider = KeyPair.from_seed(digest("outsider"))
+        self.tier = tier
+        charter = Charter(
+            name="small",
+            governors=(self.founder.public,),
+            k=1,
+            admission="invite",
+            rule_version=1,
+            challenge={
+                "base_code": BASE_CODE,
+                "tiers": [{"name": "quick", "max_cost_ratio_milli": 1500}],
+            },
+            tiers=(tier,),
+            alpha_milli=100,
+            alpha_retract_milli=10,
+            liar_share_milli=0,
+            capture_max_milli=0,
+            max_code_bytes=4096,
+            max_diff_bytes=64,
+            screen={},
+            fold_batches=(FoldBatch(digest("fold")),),
+            approval_rules=approval_rules,
+            sizes={"holdout_bytes": 10**9},
+        )
+        record = seal_record(
+            self.founder, charter, swarm=None, seq=0, prev=None, epoch=0, day=20_000
+        )
+        self.swarm = record.id
+        self._keep(record)
+        self.quarantine = Quarantine(self.swarm, no_screen)
+        self.quarantine.add(record)
+        self.open_epoch(1, None)
+
+    def _keep(self, record: Record) -> None:
+        self.records.append(record)
+        self._heads[record.author] = (record.envelope.seq, record.id)
+
+    def line(self, key: KeyPair, roles: tuple[str, ...], name: str) -> Member:
+        count = len(self.researchers)
+        researcher = "researcher" in roles
+        return Member(
+            key=key.public,
+            operator=name,
+            voucher_root=self.founder.public,
+            roles=roles,
+            tiers=("quick",),
+            hw_class="cpu",
+            slots=4 if researcher else 0,
+            gamma_num=1 if researcher else 0,
+            gamma_den=count,
+        )
+
+    def open_epoch(self, number: int, previous: bytes | None) -> Record:
+        members = [
+            self.line(key, ("researcher",), f"r{i}") for i, key in enumerate(self.researchers)
+        ] + [self.line(key, ("verifier",), f"v{i}") for i, key in enumerate(self.verifiers)]
+        roster = encode_roster(members)
+        reveal = digest(f"reveal {number}")
+        epoch = Epoch(
+            number=number,
+            prev_epoch=previous,
+            policy_id=self.swarm,
+            rule_version=1,
+            roster_hash=hashlib.sha256(roster).digest(),
+            roster=roster,
+            active_folds=tuple(range(16)),
+            removed=(),
+            handovers=(),
+            beacon_commits=(beacon_commit(self.founder.public, reveal),),
+            cosignatures=(),
+        )
+        record = self.write(self.founder, epoch, epoch=number)
+        self.write(self.founder, Beacon(record.id, reveal), epoch=number)
+        return record
+
+    def write(self, key: KeyPair, payload: Payload, epoch: int = 1) -> Record:
+        """Append to the feed of ``key`` and show the record to the quarantine."""
+        seq, prev = self._heads.get(key.public, (-1, None))
+        record = seal_record(
+            key, payload, swarm=self.swarm, seq=seq + 1, prev=prev, epoch=epoch, day=20_000
+        )
+        self._keep(record)
+        self.quarantine.add(record)
+        return record
+
+    def claim_payload(
+        self, code: bytes, slot: int = 0, base: bytes | None = None, **changes: object
+    ) -> Claim:
+        claim = Claim(
+            tier="quick",
+            type="improvement",
+            slot=slot,
+            base=base,
+            merges=(),
+            code=code,
+            code_hash=hashlib.sha256(code).digest(),
+            ast_hash=digest("ast"),
+            hypothesis="a larger step at the start",
+            proposer="test",
+            env_digest=digest("env"),
+            dev_pairs=(),
+            cost_ms=8000,
+        )
+        return replace(claim, **changes)  # type: ignore[arg-type]
+
+    def claim(
+        self,
+        author: KeyPair,
+        code: bytes,
+        slot: int = 0,
+        base: bytes | None = None,
+        **changes: object,
+    ) -> Record:
+        return self.write(author, self.claim_payload(code, slot, base, **changes))
+
+    def secret(self, key: KeyPair) -> bytes:
+        return digest(f"secret of {key.public.hex()}")
+
+    def duties_of(self, key: KeyPair) -> list[CommitDuty | PairDuty]:
+        return duties(self.quarantine.state(), key.public, self.secret(key))
+
+    def seal_and_block(self, key: KeyPair, duty: PairDuty, how: Measure) -> tuple[Record, Block]:
+        """Publish the seal of a duty, and return it with the block that fits it, unpublished."""
+        seal = self.write(key, duty.seal(digest("base"), digest("candidate"), True))
+        pair = how(duty, seal.id, duty.fold(seal.id))
+        block = duty.block(
+            seal.id, pair, probes={"suffix": 0}, hw_class="cpu", env_digest=digest("env")
+        )
+        return seal, block
+
+    def step(self, how: Measure) -> bool:
+        """One duty of one verifier; False when nobody has any."""
+        for key in self.verifiers:
+            for duty in self.duties_of(key):
+                if isinstance(duty, CommitDuty):
+                    self.write(key, duty.payload)
+                else:
+                    self.write(key, self.seal_and_block(key, duty, how)[1])
+                return True
+        return False
+
+    def run(self, how: Measure) -> None:
+        while self.step(how):
+            pass
+
+    def adopt(self, key: KeyPair, claim: bytes) -> Record:
+        """The adoption record that a node signs for a claim that the state holds as adopted."""
+        state = self.quarantine.state().claims[claim]
+        verdict = state.verdict
+        assert verdict is not None
+        assert verdict.crossing is not None
+        round_, rank, block = verdict.crossing
+        return self.write(
+            key,
+            Adoption(
+                claim=claim,
+                rule_version=verdict.rule_version,
+                positions_digest=verdict.positions_digest,
+                crossing=Position(round_, rank, block),
+                e_value=verdict.e_value,
+                level_num=verdict.level.numerator,
+                level_den=verdict.level.denominator,
+                r_ids=state.r_ids,
+                n=verdict.n,
+                f=verdict.f,
+                g=verdict.g,
+                approvals=(),
+            ),
+        )

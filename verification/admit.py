@@ -1,0 +1,73 @@
+"""Which claims may be judged at all: slots, roles, tiers, code. Rules that nothing later can mend.
+
+Every rule reads the claim and the epoch that it names, never what is current: a claim lives by the
+rules of its epoch to the end.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+from swarm.records import Claim
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from swarm.charter import EpochView, Rules
+    from swarm.envelope import Record
+    from swarm.records import Member, TierPolicy
+
+
+def claim_of(record: Record) -> Claim:
+    """The payload of a record that is known to be a claim."""
+    assert isinstance(record.payload, Claim)
+    return record.payload
+
+
+def slot_holders(claims: Iterable[Record]) -> dict[tuple[bytes, int, int], bytes]:
+    """The claim that holds each (author, epoch, slot): the first of its author's feed."""
+    holders: dict[tuple[bytes, int, int], tuple[int, bytes]] = {}
+    for record in claims:
+        key = (record.author, record.envelope.epoch, claim_of(record).slot)
+        place = (record.envelope.seq, record.id)
+        holders[key] = min(holders.get(key, place), place)
+    return {key: place[1] for key, place in holders.items()}
+
+
+def inadmissible(
+    rules: Rules,
+    record: Record,
+    epoch: EpochView,
+    member: Member | None,
+    policy: TierPolicy | None,
+) -> str:
+    """A rule that the claim breaks for good; empty when it breaks none."""
+    claim = claim_of(record)
+    if member is None:
+        return "author_not_on_the_roster"
+    if record.author in epoch.removed:
+        return "author_removed"
+    if "researcher" not in member.roles:
+        return "author_is_no_researcher"
+    if policy is None:
+        return "unknown_tier"
+    if claim.tier not in member.tiers:
+        return "author_not_in_this_tier"
+    if claim.slot >= member.slots:
+        return "slot_beyond_the_allowance"
+    if len(claim.code) > rules.charter.max_code_bytes:
+        return "code_too_large"
+    if hashlib.sha256(claim.code).digest() != claim.code_hash:
+        return "code_does_not_match_its_hash"
+    return ""
+
+
+def cost_cap(rules: Rules, tier: str) -> int | None:
+    """``max_cost_ratio_milli`` of the challenge's tier."""
+    tiers = rules.charter.challenge.get("tiers")
+    for item in tiers if isinstance(tiers, list | tuple) else ():
+        if isinstance(item, dict) and item.get("name") == tier:
+            cap = item.get("max_cost_ratio_milli")
+            return cap if type(cap) is int and cap > 0 else None
+    return None

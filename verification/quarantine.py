@@ -1,0 +1,385 @@
+"""Where every claim stands: a pure fold from a set of records to one state.
+
+The law: the same records give the same state, in whatever order they arrived, however often, and
+whether they were added one by one or all at once. Nothing is remembered that cannot be computed
+again; :class:`Quarantine` keeps intermediate results only to save time.
+
+A claim's way: ``received`` (its epoch or its base is not there yet) -> ``screened`` (its diff is
+within scope; the bench cannot be filled yet) -> ``assigned`` -> ``committed`` (every seat is taken)
+-> ``reproducing`` (a position is settled) -> ``adopted`` or ``rejected``. ``refused``: the screen
+stopped it. ``void``: it broke a rule that nothing which arrives later can mend. ``reason`` says why
+in every case.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+from swarm.charter import Rules, fold_rules
+from swarm.records import Admission, Beacon, Block, Charter, Claim, Commit, Epoch, Seal
+from verification.admit import claim_of, cost_cap, inadmissible, slot_holders
+from verification.errors import ProfileError
+from verification.evidence import level
+from verification.reproduce import Bench, Seat, digest, draw_bench, next_position
+from verification.settle import Docket, Settlement, settle
+from verification.verdict import Terms, Verdict, check_profile, verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from swarm.charter import EpochView
+    from swarm.envelope import Record
+    from swarm.records import Member, TierPolicy
+
+    Screen = Callable[[bytes, bytes, Mapping[str, object]], tuple[str, ...]]
+
+
+class Stage(StrEnum):
+    """How far a claim has come."""
+
+    RECEIVED = "received"
+    SCREENED = "screened"
+    ASSIGNED = "assigned"
+    COMMITTED = "committed"
+    REPRODUCING = "reproducing"
+    APPROVAL = "approval"
+    ADOPTED = "adopted"
+    REJECTED = "rejected"
+    REFUSED = "refused"
+    VOID = "void"
+
+
+CLOSED = frozenset({Stage.ADOPTED, Stage.REJECTED, Stage.REFUSED, Stage.VOID})
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """The position that is open: who has to fill it, and the seal if it was given already."""
+
+    round: int
+    seat: Seat
+    seal: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimState:
+    """One claim as every node with the same records sees it.
+
+    ``r_ids`` are the adopted ancestors of its base in its epoch and family (tier, epoch, kind);
+    ``depth`` counts all claims below it on its tree, its base included.
+    """
+
+    id: bytes
+    author: bytes
+    epoch: int
+    tier: str
+    kind: str
+    slot: int
+    base: bytes | None
+    stage: Stage = Stage.RECEIVED
+    reason: str = ""
+    bench: Bench | None = None
+    settlement: Settlement | None = None
+    turn: Turn | None = None
+    level: Fraction | None = None
+    r_ids: tuple[bytes, ...] = ()
+    depth: int = 0
+    verdict: Verdict | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Everything that follows from a set of records.
+
+    ``frontier``: for each tier the adopted claim to build on, None for the challenge's own base.
+    ``ignored``: ids of commits, seals and blocks that do not count, with the reason.
+    """
+
+    rules: Rules | None
+    claims: Mapping[bytes, ClaimState] = field(default_factory=dict)
+    frontier: Mapping[str, bytes | None] = field(default_factory=dict)
+    ignored: Mapping[bytes, str] = field(default_factory=dict)
+
+
+def fold(swarm: bytes, records: Iterable[Record], screen: Screen | None = None) -> State:
+    """The state of ``swarm`` (its id) that follows from ``records``."""
+    quarantine = Quarantine(swarm, screen)
+    for record in records:
+        quarantine.add(record)
+    return quarantine.state()
+
+
+class Quarantine:
+    """The fold, kept up to date record by record.
+
+    ``screen`` (base code, candidate code, the charter's rules) returns reasons to refuse, none when
+    the diff is within scope. Not safe to use from several threads at once.
+    """
+
+    def __init__(self, swarm: bytes, screen: Screen | None = None) -> None:
+        self.swarm = swarm
+        self._screen = screen or _default_screen
+        self._seen: set[bytes] = set()
+        self._rule_records: list[Record] = []
+        self._claims: dict[bytes, Record] = {}
+        self._dockets: dict[bytes, Docket] = {}
+        self._settlements: dict[bytes, tuple[Bench, Settlement]] = {}
+        self._verdicts: dict[bytes, tuple[Terms, Settlement, Verdict]] = {}
+        self._screened: dict[tuple[bytes, bytes], tuple[str, ...]] = {}
+        self._rules: Rules | None = None
+        self._rules_known = False
+        self._state: State | None = None
+
+    def add(self, record: Record) -> bool:
+        """Take in a checked record; False when it changes nothing (known, foreign, other kind)."""
+        foreign = record.envelope.swarm != self.swarm and record.id != self.swarm
+        if foreign or record.id in self._seen:
+            return False
+        payload = record.payload
+        if isinstance(payload, Charter | Epoch | Beacon | Admission):
+            self._rule_records.append(record)
+            self._rules_known = False
+            self._settlements.clear()
+        elif isinstance(payload, Claim):
+            self._claims[record.id] = record
+        elif isinstance(payload, Commit | Seal | Block):
+            self._dockets.setdefault(payload.claim, Docket()).add(record)
+            self._settlements.pop(payload.claim, None)
+        else:
+            return False
+        self._seen.add(record.id)
+        self._state = None
+        return True
+
+    def claim(self, claim: bytes) -> Record | None:
+        """The record of a claim, whatever its stage."""
+        return self._claims.get(claim)
+
+    def code(self, base: bytes | None) -> bytes | None:
+        """The train.py of a claim, or the challenge's own for None; None where it is not known."""
+        if base is not None:
+            record = self._claims.get(base)
+            return claim_of(record).code if record else None
+        rules = self._current_rules()
+        code = rules.charter.challenge.get("base_code") if rules else None
+        return code if isinstance(code, bytes) else None
+
+    def state(self) -> State:
+        """The state that follows from all records added so far."""
+        if self._state is None:
+            self._state = self._fold()
+        return self._state
+
+    # --- the fold --------------------------------------------------------------------------
+
+    def _current_rules(self) -> Rules | None:
+        if not self._rules_known:
+            self._rules = fold_rules(self._rule_records)
+            self._rules_known = True
+        return self._rules
+
+    def _fold(self) -> State:
+        rules = self._current_rules()
+        if rules is None:
+            return State(None)
+        holders = slot_holders(self._claims.values())
+        children: dict[bytes | None, list[Record]] = {}
+        for record in self._claims.values():
+            children.setdefault(claim_of(record).base, []).append(record)
+        states: dict[bytes, ClaimState] = {}
+        ready = list(children.get(None, []))
+        while ready:
+            record = ready.pop()
+            states[record.id] = self._judge(rules, record, states, holders)
+            ready += children.get(record.id, [])
+        for record in self._claims.values():
+            if record.id not in states:
+                states[record.id] = replace(_fresh(record), reason="base_unknown")
+        return State(rules, states, _frontier(rules, states), self._ignored(states))
+
+    def _judge(
+        self,
+        rules: Rules,
+        record: Record,
+        states: Mapping[bytes, ClaimState],
+        holders: Mapping[tuple[bytes, int, int], bytes],
+    ) -> ClaimState:
+        """A claim whose base has been judged before it."""
+        fresh = _fresh(record)
+        epoch = rules.epochs.get(fresh.epoch)
+        if epoch is None:
+            return replace(fresh, reason="epoch_unknown")
+        member = epoch.roster.get(fresh.author)
+        policy = next((tier for tier in rules.charter.tiers if tier.name == fresh.tier), None)
+        if holders[(fresh.author, fresh.epoch, fresh.slot)] != fresh.id:
+            return replace(fresh, stage=Stage.VOID, reason="slot_taken")
+        fault = inadmissible(rules, record, epoch, member, policy)
+        if fault or member is None or policy is None:
+            return replace(fresh, stage=Stage.VOID, reason=fault)
+        base = states[fresh.base] if fresh.base is not None else None
+        if base is not None:
+            if base.tier != fresh.tier:
+                return replace(fresh, stage=Stage.VOID, reason="base_of_another_tier")
+            if base.stage is not Stage.ADOPTED:
+                closed = base.stage in CLOSED
+                stage = Stage.VOID if closed else Stage.RECEIVED
+                return replace(
+                    fresh, stage=stage, reason="base_not_adopted" if closed else "base_undecided"
+                )
+            fresh = replace(fresh, depth=base.depth + 1)
+        reasons = self._refusals(rules, record, policy, states)
+        if reasons:
+            return replace(fresh, stage=Stage.REFUSED, reason="; ".join(reasons))
+        return self._try(rules, record, fresh, epoch, member, policy, states)
+
+    def _refusals(
+        self,
+        rules: Rules,
+        record: Record,
+        policy: TierPolicy,
+        states: Mapping[bytes, ClaimState],
+    ) -> tuple[str, ...]:
+        """Why the diff is out of scope, or not what its kind of claim says."""
+        claim = claim_of(record)
+        base = self.code(claim.base)
+        if base is None:
+            return ("charter_without_base_code",)
+        key = (hashlib.sha256(base).digest(), claim.code_hash)
+        if key not in self._screened:
+            self._screened[key] = self._screen(base, claim.code, rules.charter.screen)
+        reasons = self._screened[key]
+        if claim.type == "simplification" and len(claim.code) >= len(base):
+            reasons = (*reasons, "not_smaller_than_its_base")
+        if claim.type != "improvement":
+            spent, ancestor = 1, claim.base
+            while ancestor is not None and states[ancestor].kind != "improvement":
+                spent, ancestor = spent + 1, states[ancestor].base
+            if spent * policy.tolerance_nano > policy.tolerance_total_nano:
+                reasons = (*reasons, "tolerance_spent")
+        return reasons
+
+    def _try(
+        self,
+        rules: Rules,
+        record: Record,
+        state: ClaimState,
+        epoch: EpochView,
+        member: Member,
+        policy: TierPolicy,
+        states: Mapping[bytes, ClaimState],
+    ) -> ClaimState:
+        """From the bench to the verdict."""
+        r_ids = tuple(_family_ancestors(state, states))
+        gamma = Fraction(member.gamma_num, member.gamma_den)
+        alpha = Fraction(rules.charter.alpha_milli, 1000)
+        at_level = level(alpha, min(gamma, Fraction(1)), member.slots, len(r_ids))
+        state = replace(state, stage=Stage.SCREENED, r_ids=r_ids, level=at_level)
+        max_cost = cost_cap(rules, state.tier)
+        try:
+            check_profile(policy.n, policy.f, policy.g)
+        except ProfileError:
+            return replace(state, reason="profile_not_supported")
+        if max_cost is None:
+            return replace(state, reason="tier_not_measured_by_the_challenge")
+        bench = draw_bench(epoch, state.author, state.slot, state.tier, policy.n)
+        state = replace(state, bench=bench)
+        if bench.waiting:
+            return replace(state, reason=bench.waiting)
+        settlement = self._settle(record, epoch, bench, policy)
+        terms = Terms(state.id, state.kind, policy, max_cost, at_level)
+        decision = self._decide(terms, settlement)
+        state = replace(state, settlement=settlement, verdict=decision, reason=decision.reason)
+        if decision.outcome == "reject":
+            return replace(state, stage=Stage.REJECTED)
+        if decision.outcome == "adopt":
+            if rules.charter.approval_rules:
+                return replace(state, stage=Stage.APPROVAL, reason="approval_not_counted_yet")
+            return replace(state, stage=Stage.ADOPTED)
+        following = next_position(len(settlement.reproductions), policy.n, policy.max_pairs)
+        if following is not None:
+            seat = bench.seats[following[1]]
+            state = replace(state, turn=Turn(following[0], seat, settlement.seals.get(following)))
+        if settlement.reproductions:
+            return replace(state, stage=Stage.REPRODUCING)
+        if None in settlement.commits:
+            return replace(state, stage=Stage.ASSIGNED, reason="waiting_for_commits")
+        return replace(state, stage=Stage.COMMITTED, reason="waiting_for_the_first_pair")
+
+    def _settle(
+        self, record: Record, epoch: EpochView, bench: Bench, policy: TierPolicy
+    ) -> Settlement:
+        known = self._settlements.get(record.id)
+        if known is not None and known[0] == bench:
+            return known[1]
+        docket = self._dockets.get(record.id, Docket())
+        settlement = settle(record, epoch, bench, policy, docket)
+        self._settlements[record.id] = (bench, settlement)
+        return settlement
+
+    def _decide(self, terms: Terms, settlement: Settlement) -> Verdict:
+        known = self._verdicts.get(terms.claim)
+        if known is not None and known[1] is settlement and known[0] == terms:
+            return known[2]
+        decision = verdict(terms, settlement.reproductions)
+        self._verdicts[terms.claim] = (terms, settlement, decision)
+        return decision
+
+    def _ignored(self, states: Mapping[bytes, ClaimState]) -> dict[bytes, str]:
+        ignored: dict[bytes, str] = {}
+        for claim, docket in self._dockets.items():
+            state = states.get(claim)
+            if state is None:
+                ignored.update((record.id, "claim_unknown") for record in docket)
+            elif state.settlement is None:
+                ignored.update((record.id, "claim_not_assigned") for record in docket)
+            else:
+                ignored.update(state.settlement.ignored)
+        return ignored
+
+
+def _fresh(record: Record) -> ClaimState:
+    claim = claim_of(record)
+    return ClaimState(
+        id=record.id,
+        author=record.author,
+        epoch=record.envelope.epoch,
+        tier=claim.tier,
+        kind=claim.type,
+        slot=claim.slot,
+        base=claim.base,
+    )
+
+
+def _family_ancestors(state: ClaimState, states: Mapping[bytes, ClaimState]) -> Iterable[bytes]:
+    """The base and what it stands on, as far as adopted in the same epoch, tier and kind."""
+    ancestor = state.base
+    while ancestor is not None:
+        below = states[ancestor]
+        if (below.epoch, below.tier, below.kind) == (state.epoch, state.tier, state.kind):
+            yield ancestor
+        ancestor = below.base
+
+
+def _frontier(rules: Rules, states: Mapping[bytes, ClaimState]) -> dict[str, bytes | None]:
+    """For each tier the adopted claim with the most adopted ancestors; ties by beacon and id."""
+    best: dict[str, tuple[int, bytes, bytes]] = {}
+    for state in states.values():
+        if state.stage is Stage.ADOPTED:
+            beacon = rules.epochs[state.epoch].beacon or bytes(32)
+            place = (-state.depth, digest("frontier", beacon, state.id), state.id)
+            best[state.tier] = min(best.get(state.tier, place), place)
+    return {
+        tier.name: best[tier.name][2] if tier.name in best else None for tier in rules.charter.tiers
+    }
+
+
+def _default_screen(base: bytes, code: bytes, rules: Mapping[str, object]) -> tuple[str, ...]:
+    from verification.screen import screen
+
+    result = screen(base, code, rules)
+    return () if result.ok else tuple(result.reasons)
