@@ -1,0 +1,295 @@
+"""The research loop: propose, measure against the frontier, keep the result, claim when it is real.
+
+Pairs on the public dev split decide what is *worth a claim*; they are never evidence. One claim of
+this node is open at a time; what else looks good meanwhile is kept as a result. Failures and ideas
+that did not help are signed too, as short ``experiment`` records, so that nobody repeats them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import trio
+
+from node.environment import env_digest
+from node.work import cancellable
+from swarm.records import Claim, DevPair, Experiment
+from verification.quarantine import CLOSED
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from training.runner import TrainedRun
+
+    from node.proposers import Proposal, Proposer
+    from node.service import Node
+    from swarm.records import Member, TierPolicy
+    from training.documents import Documents
+
+MIN_PAIRS = 2
+MAX_PAIRS = 4
+IDLE_SECONDS = 2.0
+
+
+def judge(gains: Sequence[int], min_effect: int) -> str:
+    """Whether pairs so far are worth a claim: ``yes``, ``no`` or ``more``.
+
+    ``gains`` are bpb(base) - bpb(candidate) on dev text, one per seed, in nano-bits per byte. A claim
+    costs verifiers hours, so it takes two seeds or more, all better by more than ``min_effect``, and
+    a mean beyond it by at least two standard errors (of the pairs at hand).
+    """
+    beyond = [gain - min_effect for gain in gains]
+    if not beyond:
+        return "more"
+    if min(beyond) <= 0:
+        return "no"
+    if len(beyond) >= MIN_PAIRS:
+        mean = sum(beyond) / len(beyond)
+        variance = sum((value - mean) ** 2 for value in beyond) / (len(beyond) - 1)
+        if mean >= 2 * math.sqrt(variance / len(beyond)):
+            return "yes"
+    return "more" if len(beyond) < MAX_PAIRS else "no"
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """An experiment at home: gains by seed, or the status that ended it."""
+
+    seeds: tuple[int, ...]
+    gains: tuple[int, ...]
+    status: str
+    cost_ms: int
+
+    @property
+    def pairs(self) -> tuple[DevPair, ...]:
+        """As records carry them."""
+        return tuple(DevPair(*pair) for pair in zip(self.seeds, self.gains, strict=True))
+
+    @property
+    def mean_nano(self) -> int | None:
+        """Mean gain, None without one."""
+        return sum(self.gains) // len(self.gains) if self.gains else None
+
+
+class Bench:
+    """Measures candidates against one base on dev text; base runs are trained once per seed."""
+
+    def __init__(self, node: Node, base_id: bytes | None, base: bytes) -> None:
+        assert node.data is not None
+        self.node = node
+        self.base_id = base_id
+        self.base = base
+        self.tier = node.data.challenge.tier(node.settings.tier)
+        self._train: Documents = node.data.train()
+        self._dev: Documents = node.data.dev()
+        self._runs: dict[int, TrainedRun] = {}
+
+    def seed(self, index: int) -> int:
+        """The ``index``-th seed of this node on this base."""
+        start = self.node.key.public + (self.base_id or bytes(32)) + index.to_bytes(4, "big")
+        digest = hashlib.sha256(b"lazaretto/dev-seed/1" + start).digest()
+        return int.from_bytes(digest[:8], "big") >> 1
+
+    async def measure(self, candidate: bytes, min_effect: int) -> Measured:
+        """Run pairs until :func:`judge` is sure, or the candidate fails."""
+        from training.pair import score_pair, train_pair
+
+        nice = self.node.settings.limits.nice_research
+        seeds: list[int] = []
+        gains: list[int] = []
+        cost = 0
+        while judge(gains, min_effect) == "more":
+            seed = self.seed(len(gains))
+            known = self._runs.get(seed)
+            trained = await cancellable(
+                lambda cancel, seed=seed, known=known: train_pair(  # type: ignore[misc]
+                    self.base, candidate, self.tier, self._train, seed,
+                    cancel=cancel, nice=nice, base_run=known,
+                )
+            )  # fmt: skip
+            self._runs[seed] = trained.base
+            result = await cancellable(
+                lambda cancel, trained=trained, seed=seed: score_pair(  # type: ignore[misc]
+                    self.base, candidate, trained, self.tier, self._dev, seed,
+                    cancel=cancel, nice=nice,
+                )
+            )  # fmt: skip
+            cost += trained.candidate.cpu_ms + (0 if known else trained.base.cpu_ms)
+            if result.status != "ok":
+                return Measured(tuple(seeds), tuple(gains), result.status, cost)
+            if result.cost_ratio_milli > self.tier.max_cost_ratio_milli:
+                return Measured(tuple(seeds), tuple(gains), "too_costly", cost)
+            seeds.append(seed)
+            gains.append(result.d_nano)
+        return Measured(tuple(seeds), tuple(gains), "ok", cost)
+
+
+async def research_forever(node: Node) -> None:
+    """Propose, measure, keep, claim; on a new frontier, begin again from there."""
+    from node.proposers import open_proposer
+
+    proposer = open_proposer(node.settings.proposer, node.home.path, node.key.seed)
+    bench: Bench | None = None
+    while True:
+        state = await node.caught_up()
+        if not node.has_role("researcher"):
+            await node.changed.wait()
+            continue
+        frontier = state.frontier.get(node.settings.tier)
+        if bench is None or bench.base_id != frontier:
+            bench = Bench(node, frontier, await node.code_of(frontier))
+        proposal = await _propose(node, proposer, bench)
+        if proposal is None:
+            node.activity = "out of ideas for this frontier"
+            with trio.move_on_after(IDLE_SECONDS):
+                await node.changed.wait()
+            continue
+        await _experiment(node, proposer, bench, proposal)
+
+
+async def _propose(node: Node, proposer: Proposer, bench: Bench) -> Proposal | None:
+    from node.proposers import ProposalContext
+
+    tried = {
+        record.ast_hash
+        for record in await trio.to_thread.run_sync(_experiments, node)
+        if record.base == bench.base_id
+    }
+    context = ProposalContext(code=bench.base, tier=bench.tier, tried=frozenset(tried))
+    return await trio.to_thread.run_sync(proposer.propose, context)
+
+
+def _experiments(node: Node) -> list[Experiment]:
+    return [
+        record.payload
+        for _, record in node.log.store.records()
+        if isinstance(record.payload, Experiment)
+    ]
+
+
+def policy_of(node: Node, tier: str) -> TierPolicy:
+    """The deciding half of a tier."""
+    rules = node.state.rules
+    assert rules is not None
+    return next(policy for policy in rules.charter.tiers if policy.name == tier)
+
+
+async def _experiment(node: Node, proposer: Proposer, bench: Bench, proposal: Proposal) -> None:
+    policy = policy_of(node, bench.tier.name)
+    node.activity = f"trying {proposal.hypothesis}"
+    node.journal.write(
+        "experiment_started",
+        hypothesis=proposal.hypothesis,
+        base=bench.base_id.hex() if bench.base_id else "",
+    )
+    measured = await bench.measure(proposal.code, policy.min_effect_nano)
+    better = measured.status == "ok" and judge(measured.gains, policy.min_effect_nano) == "yes"
+    state = await node.caught_up()
+    slot = _free_slot(node)
+    outcome, reason = _outcome(better, measured)
+    if better:
+        if state.frontier.get(bench.tier.name) != bench.base_id:
+            outcome, reason = "not_better", "the frontier moved meanwhile"
+        elif _has_open_claim(node):
+            outcome, reason = "not_better", "better, but another claim of this node is open"
+        elif slot is None:
+            outcome, reason = "not_better", "better, but no claim slot is left in this epoch"
+    await trio.to_thread.run_sync(proposer.observe, proposal, measured.mean_nano)
+    await node.log.append(
+        Experiment(
+            tier=bench.tier.name,
+            base=bench.base_id,
+            ast_hash=proposal.ast_hash,
+            hypothesis=proposal.hypothesis,
+            proposer=proposal.proposer,
+            outcome=outcome,
+            reason=reason,
+            dev_pairs=measured.pairs,
+            cost_ms=measured.cost_ms,
+        )
+    )
+    gain = measured.mean_nano
+    node.journal.write(
+        "experiment",
+        hypothesis=proposal.hypothesis,
+        outcome=outcome,
+        reason=reason,
+        gain_bpb=gain / 1e9 if gain is not None else None,
+        cost_ms=measured.cost_ms,
+    )
+    if outcome == "claimed" and slot is not None:
+        await sign_claim(node, bench, proposal.code, proposal.hypothesis, proposal.proposer,
+                         measured.pairs, measured.cost_ms, slot)  # fmt: skip
+
+
+def _outcome(better: bool, measured: Measured) -> tuple[str, str]:
+    if better:
+        return "claimed", "better by more than noise on every seed"
+    if measured.status != "ok":
+        return "failed", measured.status
+    return "not_better", f"no more than noise or min_effect on {len(measured.gains)} seeds"
+
+
+async def sign_claim(
+    node: Node,
+    bench: Bench,
+    code: bytes,
+    hypothesis: str,
+    proposer: str,
+    pairs: tuple[DevPair, ...],
+    cost_ms: int,
+    slot: int,
+    planted: str = "",
+) -> bytes:
+    """Sign and announce a claim; return its id. ``planted`` marks the demo's false ones."""
+    from training.source import ast_hash
+
+    record = await node.log.append(
+        Claim(
+            tier=bench.tier.name,
+            type="improvement",
+            slot=slot,
+            base=bench.base_id,
+            merges=(),
+            code=code,
+            code_hash=hashlib.sha256(code).digest(),
+            ast_hash=ast_hash(code),
+            hypothesis=hypothesis,
+            proposer=proposer,
+            env_digest=env_digest(),
+            dev_pairs=pairs,
+            cost_ms=cost_ms,
+        ),
+        refs=(bench.base_id,) if bench.base_id else (),
+    )
+    gains = [pair.d_nano for pair in pairs]
+    node.journal.write(
+        "claimed",
+        claim=record.id.hex(),
+        gain_bpb=sum(gains) / max(1, len(gains)) / 1e9,
+        planted=planted,
+    )
+    return record.id
+
+
+def _has_open_claim(node: Node) -> bool:
+    own = node.key.public
+    return any(
+        claim.author == own and claim.stage not in CLOSED for claim in node.state.claims.values()
+    )
+
+
+def _free_slot(node: Node) -> int | None:
+    """The next unused claim slot of this node in the current epoch."""
+    rules = node.state.rules
+    member: Member | None = rules.member(node.epoch, node.key.public) if rules else None
+    used = {
+        claim.slot
+        for claim in node.state.claims.values()
+        if claim.author == node.key.public and claim.epoch == node.epoch
+    }
+    free = (slot for slot in range(member.slots if member else 0) if slot not in used)
+    return next(free, None)

@@ -1,0 +1,314 @@
+"""A running node: the log, the network, the state folded from both, and its work.
+
+Every record heard, our own included, goes into the quarantine's fold; work loops look at the folded
+state and wait for it to change. Nothing else is remembered, so a node that was killed looks at its
+log and goes on. Loops: ``research`` proposes and claims, ``verify`` reproduces what its seat on a
+bench asks for, ``governing`` keeps the beacon revealed and answers join requests.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from node.data import Data, describe, obtain
+from node.journal import Journal
+from node.membership import Doorkeeper
+from node.network import Network, open_network
+from node.settings import write_atomic
+from swarm.blobs import BlobStore
+from swarm.errors import SwarmError
+from swarm.keys import KeyPair, peer_id
+from swarm.log import SwarmLog
+from swarm.records import Adoption, Claim, Position
+from swarm.store import Store
+from verification.quarantine import CLOSED, ClaimState, Quarantine, Stage, State
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from node.settings import Home, Settings
+    from swarm.envelope import Record
+
+    Work = Callable[["Node"], Awaitable[None]]
+
+STATE_SECONDS = 1.0
+RETRY_SECONDS = 5.0
+
+
+class Node:
+    """One member while it runs. ``state`` is the latest fold; ``changed`` fires when it is new."""
+
+    def __init__(self, home: Home, settings: Settings, key: KeyPair, store: Store) -> None:
+        self.home = home
+        self.settings = settings
+        self.key = key
+        self.journal = Journal(home.journal)
+        self.blobs = BlobStore(home.blobs)
+        self.log = SwarmLog(store, key, self._hear)
+        self.quarantine = Quarantine(store.swarm)
+        self.state = State(None)
+        self.changed = trio.Event()
+        self.data: Data | None = None
+        self.activity = "starting"
+        self._heard: list[Record] = [record for _, record in store.records()]
+        self._wake = trio.Event()
+        self._wake.set()
+        self._folding = trio.Lock()
+        self._told: dict[bytes, str] = {}
+        self._started = time.time()
+
+    @property
+    def swarm(self) -> bytes:
+        """The 32-byte swarm id."""
+        return self.log.store.swarm
+
+    @property
+    def epoch(self) -> int:
+        """The number of the current epoch, 0 before the first."""
+        rules = self.log.store.rules
+        return rules.current.number if rules and rules.current else 0
+
+    def has_role(self, role: str) -> bool:
+        """Whether the current roster gives this node ``role``."""
+        rules = self.log.store.rules
+        member = rules.member(self.epoch, self.key.public) if rules else None
+        return member is not None and role in member.roles
+
+    # --- the fold ----------------------------------------------------------------------------
+
+    def _hear(self, records: list[Record]) -> None:
+        self._heard += records
+        self._wake.set()
+
+    async def caught_up(self) -> State:
+        """The state after everything heard so far."""
+        while self._heard or self._folding.locked():
+            await self.changed.wait()
+        return self.state
+
+    async def keep_folding(self) -> None:
+        """Fold what is heard, act on decisions, wake the loops. Runs as long as the node."""
+        while True:
+            await self._wake.wait()
+            self._wake = trio.Event()
+            async with self._folding:
+                heard, self._heard = self._heard, []
+                self.state = await trio.to_thread.run_sync(self._fold, heard)
+            fired, self.changed = self.changed, trio.Event()
+            fired.set()
+            await self._act_on_decisions()
+
+    def _fold(self, heard: list[Record]) -> State:
+        for record in heard:
+            self.quarantine.add(record)
+        return self.quarantine.state()
+
+    async def code_of(self, claim: bytes | None) -> bytes:
+        """The train.py of an adopted claim, or the challenge's own for None."""
+        async with self._folding:
+            code = self.quarantine.code(claim)
+        if code is None:
+            raise SwarmError("the code of the base is not held yet", cure="wait for the next sync")
+        return code
+
+    async def claim_record(self, claim: bytes) -> Claim:
+        """The payload of a claim in the state."""
+        async with self._folding:
+            record = self.quarantine.claim(claim)
+        assert record is not None
+        assert isinstance(record.payload, Claim)
+        return record.payload
+
+    async def _act_on_decisions(self) -> None:
+        """Write down what is new, and sign the adoption of what was adopted."""
+        for claim in list(self.state.claims.values()):
+            before = self._told.get(claim.id)
+            if before == claim.stage.value:
+                continue
+            self._told[claim.id] = claim.stage.value
+            if before is None:
+                payload = await self.claim_record(claim.id)
+                gains = [pair.d_nano for pair in payload.dev_pairs]
+                self.journal.write(
+                    "quarantined",
+                    claim=claim.id.hex(),
+                    author=claim.author.hex(),
+                    claimed_bpb=sum(gains) / len(gains) / 1e9 if gains else 0.0,
+                )
+            if claim.stage in CLOSED:
+                self._tell_verdict(claim)
+            if claim.stage is Stage.ADOPTED:
+                await self._sign_adoption(claim)
+
+    def _tell_verdict(self, claim: ClaimState) -> None:
+        decision = claim.verdict
+        self.journal.write(
+            "verdict",
+            claim=claim.id.hex(),
+            outcome="adopt" if claim.stage is Stage.ADOPTED else "reject",
+            reason=claim.reason,
+            pairs=decision.pairs if decision else 0,
+            e_value=f"{float(decision.e_value):.3g}" if decision else "none",
+            needed=f"{float(1 / claim.level):.3g}" if claim.level else "none",
+        )
+
+    async def _sign_adoption(self, claim: ClaimState) -> None:
+        decision = claim.verdict
+        assert decision is not None
+        assert decision.crossing is not None
+        said = any(
+            isinstance(record.payload, Adoption) and record.payload.claim == claim.id
+            for record in self._own_records()
+        )
+        if said:
+            return
+        try:
+            await self.log.append(
+                Adoption(
+                    claim=claim.id,
+                    rule_version=decision.rule_version,
+                    positions_digest=decision.positions_digest,
+                    crossing=Position(*decision.crossing),
+                    e_value=decision.e_value[:80],
+                    level_num=decision.level.numerator,
+                    level_den=decision.level.denominator,
+                    r_ids=claim.r_ids,
+                    n=decision.n,
+                    f=decision.f,
+                    g=decision.g,
+                    approvals=(),
+                ),
+                refs=(claim.id, decision.crossing[2]),
+            )
+        except SwarmError as error:
+            self.trouble("adoption", error)
+
+    def _own_records(self) -> list[Record]:
+        from swarm.envelope import parse
+
+        own = self.log.store.records_after(self.key.public, -1, 2**31, 2**40)
+        return [parse(data, check_signature=False) for data in own]
+
+    # --- what people see ---------------------------------------------------------------------
+
+    def trouble(self, where: str, error: Exception) -> None:
+        """Write down that something failed; the node goes on."""
+        text = "".join(char if " " <= char <= "~" else "?" for char in str(error))[:300]
+        self.journal.write("trouble", where=where, error=f"{where}: {text}")
+
+    async def keep_telling(self, network: Network) -> None:
+        """Rewrite ``state.json`` about once a second, for ``status``."""
+        while True:
+            self.tell(network)
+            with trio.move_on_after(STATE_SECONDS):
+                await self.changed.wait()
+                await trio.sleep(STATE_SECONDS / 4)
+
+    def tell(self, network: Network | None) -> None:
+        """Write what a running node says of itself."""
+        peers = network.transport.peers() if network else set()
+        state: dict[str, Any] = {
+            "pid": os.getpid(),
+            "started": self._started,
+            "written": time.time(),
+            "peer": peer_id(self.key.public),
+            "addresses": network.transport.addresses if network else [],
+            "peers": sorted(peer_id(key) for key in peers),
+            "activity": self.activity,
+            "disk": str(self.log.full) if self.log.full else "",
+        }
+        try:
+            write_atomic(self.home.state, json.dumps(state).encode(), durable=False)
+        except OSError:
+            self.journal.lost += 1  # a full disk must not end the node
+
+
+async def _prepare(node: Node, network: Network) -> None:
+    """Wait for the charter, then bring the data here and check every hash."""
+    while (rules := node.log.store.rules) is None or rules.current is None:
+        await node.changed.wait()
+    challenge = describe(rules.charter)
+    first: list[int] = []
+
+    def progress(held: int, total: int) -> None:
+        first.append(held)
+        if len(first) == 1 or held == total or held % 8 == 0:
+            node.journal.write("data", held=held, total=total, fetched=held - first[0])
+
+    node.activity = "fetching data"
+    node.data = await obtain(network, node.blobs, challenge, progress)
+    node.activity = "ready"
+
+
+async def _guarded(node: Node, name: str, work: Work) -> None:
+    """Run a loop of the node again and again; one failure is written down and waited out."""
+    while True:
+        try:
+            await work(node)
+            return
+        except trio.Cancelled:
+            raise
+        except Exception as error:
+            if getattr(error, "cure", None) is None:
+                raise
+            node.trouble(name, error)
+            await trio.sleep(RETRY_SECONDS)
+
+
+async def _until_signal(scope: trio.CancelScope) -> None:
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for _ in signals:
+            scope.cancel()
+            return
+
+
+async def serve(home: Home, progress: Callable[[str], None], research: Work | None = None) -> None:
+    """Open the node in ``home`` and run it until SIGINT or SIGTERM.
+
+    Raises:
+        UsageError, KeyFileError, StoreError: the home is not in order; nothing was changed.
+    """
+    from node.governing import reveal_beacon
+    from node.research import research_forever
+    from node.verifying import verify_forever
+
+    settings = home.load()
+    key = KeyPair.load(home.key)
+    with Store(home.log, settings.swarm_id) as store:
+        reveal_beacon(store, key)
+        node = Node(home, settings, key, store)
+        governs = store.rules is not None and key.public in store.rules.charter.governors
+        door = Doorkeeper(home, node.log).answer if governs else None
+        async with (
+            open_network(home, settings, key, node.log, door) as network,
+            trio.open_nursery() as nursery,
+        ):
+            node.journal.write(
+                "started",
+                key=key.public.hex(),
+                peer=peer_id(key.public),
+                name=settings.name,
+                roles=list(settings.roles),
+            )
+            node.tell(network)
+            progress(f"{settings.name} is up as {peer_id(key.public)}")
+            nursery.start_soon(_until_signal, nursery.cancel_scope)
+            nursery.start_soon(node.keep_folding)
+            nursery.start_soon(node.keep_telling, network)
+            await _prepare(node, network)
+            progress("all data is here and checked; working")
+            nursery.start_soon(_guarded, node, "verify", verify_forever)
+            nursery.start_soon(_guarded, node, "research", research or research_forever)
+    home.state.unlink(missing_ok=True)
+
+
+def run_node(home: Home, progress: Callable[[str], None], research: Work | None = None) -> int:
+    """``lazaretto up``; returns the exit code."""
+    trio.run(serve, home, progress, research)
+    return 0

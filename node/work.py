@@ -1,0 +1,80 @@
+"""Work that takes minutes: run beside the event loop, stopped with the node, found again after it."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+import trio
+
+from node.settings import write_atomic
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from training.pair import TrainedPair
+    from training.runner import TrainedRun
+
+    from swarm.blobs import BlobStore
+
+T = TypeVar("T")
+
+
+async def cancellable(work: Callable[[threading.Event], T]) -> T:
+    """Run blocking ``work(cancel)`` in a thread; when this task is cancelled, ``cancel`` is set."""
+    cancel = threading.Event()
+    try:
+        return await trio.to_thread.run_sync(work, cancel, abandon_on_cancel=True)
+    except trio.Cancelled:
+        cancel.set()
+        raise
+
+
+class Unfinished:
+    """Trained pairs that are not published yet: weights as blobs, the rest in a file by name.
+
+    ``save`` is durable before it returns, and comes before the seal is signed.
+    """
+
+    def __init__(self, folder: Path, blobs: BlobStore) -> None:
+        self._folder = folder
+        self._blobs = blobs
+
+    def _path(self, name: str) -> Path:
+        return self._folder / f"{name}.msgpack"
+
+    def save(self, name: str, pair: TrainedPair) -> None:
+        """Keep a pair; its weights stay as blobs, so that anybody can score them again."""
+        for run in (pair.base, pair.candidate):
+            if run.weights is not None:
+                self._blobs.put(run.weights)
+        bare = replace(pair, base=_bare(pair.base), candidate=_bare(pair.candidate))
+        write_atomic(self._path(name), msgspec.msgpack.encode(bare))
+
+    def load(self, name: str) -> TrainedPair | None:
+        """The pair kept under ``name``; None where there is none, or it was cut off or damaged."""
+        from training.pair import TrainedPair
+
+        try:
+            bare: Any = msgspec.msgpack.decode(self._path(name).read_bytes(), type=TrainedPair)
+            return replace(bare, base=self._whole(bare.base), candidate=self._whole(bare.candidate))
+        except (OSError, msgspec.MsgspecError, LookupError):
+            return None
+
+    def _whole(self, run: TrainedRun) -> TrainedRun:
+        if run.status != "ok":
+            return run
+        if not self._blobs.has(run.weights_digest):
+            raise LookupError("weights that were kept are gone")
+        return replace(run, weights=self._blobs.get(run.weights_digest))
+
+    def forget(self, name: str) -> None:
+        """The pair was published."""
+        self._path(name).unlink(missing_ok=True)
+
+
+def _bare(run: TrainedRun) -> TrainedRun:
+    return replace(run, weights=None)
