@@ -45,7 +45,7 @@ __all__ = [
     "directory_documents",
     "hidden_parts",
     "leak_scan",
-    "load_split",
+    "load",
 ]
 
 KIB = 1 << 10
@@ -193,7 +193,7 @@ def build(
     )
 
 
-def load_split(directory: Path, ref: SplitRef) -> Documents:
+def load(directory: Path, ref: SplitRef) -> Documents:
     """Reads the split ``ref`` from ``directory/<sha256 hex>``; raises ``CorpusError``."""
     path = directory / ref.sha256.hex()
     try:
