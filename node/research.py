@@ -37,9 +37,9 @@ IDLE_SECONDS = 2.0
 def judge(gains: Sequence[int], min_effect: int) -> str:
     """Whether pairs so far are worth a claim: ``yes``, ``no`` or ``more``.
 
-    ``gains`` are bpb(base) - bpb(candidate) on dev text, one per seed, in nano-bits per byte. A claim
-    costs verifiers hours, so it takes two seeds or more, all better by more than ``min_effect``, and
-    a mean beyond it by at least two standard errors (of the pairs at hand).
+    ``gains`` are bpb(base) - bpb(candidate) on dev text, one per seed, in nano-bits per byte. A
+    claim costs verifiers work, so it takes two seeds or more, all better by more than
+    ``min_effect``, and a mean beyond it by at least two standard errors of the pairs at hand.
     """
     beyond = [gain - min_effect for gain in gains]
     if not beyond:
@@ -74,7 +74,7 @@ class Measured:
         return sum(self.gains) // len(self.gains) if self.gains else None
 
 
-class Bench:
+class Trials:
     """Measures candidates against one base on dev text; base runs are trained once per seed."""
 
     def __init__(self, node: Node, base_id: bytes | None, base: bytes) -> None:
@@ -83,8 +83,8 @@ class Bench:
         self.base_id = base_id
         self.base = base
         self.tier = node.data.challenge.tier(node.settings.tier)
-        self._train: Documents = node.data.train()
-        self._dev: Documents = node.data.dev()
+        self.train: Documents = node.data.train()
+        self.dev: Documents = node.data.dev()
         self._runs: dict[int, TrainedRun] = {}
 
     def seed(self, index: int) -> int:
@@ -106,14 +106,14 @@ class Bench:
             known = self._runs.get(seed)
             trained = await cancellable(
                 lambda cancel, seed=seed, known=known: train_pair(  # type: ignore[misc]
-                    self.base, candidate, self.tier, self._train, seed,
+                    self.base, candidate, self.tier, self.train, seed,
                     cancel=cancel, nice=nice, base_run=known,
                 )
             )  # fmt: skip
             self._runs[seed] = trained.base
             result = await cancellable(
                 lambda cancel, trained=trained, seed=seed: score_pair(  # type: ignore[misc]
-                    self.base, candidate, trained, self.tier, self._dev, seed,
+                    self.base, candidate, trained, self.tier, self.dev, seed,
                     cancel=cancel, nice=nice,
                 )
             )  # fmt: skip
@@ -132,33 +132,33 @@ async def research_forever(node: Node) -> None:
     from node.proposers import open_proposer
 
     proposer = open_proposer(node.settings.proposer, node.home.path, node.key.seed)
-    bench: Bench | None = None
+    trials: Trials | None = None
     while True:
         state = await node.caught_up()
         if not node.has_role("researcher"):
             await node.changed.wait()
             continue
         frontier = state.frontier.get(node.settings.tier)
-        if bench is None or bench.base_id != frontier:
-            bench = Bench(node, frontier, await node.code_of(frontier))
-        proposal = await _propose(node, proposer, bench)
+        if trials is None or trials.base_id != frontier:
+            trials = Trials(node, frontier, await node.code_of(frontier))
+        proposal = await _propose(node, proposer, trials)
         if proposal is None:
             node.activity = "out of ideas for this frontier"
             with trio.move_on_after(IDLE_SECONDS):
                 await node.changed.wait()
             continue
-        await _experiment(node, proposer, bench, proposal)
+        await _experiment(node, proposer, trials, proposal)
 
 
-async def _propose(node: Node, proposer: Proposer, bench: Bench) -> Proposal | None:
+async def _propose(node: Node, proposer: Proposer, trials: Trials) -> Proposal | None:
     from node.proposers import ProposalContext
 
     tried = {
         record.ast_hash
         for record in await trio.to_thread.run_sync(_experiments, node)
-        if record.base == bench.base_id
+        if record.base == trials.base_id
     }
-    context = ProposalContext(code=bench.base, tier=bench.tier, tried=frozenset(tried))
+    context = ProposalContext(code=trials.base, tier=trials.tier, tried=frozenset(tried))
     return await trio.to_thread.run_sync(proposer.propose, context)
 
 
@@ -177,21 +177,21 @@ def policy_of(node: Node, tier: str) -> TierPolicy:
     return next(policy for policy in rules.charter.tiers if policy.name == tier)
 
 
-async def _experiment(node: Node, proposer: Proposer, bench: Bench, proposal: Proposal) -> None:
-    policy = policy_of(node, bench.tier.name)
+async def _experiment(node: Node, proposer: Proposer, trials: Trials, proposal: Proposal) -> None:
+    policy = policy_of(node, trials.tier.name)
     node.activity = f"trying {proposal.hypothesis}"
     node.journal.write(
         "experiment_started",
         hypothesis=proposal.hypothesis,
-        base=bench.base_id.hex() if bench.base_id else "",
+        base=trials.base_id.hex() if trials.base_id else "",
     )
-    measured = await bench.measure(proposal.code, policy.min_effect_nano)
+    measured = await trials.measure(proposal.code, policy.min_effect_nano)
     better = measured.status == "ok" and judge(measured.gains, policy.min_effect_nano) == "yes"
     state = await node.caught_up()
     slot = _free_slot(node)
     outcome, reason = _outcome(better, measured)
     if better:
-        if state.frontier.get(bench.tier.name) != bench.base_id:
+        if state.frontier.get(trials.tier.name) != trials.base_id:
             outcome, reason = "not_better", "the frontier moved meanwhile"
         elif _has_open_claim(node):
             outcome, reason = "not_better", "better, but another claim of this node is open"
@@ -200,8 +200,8 @@ async def _experiment(node: Node, proposer: Proposer, bench: Bench, proposal: Pr
     await trio.to_thread.run_sync(proposer.observe, proposal, measured.mean_nano)
     await node.log.append(
         Experiment(
-            tier=bench.tier.name,
-            base=bench.base_id,
+            tier=trials.tier.name,
+            base=trials.base_id,
             ast_hash=proposal.ast_hash,
             hypothesis=proposal.hypothesis,
             proposer=proposal.proposer,
@@ -221,7 +221,7 @@ async def _experiment(node: Node, proposer: Proposer, bench: Bench, proposal: Pr
         cost_ms=measured.cost_ms,
     )
     if outcome == "claimed" and slot is not None:
-        await sign_claim(node, bench, proposal.code, proposal.hypothesis, proposal.proposer,
+        await sign_claim(node, trials, proposal.code, proposal.hypothesis, proposal.proposer,
                          measured.pairs, measured.cost_ms, slot)  # fmt: skip
 
 
@@ -235,7 +235,7 @@ def _outcome(better: bool, measured: Measured) -> tuple[str, str]:
 
 async def sign_claim(
     node: Node,
-    bench: Bench,
+    trials: Trials,
     code: bytes,
     hypothesis: str,
     proposer: str,
@@ -249,10 +249,10 @@ async def sign_claim(
 
     record = await node.log.append(
         Claim(
-            tier=bench.tier.name,
+            tier=trials.tier.name,
             type="improvement",
             slot=slot,
-            base=bench.base_id,
+            base=trials.base_id,
             merges=(),
             code=code,
             code_hash=hashlib.sha256(code).digest(),
@@ -263,7 +263,7 @@ async def sign_claim(
             dev_pairs=pairs,
             cost_ms=cost_ms,
         ),
-        refs=(bench.base_id,) if bench.base_id else (),
+        refs=(trials.base_id,) if trials.base_id else (),
     )
     gains = [pair.d_nano for pair in pairs]
     node.journal.write(

@@ -1,4 +1,4 @@
-"""Work that takes minutes: run beside the event loop, stopped with the node, found again after it."""
+"""Work that takes minutes: beside the event loop, stopped with the node, found again after."""
 
 from __future__ import annotations
 

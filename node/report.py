@@ -1,0 +1,246 @@
+"""What a node knows, for people and for programs: ``status``, ``inbox``, ``discoveries``.
+
+Everything is folded anew from the log of the home, beside the running node if there is one. Text
+that somebody else wrote is shown escaped and cut short, and only where it was asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from node.errors import NotRunning
+from node.membership import read_state
+from swarm.charter import trust_note
+from swarm.keys import KeyPair, peer_id, short
+from swarm.records import Claim
+from swarm.store import Store
+from verification.quarantine import CLOSED, ClaimState, Quarantine, Stage, State
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from node.settings import Home
+    from swarm.envelope import Record
+
+MAX_SHOWN_TEXT = 80
+
+
+def escaped(text: str, limit: int = MAX_SHOWN_TEXT) -> str:
+    """Text from elsewhere as one harmless line of printable ASCII."""
+    plain = "".join(char if " " <= char <= "~" else "?" for char in text)
+    return plain if len(plain) <= limit else plain[: limit - 3] + "..."
+
+
+class Held:
+    """A home's log, read and folded once."""
+
+    def __init__(self, home: Home) -> None:
+        self.settings = home.load()
+        self.key = KeyPair.load(home.key).public
+        with Store(home.log, self.settings.swarm_id, read_only=True) as store:
+            self.records: list[Record] = [record for _, record in store.records()]
+        self._quarantine = Quarantine(self.settings.swarm_id)
+        for record in self.records:
+            self._quarantine.add(record)
+        self.state: State = self._quarantine.state()
+
+    def claim(self, claim: bytes) -> Claim:
+        """The payload of a claim."""
+        record = self._quarantine.claim(claim)
+        assert record is not None
+        assert isinstance(record.payload, Claim)
+        return record.payload
+
+    def describe(self, state: ClaimState) -> dict[str, Any]:
+        """One claim as plain values."""
+        payload, decision, settlement = self.claim(state.id), state.verdict, state.settlement
+        gains = [pair.d_nano for pair in payload.dev_pairs]
+        done = settlement.reproductions if settlement else ()
+        return {
+            "id": state.id.hex(),
+            "author": state.author.hex(),
+            "tier": state.tier,
+            "type": state.kind,
+            "base": state.base.hex() if state.base else None,
+            "stage": state.stage.value,
+            "outcome": _outcome(state),
+            "reason": state.reason,
+            "hypothesis": payload.hypothesis,
+            "claimed_bpb": sum(gains) / len(gains) / 1e9 if gains else None,
+            "mean_bpb": decision.mean_nano / 1e9 if decision and decision.pairs else None,
+            "pairs": len(done),
+            "verifiers": len({one.member for one in done}),
+            "e_value": decision.e_value if decision else None,
+            "needed": str(1 / state.level) if state.level else None,
+            "waiting_for": peer_id(state.turn.seat.key) if state.turn else None,
+        }
+
+    def claims(self, stages: Iterable[Stage]) -> list[dict[str, Any]]:
+        """Claims in these stages, in a stable order: by author, epoch and slot."""
+        wanted = set(stages)
+        found = [claim for claim in self.state.claims.values() if claim.stage in wanted]
+        found.sort(key=lambda claim: (claim.epoch, claim.depth, claim.author, claim.slot))
+        return [self.describe(claim) for claim in found]
+
+    @property
+    def trust(self) -> str:
+        """What a reader must know about the benches of this swarm."""
+        rules = self.state.rules
+        tiers = rules.charter.tiers if rules else ()
+        return "; ".join(f"{tier.name}: {trust_note(tier.n, tier.f)}" for tier in tiers)
+
+
+def _outcome(state: ClaimState) -> str:
+    if state.stage is Stage.ADOPTED:
+        return "adopt"
+    return "reject" if state.stage in CLOSED else "pending"
+
+
+def summary(home: Home) -> dict[str, Any]:
+    """What ``status --json`` prints: identity, state, frontier and all claims."""
+    held = Held(home)
+    rules = held.state.rules
+    epoch = rules.current if rules else None
+    member = epoch.roster.get(held.key) if epoch else None
+    try:
+        running: dict[str, Any] | None = read_state(home)
+    except NotRunning:
+        running = None
+    return {
+        "schema": "lazaretto.status/1",
+        "id": peer_id(held.key),
+        "key": held.key.hex(),
+        "name": held.settings.name,
+        "swarm": held.settings.swarm,
+        "swarm_name": rules.charter.name if rules else None,
+        "roles": list(member.roles if member else held.settings.roles),
+        "epoch": epoch.number if epoch else None,
+        "members": len(epoch.roster) if epoch else 0,
+        "records": len(held.records),
+        "frontier": {
+            tier: claim.hex() if claim else None for tier, claim in held.state.frontier.items()
+        },
+        "claims": held.claims(Stage),
+        "trust": held.trust,
+        "running": running,
+    }
+
+
+def show_status(home: Home, *, as_json: bool) -> int:
+    """``lazaretto status``."""
+    facts = summary(home)
+    if as_json:
+        print(json.dumps(facts))
+        return 0
+    running = facts["running"]
+    outcomes = [claim["outcome"] for claim in facts["claims"]]
+    lines = [
+        ("node", f"{facts['name']} ({facts['id']})"),
+        ("swarm", f"{facts['swarm_name'] or '?'} ({facts['swarm'][:16]})"),
+        ("roles", ", ".join(facts["roles"]) or "none yet"),
+        ("epoch", f"{facts['epoch'] or 'none yet'}, {facts['members']} members"),
+        ("running", f"yes, pid {running['pid']}" if running else "no  (lazaretto up)"),
+    ]
+    if running:
+        peers = ", ".join(short(peer) for peer in running["peers"]) or "none"
+        lines += [("doing", escaped(running["activity"])), ("peers", peers)]
+        if running["disk"]:
+            lines.append(("disk", escaped(running["disk"])))
+    counts = {
+        word: outcomes.count(outcome)
+        for word, outcome in (
+            ("in quarantine", "pending"), ("adopted", "adopt"), ("rejected", "reject")
+        )
+    }  # fmt: skip
+    lines.append(("records", str(facts["records"])))
+    lines.append(("claims", ", ".join(f"{count} {word}" for word, count in counts.items())))
+    for tier, claim in facts["frontier"].items():
+        lines.append(("frontier", f"{tier}: {claim[:16] if claim else 'the challenge base'}"))
+    lines.append(("trust", facts["trust"]))
+    for label, text in lines:
+        print(f"{label:<9} {text}")
+    return 0
+
+
+def show_inbox(home: Home, *, as_json: bool) -> int:
+    """``lazaretto inbox``: claims that wait for their verdict."""
+    held = Held(home)
+    waiting = held.claims(set(Stage) - CLOSED)
+    if as_json:
+        print(json.dumps({"schema": "lazaretto.inbox/1", "claims": waiting, "trust": held.trust}))
+        return 0
+    if not waiting:
+        print("no claim is in quarantine")
+        return 0
+    rows = [
+        (
+            claim["id"][:12],
+            _author(held, claim["author"]),
+            _bpb(claim["claimed_bpb"]),
+            _bpb(claim["mean_bpb"]),
+            str(claim["pairs"]),
+            claim["stage"],
+            claim["reason"].replace("_", " "),
+        )
+        for claim in waiting
+    ]
+    _table(("claim", "by", "says", "found", "pairs", "stage", "why"), rows)
+    print(f"benches: {held.trust}", file=sys.stderr)
+    return 0
+
+
+def show_discoveries(home: Home, *, as_json: bool) -> int:
+    """``lazaretto discoveries``: what was adopted and what was rejected."""
+    held = Held(home)
+    decided = held.claims(CLOSED)
+    if as_json:
+        answer = {"schema": "lazaretto.discoveries/1", "claims": decided, "trust": held.trust}
+        print(json.dumps(answer))
+        return 0
+    if not decided:
+        print("nothing was decided yet")
+        return 0
+    rows = [
+        (
+            "+ adopted" if claim["outcome"] == "adopt" else "- rejected",
+            claim["id"][:12],
+            _author(held, claim["author"]),
+            _bpb(claim["claimed_bpb"]),
+            _bpb(claim["mean_bpb"]),
+            str(claim["pairs"]),
+            claim["reason"].replace("_", " "),
+            escaped(claim["hypothesis"], 40) if claim["outcome"] == "adopt" else "",
+        )
+        for claim in decided
+    ]
+    _table(("", "claim", "by", "says", "found", "pairs", "reason", "hypothesis"), rows)
+    print(f"benches: {held.trust}", file=sys.stderr)
+    first = next((claim for claim in decided if claim["outcome"] == "adopt"), decided[0])
+    where = f" --home {home.path}"
+    print(f"check one:  lazaretto audit {first['id'][:12]}{where}", file=sys.stderr)
+    return 0
+
+
+def _author(held: Held, author: str) -> str:
+    """A member's operator and short id."""
+    key = bytes.fromhex(author)
+    rules = held.state.rules
+    for epoch in rules.epochs.values() if rules else ():
+        member = epoch.roster.get(key)
+        if member is not None:
+            return f"{member.operator} ({short(key)})"
+    return short(key)
+
+
+def _bpb(value: float | None) -> str:
+    return f"{value:+.4f}" if value is not None else "-"
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Aligned columns without trailing blanks; data goes to stdout."""
+    widths = [max(len(row[i]) for row in (heads, *rows)) for i in range(len(heads))]
+    for row in (heads, *rows):
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        print("  ".join(cells).rstrip())
