@@ -37,13 +37,8 @@ def examine(home: Home, *, as_json: bool) -> int:
     """Look at everything; exit code 1 when something that a node needs fails."""
     findings: list[Finding] = []
     for check in (_python, _sandbox, _torch, _libp2p, _sqlite, _clock):
-        findings += _guarded(check)
-        if not as_json:
-            _print(findings[-1])
-    for finding in _disk(home.path):
-        findings.append(finding)
-        if not as_json:
-            _print(finding)
+        findings += _shown(_guarded(check), as_json)
+    findings += _shown(list(_disk(home.path)), as_json)
     failed = [finding for finding in findings if finding.state == FAIL]
     if as_json:
         answer = {"schema": "lazaretto.doctor/1", "findings": [asdict(item) for item in findings]}
@@ -51,6 +46,12 @@ def examine(home: Home, *, as_json: bool) -> int:
     elif failed:
         print(f"{len(failed)} of {len(findings)} checks failed", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _shown(findings: list[Finding], as_json: bool) -> list[Finding]:
+    for finding in () if as_json else findings:
+        _print(finding)
+    return findings
 
 
 def _print(finding: Finding) -> None:
@@ -103,15 +104,14 @@ def _libp2p() -> Iterator[Finding]:
     import libp2p  # noqa: F401
     import trio
 
-    from node.settings import Settings
     from swarm.keys import KeyPair, short
     from swarm.peers import Everybody
     from swarm.transport import Transport
 
     async def listen() -> str:
         key = KeyPair.generate()
-        async with Transport(key.seed, list(Settings.__dataclass_fields__["listen"].default),
-                             admission=Everybody()) as transport:  # fmt: skip
+        loopback = ["/ip4/127.0.0.1/tcp/0"]
+        async with Transport(key.seed, loopback, admission=Everybody()) as transport:
             return (
                 f"listens on loopback as {short(key.public)} ({len(transport.addresses)} address)"
             )

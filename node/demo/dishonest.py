@@ -16,7 +16,7 @@ from node.research import Trials, sign_claim
 from node.service import run_node
 from node.settings import Home
 from node.work import cancellable
-from swarm.records import DevPair
+from swarm.records import Claim, DevPair
 
 if TYPE_CHECKING:
     from node.service import Node
@@ -48,7 +48,7 @@ async def plant(node: Node) -> None:
     done = {
         record.payload.slot
         for _, record in node.log.store.records()
-        if record.kind == "claim" and record.author == node.key.public
+        if isinstance(record.payload, Claim) and record.author == node.key.public
     }
     trials = Trials(node, None, await node.code_of(None))
     if 0 not in done:

@@ -21,7 +21,7 @@ from swarm.charter import (
 from swarm.errors import CharterError
 from swarm.keys import KeyPair
 from swarm.records import Beacon, Cosignature
-from tests.swarm.conftest import SECRET, TIER, Feed, founder_key, make_charter, make_epoch
+from tests.swarm.founding import SECRET, TIER, Feed, founder_key, make_charter, make_epoch
 
 KEYS = [KeyPair.from_seed(bytes([n]) * 32) for n in range(1, 6)]
 

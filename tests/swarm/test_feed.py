@@ -10,7 +10,7 @@ from swarm.errors import FeedError
 from swarm.feed import Fit, Head, equivocator, fit, heads_digest, prove_equivocation
 from swarm.keys import KeyPair
 from swarm.records import Beacon
-from tests.swarm.conftest import Feed
+from tests.swarm.founding import Feed
 
 SWARM = b"s" * 32
 

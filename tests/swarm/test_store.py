@@ -17,7 +17,7 @@ from swarm.errors import RecordError, StoreError
 from swarm.keys import KeyPair
 from swarm.records import Beacon, Equivocation
 from swarm.store import Store
-from tests.swarm.conftest import Feed, make_epoch, make_founded
+from tests.swarm.founding import Feed, make_epoch, make_founded
 
 HEADROOM = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 
@@ -179,7 +179,7 @@ WRITER = """
     import sys
     from pathlib import Path
     from swarm.store import Store
-    from tests.swarm.conftest import make_founded
+    from tests.swarm.founding import make_founded
     from swarm.records import Beacon
 
     founded = make_founded()

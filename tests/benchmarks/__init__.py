@@ -1,0 +1,1 @@
+"""``make bench``: figures of speed, as ratios within one run where that is possible."""

@@ -1,0 +1,18 @@
+"""Run all benchmarks: ``make bench``. Rows are printed as they are measured."""
+
+from __future__ import annotations
+
+from tests.benchmarks.experiments import harness_rows
+from tests.benchmarks.records import ingest_rows, latency_rows
+from tests.benchmarks.rows import show
+
+
+def main() -> None:
+    """Print every row."""
+    for rows in (ingest_rows, latency_rows, harness_rows):
+        for row in rows():
+            show([row])
+
+
+if __name__ == "__main__":
+    main()
