@@ -10,9 +10,11 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from swarm.records import Claim
+from training.source import compressed_diff_bytes
+from verification.screen import screen
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from swarm.charter import EpochView, Rules
     from swarm.envelope import Record
@@ -71,3 +73,16 @@ def cost_cap(rules: Rules, tier: str) -> int | None:
             cap = item.get("max_cost_ratio_milli")
             return cap if type(cap) is int and cap > 0 else None
     return None
+
+
+def scope(base: bytes, code: bytes, rules: Mapping[str, object]) -> tuple[str, ...]:
+    """Why the screen refuses a diff; none when it is within scope. Raises VerificationError."""
+    return screen(base, code, rules).reasons
+
+
+def drift(genesis: bytes, code: bytes) -> int:
+    """Compressed size of the whole diff since genesis: what could carry the holdout in, by bits.
+
+    Bounded over the chain, not per claim; a charter fixes the bound by the size of its holdout.
+    """
+    return compressed_diff_bytes(genesis, code)

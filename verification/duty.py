@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from swarm.records import Block, Commit, Pair, Position, Seal
-from verification.errors import BenchError
 from verification.quarantine import CLOSED
 from verification.reproduce import fold_index, nonce_chain, scoring_seed, training_seed
 
@@ -92,14 +91,33 @@ class PairDuty:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class LostDuty:
+    """A turn that this member cannot take: its commit was made with another secret.
+
+    The claim waits. Cure: restore the node's secret from a backup of its home directory.
+    """
+
+    claim: bytes
+    round: int
+
+
 def duties(state: State, key: bytes, secret: bytes) -> list[CommitDuty | PairDuty]:
     """What the member ``key`` has to do, seats first, then pairs in the order of claim ids.
 
     ``secret`` is the member's own 32 bytes behind its nonce chains, the same for its whole life.
-    Raises BenchError where an open turn's commit was made with another secret.
     """
-    commits: list[CommitDuty | PairDuty] = []
-    pairs: list[CommitDuty | PairDuty] = []
+    return [duty for duty in _all(state, key, secret) if not isinstance(duty, LostDuty)]
+
+
+def lost_duties(state: State, key: bytes, secret: bytes) -> list[LostDuty]:
+    """The turns of ``key`` that ``secret`` cannot open; empty on a healthy node."""
+    return [duty for duty in _all(state, key, secret) if isinstance(duty, LostDuty)]
+
+
+def _all(state: State, key: bytes, secret: bytes) -> list[CommitDuty | PairDuty | LostDuty]:
+    commits: list[CommitDuty | PairDuty | LostDuty] = []
+    pairs: list[CommitDuty | PairDuty | LostDuty] = []
     for claim in sorted(state.claims.values(), key=lambda item: item.id):
         if claim.stage in CLOSED or claim.bench is None or claim.settlement is None:
             continue
@@ -135,7 +153,7 @@ def _commit(state: State, claim: ClaimState, rank: int, secret: bytes) -> Commit
     )
 
 
-def _pair(state: State, claim: ClaimState, secret: bytes) -> PairDuty:
+def _pair(state: State, claim: ClaimState, secret: bytes) -> PairDuty | LostDuty:
     turn, settlement = claim.turn, claim.settlement
     assert state.rules is not None
     assert turn is not None
@@ -146,10 +164,7 @@ def _pair(state: State, claim: ClaimState, secret: bytes) -> PairDuty:
     seeds = nonce_chain(secret, claim.id, "seed", rounds)
     folds = nonce_chain(secret, claim.id, "fold", rounds)
     if settlement.anchors[rank] != (seeds.anchor, folds.anchor):
-        raise BenchError(
-            "This member's commit was made with another secret, so its rounds cannot be opened.",
-            cure="Restore the node's secret from its home directory; the claim waits meanwhile.",
-        )
+        return LostDuty(claim.id, turn.round)
     nonce = seeds.reveals[turn.round]
     return PairDuty(
         claim=claim.id,

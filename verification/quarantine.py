@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING
 
 from swarm.charter import Rules, fold_rules
 from swarm.records import Admission, Beacon, Block, Charter, Claim, Commit, Epoch, Seal
-from verification.admit import claim_of, cost_cap, inadmissible, slot_holders
-from verification.errors import ProfileError
+from verification.admit import claim_of, cost_cap, drift, inadmissible, scope, slot_holders
+from verification.errors import ProfileError, VerificationError
 from verification.evidence import level
 from verification.reproduce import Bench, Seat, digest, draw_bench, next_position
 from verification.settle import Docket, Settlement, settle
@@ -123,7 +123,7 @@ class Quarantine:
 
     def __init__(self, swarm: bytes, screen: Screen | None = None) -> None:
         self.swarm = swarm
-        self._screen = screen or _default_screen
+        self._screen = screen or scope
         self._seen: set[bytes] = set()
         self._rule_records: list[Record] = []
         self._claims: dict[bytes, Record] = {}
@@ -232,7 +232,10 @@ class Quarantine:
                     fresh, stage=stage, reason="base_not_adopted" if closed else "base_undecided"
                 )
             fresh = replace(fresh, depth=base.depth + 1)
-        reasons = self._refusals(rules, record, policy, states)
+        try:
+            reasons = self._refusals(rules, record, policy, states)
+        except VerificationError:
+            return replace(fresh, reason="charter_rules_not_readable")
         if reasons:
             return replace(fresh, stage=Stage.REFUSED, reason="; ".join(reasons))
         return self._try(rules, record, fresh, epoch, member, policy, states)
@@ -246,12 +249,15 @@ class Quarantine:
     ) -> tuple[str, ...]:
         """Why the diff is out of scope, or not what its kind of claim says."""
         claim = claim_of(record)
-        base = self.code(claim.base)
-        if base is None:
+        base, genesis = self.code(claim.base), self.code(None)
+        if base is None or genesis is None:
             return ("charter_without_base_code",)
         key = (hashlib.sha256(base).digest(), claim.code_hash)
         if key not in self._screened:
-            self._screened[key] = self._screen(base, claim.code, rules.charter.screen)
+            reasons = self._screen(base, claim.code, rules.charter.screen)
+            if not reasons and drift(genesis, claim.code) > rules.charter.max_diff_bytes:
+                reasons = ("too_far_from_genesis",)
+            self._screened[key] = reasons
         reasons = self._screened[key]
         if claim.type == "simplification" and len(claim.code) >= len(base):
             reasons = (*reasons, "not_smaller_than_its_base")
@@ -376,10 +382,3 @@ def _frontier(rules: Rules, states: Mapping[bytes, ClaimState]) -> dict[str, byt
     return {
         tier.name: best[tier.name][2] if tier.name in best else None for tier in rules.charter.tiers
     }
-
-
-def _default_screen(base: bytes, code: bytes, rules: Mapping[str, object]) -> tuple[str, ...]:
-    from verification.screen import screen
-
-    result = screen(base, code, rules)
-    return () if result.ok else tuple(result.reasons)

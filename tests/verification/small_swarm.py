@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from swarm.charter import beacon_commit, encode_roster
 from swarm.envelope import Record, seal_record
@@ -25,6 +26,9 @@ from swarm.records import (
 )
 from verification.duty import CommitDuty, PairDuty, duties
 from verification.quarantine import Quarantine
+
+if TYPE_CHECKING:
+    import random
 
 BASE_CODE = b"def build_model(): ...\ndef train(): ...\n"
 TIER = TierPolicy(
@@ -111,7 +115,7 @@ class SmallSwarm:
             liar_share_milli=0,
             capture_max_milli=0,
             max_code_bytes=4096,
-            max_diff_bytes=64,
+            max_diff_bytes=4096,
             screen={},
             fold_batches=(FoldBatch(digest("fold")),),
             approval_rules=approval_rules,
@@ -223,9 +227,9 @@ class SmallSwarm:
         )
         return seal, block
 
-    def step(self, how: Measure) -> bool:
-        """One duty of one verifier; False when nobody has any."""
-        for key in self.verifiers:
+    def step(self, how: Measure, rng: random.Random | None = None) -> bool:
+        """One duty of one verifier, the first or any; False when nobody has any."""
+        for key in rng.sample(self.verifiers, len(self.verifiers)) if rng else self.verifiers:
             for duty in self.duties_of(key):
                 if isinstance(duty, CommitDuty):
                     self.write(key, duty.payload)
