@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 RULE_VERSION = 1
 DEFAULT_CHARTER = "demo.toml"
+MAX_DIFF_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,24 +85,25 @@ def load_plan(path: Path | None) -> Plan:
 
 
 def build_challenge(
-    plan: Plan, blobs: Path, corpus: Path | None, progress: Callable[[str], None]
+    plan: Plan, out: Path, corpus: Path | None, progress: Callable[[str], None]
 ) -> Challenge:
-    """Cut the corpus into splits under ``blobs`` and describe what is to be researched.
+    """Cut the corpus into splits under ``out`` and describe what is to be researched.
 
     Raises:
         TrainingError: too little text, or text that a candidate could read in the sandbox.
     """
-    from training.sandbox import readable_roots
-
     from training import baselines
-    from training.corpus import build, default_documents, directory_documents, load
+    from training.corpus import build, default_documents, directory_documents
+    from training.documents import Documents
+    from training.layout import readable_roots
     from training.leakscan import leak_scan
 
     progress("reading the corpus")
     documents = default_documents() if corpus is None else directory_documents(corpus)
-    manifest = build(documents, blobs, seed=0, folds=plan.challenge.folds)
+    manifest = build(documents, out, seed=0, folds=plan.challenge.folds)
     progress("checking that no holdout text can be read in the sandbox")
-    splits = [load(blobs, reference) for reference in (manifest.dev, *manifest.folds)]
+    sealed = (manifest.dev, *manifest.folds)
+    splits = [Documents.from_bytes((out / part.sha256.hex()).read_bytes()) for part in sealed]
     leak_scan(splits, readable_roots())
     base = baselines.load(plan.challenge.baseline)
     tiers = tuple(baselines.tier(policy.name) for policy in plan.tiers)
@@ -116,6 +118,8 @@ def make_charter(plan: Plan, founder: bytes, challenge: Challenge) -> Charter:
     """
     holdout = sum(fold.text_bytes for fold in challenge.manifest.folds)
     smallest = min(tier.min_effect_nano for tier in plan.tiers)
+    diff_cap = max(1, min(MAX_DIFF_BYTES, max_diff_bytes(holdout, smallest)))
+    code_cap = min(tier.max_code_bytes for tier in challenge.tiers)
     charter = Charter(
         name=plan.name,
         governors=(founder,),
@@ -128,12 +132,16 @@ def make_charter(plan: Plan, founder: bytes, challenge: Challenge) -> Charter:
         alpha_retract_milli=plan.alpha_retract_milli,
         liar_share_milli=plan.liar_share_milli,
         capture_max_milli=plan.capture_max_milli,
-        max_code_bytes=min(tier.max_code_bytes for tier in challenge.tiers),
-        max_diff_bytes=max(1, min(4096, max_diff_bytes(holdout, smallest))),
-        screen=plan.screen,
+        max_code_bytes=code_cap,
+        max_diff_bytes=diff_cap,
+        screen={"max_code_bytes": code_cap, "max_diff_bytes": diff_cap, **plan.screen},
         fold_batches=tuple(FoldBatch(fold.sha256) for fold in challenge.manifest.folds),
         approval_rules=(),
-        sizes={"holdout_bytes": holdout, "slots": plan.slots, "folds": plan.challenge.folds},
+        sizes={
+            "holdout_bytes": holdout,
+            "slots": plan.slots,
+            "folds": len(challenge.manifest.folds),
+        },
     )
     check_charter(charter)
     return charter

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from training.runner import TrainedRun
 
-    from node.proposers import Proposal, Proposer
+    from node.proposers import Outcome, Proposal, Proposer
     from node.service import Node
     from swarm.records import Member, TierPolicy
     from training.documents import Documents
@@ -127,11 +127,17 @@ class Trials:
         return Measured(tuple(seeds), tuple(gains), "ok", cost)
 
 
+def _proposer_seed(node: Node) -> int:
+    """Another sequence of ideas on every node, the same one after a restart."""
+    digest = hashlib.sha256(b"lazaretto/proposer-seed/1" + node.key.public).digest()
+    return int.from_bytes(digest[:4], "big")
+
+
 async def research_forever(node: Node) -> None:
     """Propose, measure, keep, claim; on a new frontier, begin again from there."""
     from node.proposers import open_proposer
 
-    proposer = open_proposer(node.settings.proposer, node.home.path, node.key.seed)
+    proposer = open_proposer(node.settings.proposer, node.home.path, seed=_proposer_seed(node))
     trials: Trials | None = None
     while True:
         state = await node.caught_up()
@@ -141,7 +147,7 @@ async def research_forever(node: Node) -> None:
         frontier = state.frontier.get(node.settings.tier)
         if trials is None or trials.base_id != frontier:
             trials = Trials(node, frontier, await node.code_of(frontier))
-        proposal = await _propose(node, proposer, trials)
+        proposal = await _propose(proposer, trials)
         if proposal is None:
             node.activity = "out of ideas for this frontier"
             with trio.move_on_after(IDLE_SECONDS):
@@ -150,24 +156,11 @@ async def research_forever(node: Node) -> None:
         await _experiment(node, proposer, trials, proposal)
 
 
-async def _propose(node: Node, proposer: Proposer, trials: Trials) -> Proposal | None:
+async def _propose(proposer: Proposer, trials: Trials) -> Proposal | None:
     from node.proposers import ProposalContext
 
-    tried = {
-        record.ast_hash
-        for record in await trio.to_thread.run_sync(_experiments, node)
-        if record.base == trials.base_id
-    }
-    context = ProposalContext(code=trials.base, tier=trials.tier, tried=frozenset(tried))
+    context = ProposalContext(code=trials.base, tier=trials.tier)
     return await trio.to_thread.run_sync(proposer.propose, context)
-
-
-def _experiments(node: Node) -> list[Experiment]:
-    return [
-        record.payload
-        for _, record in node.log.store.records()
-        if isinstance(record.payload, Experiment)
-    ]
 
 
 def policy_of(node: Node, tier: str) -> TierPolicy:
@@ -178,6 +171,8 @@ def policy_of(node: Node, tier: str) -> TierPolicy:
 
 
 async def _experiment(node: Node, proposer: Proposer, trials: Trials, proposal: Proposal) -> None:
+    from training.source import ast_hash
+
     policy = policy_of(node, trials.tier.name)
     node.activity = f"trying {proposal.hypothesis}"
     node.journal.write(
@@ -197,12 +192,12 @@ async def _experiment(node: Node, proposer: Proposer, trials: Trials, proposal: 
             outcome, reason = "not_better", "better, but another claim of this node is open"
         elif slot is None:
             outcome, reason = "not_better", "better, but no claim slot is left in this epoch"
-    await trio.to_thread.run_sync(proposer.observe, proposal, measured.mean_nano)
+    await trio.to_thread.run_sync(proposer.observe, proposal.id, _learnt(measured))
     await node.log.append(
         Experiment(
             tier=trials.tier.name,
             base=trials.base_id,
-            ast_hash=proposal.ast_hash,
+            ast_hash=ast_hash(proposal.code),
             hypothesis=proposal.hypothesis,
             proposer=proposal.proposer,
             outcome=outcome,
@@ -223,6 +218,15 @@ async def _experiment(node: Node, proposer: Proposer, trials: Trials, proposal: 
     if outcome == "claimed" and slot is not None:
         await sign_claim(node, trials, proposal.code, proposal.hypothesis, proposal.proposer,
                          measured.pairs, measured.cost_ms, slot)  # fmt: skip
+
+
+def _learnt(measured: Measured) -> Outcome:
+    """What the proposer is told."""
+    from node.proposers import Outcome
+
+    if measured.status != "ok" or measured.mean_nano is None:
+        return Outcome("failed")
+    return Outcome("measured", measured.mean_nano)
 
 
 def _outcome(better: bool, measured: Measured) -> tuple[str, str]:

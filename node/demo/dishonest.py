@@ -88,10 +88,13 @@ async def naive_gains(trials: Trials, candidate: bytes) -> tuple[DevPair, ...]:
 
 def make_worse(base: bytes) -> bytes:
     """A real edit with nothing behind it: a quarter of the learning rate."""
-    from node.proposers.literals import find_literals, with_value
+    from training.source import literals, replace_literals
 
-    literal = next(item for item in find_literals(base) if item.name == "LEARNING_RATE")
-    return with_value(base, literal, literal.value / 4)
+    values = {literal.name: literal.value for literal in literals(base)}
+    rate = values.get("MATRIX_LR")
+    if not isinstance(rate, float):
+        raise PlantError("the base has no MATRIX_LR")
+    return replace_literals(base, {"MATRIX_LR": rate / 4})
 
 
 def look_ahead(base: bytes) -> bytes:
