@@ -10,6 +10,7 @@ Not for several processes at once: a lock file keeps a second writer out.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import sqlite3
@@ -84,11 +85,11 @@ class Store:
             self._db = self._open(read_only)
             self._heads = self._load_heads()
             self.rules: Rules | None = fold_rules(self._governance())
-        except sqlite3.Error as error:
+        except (sqlite3.Error, SwarmError) as error:
             self._unlock()
             raise StoreError(
                 f"the log {path} cannot be opened: {error}",
-                cure="free disk space, or restore the directory from a backup and run again",
+                cure="free disk space; if it is damaged, lazaretto audit tells what was changed",
             ) from None
 
     def _open(self, read_only: bool) -> sqlite3.Connection:
@@ -147,13 +148,6 @@ class Store:
                 yield after, parse(data, check_signature=False)
             if not rows:
                 return
-
-    def signed_bytes(self) -> Iterator[bytes]:
-        """The stored bytes of every record as they are, unparsed: what an audit reads."""
-        with self._lock:
-            rows = self._db.execute("SELECT data FROM records ORDER BY arrival").fetchall()
-        for (data,) in rows:
-            yield data
 
     def records_after(
         self, author: bytes, seq: int, max_records: int, max_bytes: int
@@ -308,6 +302,34 @@ class Store:
             else:
                 result.known += 1
         return False
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A row of the log as it lies on disk, unchecked: ``id`` and ``kind`` as it was stored under,
+
+    ``data`` the signed bytes as they are now.
+    """
+
+    id: bytes
+    kind: str
+    data: bytes
+
+
+def read_raw(path: Path) -> list[Stored]:
+    """Everything in the log ``path``, parsed and believed in nothing: what an audit reads.
+
+    Raises:
+        StoreError: there is no log, or it is no SQLite file any more.
+    """
+    try:
+        with contextlib.closing(
+            sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+        ) as db:
+            rows = db.execute("SELECT id, kind, data FROM records ORDER BY arrival").fetchall()
+    except sqlite3.Error as error:
+        raise StoreError(f"the log {path} cannot be read: {error}", cure="check --home") from None
+    return [Stored(*row) for row in rows]
 
 
 def _convicts(proof: Equivocation) -> bool:
