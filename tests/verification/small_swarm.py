@@ -30,7 +30,16 @@ from verification.quarantine import Quarantine
 if TYPE_CHECKING:
     import random
 
-BASE_CODE = b"def build_model(): ...\ndef train(): ...\n"
+BASE_CODE = b"""RATE = 1
+
+
+def build_model(vocab_size, context):
+    return None
+
+
+def train(model, batches, budget):
+    return None
+"""
 TIER = TierPolicy(
     name="quick",
     n=2,
@@ -107,6 +116,7 @@ class SmallSwarm:
             rule_version=1,
             challenge={
                 "base_code": BASE_CODE,
+                "base_sha256": hashlib.sha256(BASE_CODE).digest(),
                 "tiers": [{"name": "quick", "max_cost_ratio_milli": 1500}],
             },
             tiers=(tier,),
@@ -228,15 +238,17 @@ class SmallSwarm:
         return seal, block
 
     def step(self, how: Measure, rng: random.Random | None = None) -> bool:
-        """One duty of one verifier, the first or any; False when nobody has any."""
-        for key in rng.sample(self.verifiers, len(self.verifiers)) if rng else self.verifiers:
-            for duty in self.duties_of(key):
-                if isinstance(duty, CommitDuty):
-                    self.write(key, duty.payload)
-                else:
-                    self.write(key, self.seal_and_block(key, duty, how)[1])
-                return True
-        return False
+        """One duty of one verifier: any with ``rng``, else seats first; False without any."""
+        due = [(key, duty) for key in self.verifiers for duty in self.duties_of(key)]
+        if not due:
+            return False
+        due.sort(key=lambda item: isinstance(item[1], PairDuty))
+        key, duty = rng.choice(due) if rng else due[0]
+        if isinstance(duty, CommitDuty):
+            self.write(key, duty.payload)
+        else:
+            self.write(key, self.seal_and_block(key, duty, how)[1])
+        return True
 
     def run(self, how: Measure) -> None:
         while self.step(how):

@@ -132,7 +132,11 @@ def test_a_claim_waits_for_its_base_and_falls_with_it() -> None:
         ({"code": b"#" * 5000}, Stage.VOID, "code_too_large"),
         ({"code": b"FORBIDDEN"}, Stage.REFUSED, "out_of_scope"),
         ({"base": digest("nowhere")}, Stage.RECEIVED, "base_unknown"),
-        ({"code": b"#" * 99, "type": "simplification"}, Stage.REFUSED, "not_smaller_than_its_base"),
+        (
+            {"code": b"#" * 999, "type": "simplification"},
+            Stage.REFUSED,
+            "not_smaller_than_its_base",
+        ),
         ({"type": "economy"}, Stage.ASSIGNED, "waiting_for_commits"),
         ({}, Stage.ASSIGNED, "waiting_for_commits"),
     ],

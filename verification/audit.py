@@ -1,0 +1,388 @@
+"""Re-check a discovery from signed bytes alone, trusting nobody in the swarm.
+
+Given the swarm's id, a claim's id and records as they were signed, in any order, :func:`audit`
+works everything out again: canonical bytes, signatures, feeds, who had authority, the code, the
+base chain down to genesis, the bench, every reproduction, the e-value, the level, the verdict, and
+what nodes said about it. It stores nothing, asks nobody, and imports neither torch nor libp2p.
+
+Each check ends as PASS, FAIL or NOT CHECKED. The exit code of a report is 0 when all pass, 4 when
+one fails (something was changed, or somebody said what does not follow), 5 when something is
+missing. What an audit cannot show is listed as ``limits``, in every report.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final
+
+from swarm.charter import Rules, check_charter
+from swarm.envelope import parse
+from swarm.errors import CharterError, SwarmError
+from swarm.keys import peer_id
+from swarm.records import Adoption, Claim, Position
+from verification.quarantine import ClaimState, Quarantine, Stage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from swarm.envelope import Record
+    from verification.quarantine import Screen, State
+
+SCHEMA: Final = "lazaretto.audit/1"
+
+
+class Outcome(StrEnum):
+    """How one check ended."""
+
+    PASS = "PASS"
+    FAIL = "FAIL"
+    NOT_CHECKED = "NOT CHECKED"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One check: what was asked, how it ended, and on what."""
+
+    name: str
+    outcome: Outcome
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class AuditReport:
+    """All checks of one claim, what is known about it, and what no audit of this kind can show."""
+
+    swarm: bytes
+    claim: bytes
+    verdict: str
+    checks: tuple[Check, ...]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    limits: tuple[str, ...] = ()
+
+    @property
+    def exit_code(self) -> int:
+        """0: everything passed. 4: something failed. 5: nothing failed, something is missing."""
+        outcomes = {check.outcome for check in self.checks}
+        if Outcome.FAIL in outcomes:
+            return 4
+        return 5 if Outcome.NOT_CHECKED in outcomes or not self.checks else 0
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as plain JSON values; hashes and keys in hex."""
+        return {
+            "schema": SCHEMA,
+            "swarm": self.swarm.hex(),
+            "claim": self.claim.hex(),
+            "verdict": self.verdict,
+            "exit_code": self.exit_code,
+            "checks": [
+                {"name": one.name, "outcome": one.outcome.value, "detail": one.detail}
+                for one in self.checks
+            ],
+            "facts": dict(self.facts),
+            "limits": list(self.limits),
+        }
+
+    def to_text(self) -> str:
+        """The report for a person, one line for each check."""
+        width = max((len(one.name) for one in self.checks), default=0)
+        lines = [f"claim  {self.claim.hex()}", f"swarm  {self.swarm.hex()}", ""]
+        lines += [
+            f"{one.outcome.value:<11}  {one.name:<{width}}  {one.detail}" for one in self.checks
+        ]
+        lines += ["", f"verdict: {self.verdict}"]
+        for name, value in self.facts.items():
+            shown = ", ".join(map(str, value)) if isinstance(value, list) else value
+            lines.append(f"  {name.replace('_', ' ')}: {shown}")
+        if self.limits:
+            lines += ["", "not shown by any of this:", *(f"  - {one}" for one in self.limits)]
+        return "\n".join(lines)
+
+
+def audit(
+    swarm: bytes,
+    claim: bytes,
+    signed: Iterable[bytes],
+    blobs: Mapping[bytes, bytes] | None = None,
+    *,
+    screen: Screen | None = None,
+) -> AuditReport:
+    """Audit ``claim`` (id of the claim or of an adoption of it) of ``swarm`` from ``signed`` bytes.
+
+    ``blobs`` maps sha256 to content, for content that records name; each one given is re-hashed.
+    Never raises for what is in the bytes: whatever is wrong with them is a check that failed.
+    """
+    work = _Audit(swarm, claim, screen)
+    work.read(signed, blobs or {})
+    return work.report()
+
+
+class _Audit:
+    def __init__(self, swarm: bytes, claim: bytes, screen: Screen | None) -> None:
+        self.swarm = swarm
+        self.claim = claim
+        self.checks: list[Check] = []
+        self.records: dict[bytes, Record] = {}
+        self.foreign = 0
+        self.quarantine = Quarantine(swarm, screen)
+
+    def note(self, name: str, fault: str, passed: str, missing: str = "") -> None:
+        """Record a check: FAIL with a fault, NOT CHECKED with something missing, else PASS."""
+        outcome = Outcome.FAIL if fault else Outcome.NOT_CHECKED if missing else Outcome.PASS
+        self.checks.append(Check(name, outcome, fault or missing or passed))
+
+    # --- bytes -------------------------------------------------------------------------------
+
+    def read(self, signed: Iterable[bytes], blobs: Mapping[bytes, bytes]) -> None:
+        """Parse and verify every record and blob."""
+        bad: list[str] = []
+        count = 0
+        for count, data in enumerate(signed, 1):
+            try:
+                record = parse(data)
+            except SwarmError as error:
+                bad.append(f"record {count} of the input: {error}")
+                continue
+            if record.envelope.swarm == self.swarm or record.id == self.swarm:
+                self.records[record.id] = record
+                self.quarantine.add(record)
+            else:
+                self.foreign += 1
+        held = f"{len(self.records)} records: canonical bytes, known fields, valid signatures"
+        more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
+        missing = "" if self.records else "no record of this swarm was given"
+        self.note("bytes and signatures", bad[0] + more if bad else "", held, missing)
+        wrong = [name.hex() for name, data in blobs.items() if _sha256(data) != name]
+        if blobs:
+            said = f"{len(blobs)} blobs match their hashes"
+            self.note("blobs", f"content changed: {wrong[0]}" if wrong else "", said)
+
+    def feeds(self) -> None:
+        """Each author's records form one chain from number 0 on."""
+        by_place: dict[tuple[bytes, int], list[Record]] = {}
+        for record in self.records.values():
+            by_place.setdefault((record.author, record.envelope.seq), []).append(record)
+        fault = missing = ""
+        for (author, seq), records in sorted(by_place.items()):
+            name = f"number {seq} of {peer_id(author)}"
+            if len(records) > 1:
+                fault = f"{name}: two different records"
+            if seq == 0:
+                continue
+            before = by_place.get((author, seq - 1))
+            if before is None:
+                missing = f"{name}: the record before it is not here"
+            elif records[0].envelope.prev not in {one.id for one in before}:
+                fault = f"{name}: does not follow the record before it"
+        authors = len({author for author, _ in by_place})
+        self.note("feeds", fault, f"{authors} feeds without a gap or a fork", missing)
+
+    # --- authority -----------------------------------------------------------------------------
+
+    def charter(self, rules: Rules | None) -> bool:
+        """The charter is the swarm's genesis and keeps the rules that bind charters."""
+        if rules is None or rules.swarm != self.swarm:
+            self.note("charter", "", "", "the charter that the swarm's id names is not here")
+            return False
+        fault = ""
+        try:
+            check_charter(rules.charter)
+        except CharterError as error:
+            fault = str(error)
+        base, named = (rules.charter.challenge.get(key) for key in ("base_code", "base_sha256"))
+        if not fault and (not isinstance(base, bytes) or _sha256(base) != named):
+            fault = "the challenge's base code does not match its hash"
+        governors = len(rules.charter.governors)
+        self.note(
+            "charter", fault, f"signed by the founder; {rules.charter.k} of {governors} govern"
+        )
+        return True
+
+    def epoch(self, rules: Rules, state: ClaimState) -> None:
+        """The claim's epoch has the governors' signatures, and its beacon is open."""
+        view = rules.epochs.get(state.epoch)
+        fault = "two conflicting epochs are signed" if rules.frozen else ""
+        if view is None:
+            self.note("epoch", fault, "", f"epoch {state.epoch} is not here, or not authorised")
+            return
+        missing = "" if view.beacon is not None else "its beacon is not revealed"
+        said = f"epoch {view.number}: {len(view.roster)} members, signed by the governors"
+        self.note("epoch", fault, said, missing)
+
+    # --- the claim -----------------------------------------------------------------------------
+
+    def chain(self, states: Mapping[bytes, ClaimState], state: ClaimState) -> None:
+        """Code and standing of everything that the claim builds on."""
+        fault = missing = ""
+        bases = 0
+        step: ClaimState | None = state
+        while step is not None:
+            payload = self.records[step.id].payload
+            if not isinstance(payload, Claim) or _sha256(payload.code) != payload.code_hash:
+                fault = f"the code of {step.id.hex()} does not match its hash"
+            if step is not state:
+                bases += 1
+                if step.stage is not Stage.ADOPTED:
+                    missing = f"its base {step.id.hex()} stands as {step.stage}: {step.reason}"
+            below = states.get(step.base) if step.base is not None else None
+            if step.base is not None and below is None:
+                missing = f"its base {step.base.hex()} is not here"
+            step = below
+        said = f"code matches its hash; {bases} adopted claims below it, down to genesis"
+        self.note("code and base chain", fault, said, missing)
+
+    def reproductions(self, state: ClaimState) -> None:
+        """Bench, commits, seals and blocks, as far as the claim came."""
+        if state.bench is None or state.settlement is None:
+            why = state.reason or "it was not judged"
+            closed = state.stage in (Stage.VOID, Stage.REFUSED)
+            said = f"none were due: {why}"
+            self.note("reproductions", "", said, "" if closed else f"{state.stage}: {why}")
+            return
+        settled = state.settlement
+        ignored = len(settled.ignored)
+        said = (
+            f"{len(settled.reproductions)} positions by {len(state.bench.seats)} verifiers drawn "
+            f"by hash: commits, nonces, seals, folds and turns fit; {ignored} others ignored"
+        )
+        self.note("reproductions", "", said)
+
+    def decision(self, state: ClaimState) -> None:
+        """The verdict that follows, and whether what nodes signed agrees with it."""
+        open_ = state.stage not in (Stage.ADOPTED, Stage.REJECTED, Stage.REFUSED, Stage.VOID)
+        verdict = state.verdict
+        if verdict is not None and state.level is not None:
+            level = f"{state.level.numerator}/{state.level.denominator}"
+            said = f"E = {_short(verdict.e_value)} after {verdict.pairs} pairs at level {level}"
+            self.note("evidence", "", said)
+        missing = f"{state.stage}: {state.reason}; records that decide it are not here"
+        self.note("verdict", "", f"{state.stage}: {state.reason}", missing if open_ else "")
+        self.statements(state, open_)
+
+    def statements(self, state: ClaimState, undecided: bool) -> None:
+        """Every adoption that a node signed states what follows from the records."""
+        said = [
+            record
+            for record in self.records.values()
+            if isinstance(record.payload, Adoption) and record.payload.claim == state.id
+        ]
+        wrong = [record for record in said if not _agrees(record.payload, state)]
+        fault = ""
+        if wrong and not undecided:
+            fault = f"{peer_id(wrong[0].author)} signed an adoption that does not follow"
+        adopted = state.stage is Stage.ADOPTED
+        passed = (
+            f"{len(said)} nodes signed this adoption" if adopted else "nobody says it is adopted"
+        )
+        missing = ""
+        if wrong or (adopted and not said):
+            missing = "adoptions were signed, but the records that they rest on are not here"
+            missing = missing if wrong else "no node's adoption record is here"
+        self.note("adoptions", fault, passed, missing)
+
+    # --- report --------------------------------------------------------------------------------
+
+    def report(self) -> AuditReport:
+        """Run all checks on what was read."""
+        self.feeds()
+        state = self.quarantine.state()
+        subject = self._subject(state)
+        if self.charter(state.rules) and state.rules is not None:
+            if subject is None:
+                self.note("claim", "", "", f"no claim {self.claim.hex()} is here")
+            else:
+                self.epoch(state.rules, subject)
+                self.chain(state.claims, subject)
+                self.reproductions(subject)
+                self.decision(subject)
+                if state.rules.charter.approval_rules:
+                    self.note("approvals", "", "", "this version does not count approvals")
+        return AuditReport(
+            swarm=self.swarm,
+            claim=subject.id if subject else self.claim,
+            verdict=f"{subject.stage}: {subject.reason}" if subject else "unknown",
+            checks=tuple(self.checks),
+            facts=self._facts(subject, state) if subject else {},
+            limits=self._limits(subject),
+        )
+
+    def _subject(self, state: State) -> ClaimState | None:
+        named = self.records.get(self.claim)
+        if named is not None and isinstance(named.payload, Adoption):
+            return state.claims.get(named.payload.claim)
+        return state.claims.get(self.claim)
+
+    def _facts(self, subject: ClaimState, state: State) -> dict[str, Any]:
+        claim = self.records[subject.id].payload
+        assert isinstance(claim, Claim)
+        facts: dict[str, Any] = {
+            "author": peer_id(subject.author),
+            "proposer": printable(claim.proposer),
+            "hypothesis": printable(claim.hypothesis),
+            "tier": subject.tier,
+            "kind": subject.kind,
+            "epoch": subject.epoch,
+            "slot": subject.slot,
+            "code_sha256": claim.code_hash.hex(),
+            "base": subject.base.hex() if subject.base else "genesis",
+        }
+        if subject.bench is not None:
+            facts["verifiers"] = [peer_id(seat.key) for seat in subject.bench.seats]
+        if subject.verdict is not None:
+            facts["e_value"] = subject.verdict.e_value
+            facts["level"] = str(subject.verdict.level)
+            facts["pairs"] = subject.verdict.pairs
+            facts["lost_pairs"] = subject.verdict.lost
+            facts["mean_gain_nano_bpb"] = subject.verdict.mean_nano
+            facts["positions_digest"] = subject.verdict.positions_digest.hex()
+        facts["built_upon_by"] = sorted(
+            one.id.hex() for one in state.claims.values() if one.base == subject.id
+        )
+        return facts
+
+    def _limits(self, subject: ClaimState | None) -> tuple[str, ...]:
+        limits = [
+            "records that were withheld from whoever gave these: complete only as far as heads go",
+            "that the measurements were made as reported: nothing was trained or scored again",
+        ]
+        if subject is not None and subject.verdict is not None:
+            limits.insert(0, f"honest verifiers: this verdict {subject.verdict.trust}")
+        if self.foreign:
+            limits.append(f"{self.foreign} records of other swarms, passed over")
+        return tuple(limits)
+
+
+def _agrees(adoption: object, state: ClaimState) -> bool:
+    """Whether an adoption states the verdict that follows from the records."""
+    verdict, settlement = state.verdict, state.settlement
+    if not isinstance(adoption, Adoption) or verdict is None or settlement is None:
+        return False
+    if verdict.outcome != "adopt" or verdict.crossing is None:
+        return False
+    return (
+        adoption.rule_version == verdict.rule_version
+        and adoption.positions_digest == verdict.positions_digest
+        and adoption.crossing == Position(*verdict.crossing)
+        and adoption.e_value == verdict.e_value
+        and adoption.level_num * verdict.level.denominator
+        == adoption.level_den * verdict.level.numerator
+        and adoption.r_ids == state.r_ids
+        and (adoption.n, adoption.f, adoption.g) == (verdict.n, verdict.f, verdict.g)
+    )
+
+
+def printable(text: str, most: int = 200) -> str:
+    """Words of a peer, made harmless for a terminal or a log: printable ASCII, at most ``most``."""
+    shown = "".join(char if " " <= char <= "~" else "?" for char in text[: most + 1])
+    return shown if len(shown) <= most else shown[:most] + "..."
+
+
+def _short(number: str) -> str:
+    return number if len(number) <= 12 else f"{float(number):.6g}"
+
+
+def _sha256(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()
