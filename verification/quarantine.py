@@ -128,7 +128,8 @@ class Quarantine:
         self._rule_records: list[Record] = []
         self._claims: dict[bytes, Record] = {}
         self._dockets: dict[bytes, Docket] = {}
-        self._settlements: dict[bytes, tuple[Bench, Settlement]] = {}
+        self._benches: dict[bytes, Bench] = {}
+        self._settlements: dict[bytes, Settlement] = {}
         self._verdicts: dict[bytes, tuple[Terms, Settlement, Verdict]] = {}
         self._screened: dict[tuple[bytes, bytes], tuple[str, ...]] = {}
         self._rules: Rules | None = None
@@ -144,6 +145,7 @@ class Quarantine:
         if isinstance(payload, Charter | Epoch | Beacon | Admission):
             self._rule_records.append(record)
             self._rules_known = False
+            self._benches.clear()
             self._settlements.clear()
         elif isinstance(payload, Claim):
             self._claims[record.id] = record
@@ -292,7 +294,10 @@ class Quarantine:
             return replace(state, reason="profile_not_supported")
         if max_cost is None:
             return replace(state, reason="tier_not_measured_by_the_challenge")
-        bench = draw_bench(epoch, state.author, state.slot, state.tier, policy.n)
+        bench = self._benches.get(state.id)
+        if bench is None:
+            bench = draw_bench(epoch, state.author, state.slot, state.tier, policy.n)
+            self._benches[state.id] = bench
         state = replace(state, bench=bench)
         if bench.waiting:
             return replace(state, reason=bench.waiting)
@@ -320,11 +325,11 @@ class Quarantine:
         self, record: Record, epoch: EpochView, bench: Bench, policy: TierPolicy
     ) -> Settlement:
         known = self._settlements.get(record.id)
-        if known is not None and known[0] == bench:
-            return known[1]
+        if known is not None:
+            return known
         docket = self._dockets.get(record.id, Docket())
         settlement = settle(record, epoch, bench, policy, docket)
-        self._settlements[record.id] = (bench, settlement)
+        self._settlements[record.id] = settlement
         return settlement
 
     def _decide(self, terms: Terms, settlement: Settlement) -> Verdict:

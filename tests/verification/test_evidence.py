@@ -279,7 +279,7 @@ def test_under_the_null_e_rarely_ever_reaches_a_hundred(name: str) -> None:
     rng = np.random.default_rng(6)
     crossing = first_crossing(draw(name, rng, (40_000, 36)), math.log(100))
     share = float(np.mean(crossing <= 36))
-    assert share <= 0.01  # measured: normal .0040, t3 .0016, mixture .0005
+    assert share <= 0.01  # measured: normal .0043, t3 .0024, mixture .0006
     assert name != "normal" or share > 0  # the simulation can see a crossing at all
 
 
