@@ -17,6 +17,7 @@ What is not covered: floods below the level of a connection (SYN floods, bandwid
 from __future__ import annotations
 
 import logging
+import weakref
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,7 @@ from libp2p.transport.tcp.tcp import TCP
 from libp2p.transport.upgrader import TransportUpgrader
 
 from swarm.addresses import PEER_ID_PREFIX
+from swarm.penalties import TokenBucket
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -136,6 +138,33 @@ class SafeYamux(Yamux):  # type: ignore[misc]
             await self._cleanup_on_error()
 
 
+class _TrackingTCP(TCP):  # type: ignore[misc]
+    """TCP that can close what it dialled at once, when a cancellation cuts all else short."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._dialled: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    async def _dial_resolved(self, maddr: Any, source: Any = None) -> Any:
+        connection = await super()._dial_resolved(maddr, source)
+        self._dialled.add(connection.stream.stream)
+        return connection
+
+    def drop_sockets(self) -> None:
+        for stream in self._dialled:
+            stream.socket.close()
+
+
+class _NoAutoConnector:
+    """Takes the place of the library's, which dials every address it has heard of."""
+
+    async def start(self) -> None: ...
+    async def stop(self) -> None: ...
+    async def run_background_task(self, nursery: trio.Nursery) -> None: ...
+    async def maybe_connect(self) -> None: ...
+    def record_disconnect(self, peer_id: Any) -> None: ...
+
+
 class SafeSwarm(Swarm):  # type: ignore[misc]
     """A libp2p swarm that asks ``gate`` about every key and forgets ended connections.
 
@@ -144,9 +173,15 @@ class SafeSwarm(Swarm):  # type: ignore[misc]
     """
 
     def __init__(self, *args: Any, gate: Callable[[Any], bool], **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        self._tcp = _TrackingTCP()
+        super().__init__(*args, transports=[self._tcp], **kwargs)
         self._gate = gate
+        self.auto_connector = _NoAutoConnector()
         self._handshakes = trio.CapacityLimiter(MAX_HANDSHAKES)
+
+    def drop_sockets(self) -> None:
+        """Close every dialled socket that is still open. For the very end."""
+        self._tcp.drop_sockets()
 
     async def add_conn(self, muxed_conn: Any, direction: str = "unknown") -> Any:
         if not self._gate(muxed_conn.peer_id):
@@ -178,6 +213,7 @@ class SafeHost(BasicHost):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._in_work: dict[Any, int] = {}
+        self._opened = TokenBucket(rate=50.0, burst=500.0)
         super().__init__(*args, **kwargs)
         self.remove_stream_handler(ID_PUSH)
 
@@ -190,7 +226,7 @@ class SafeHost(BasicHost):  # type: ignore[misc]
     async def _swarm_stream_handler(self, net_stream: INetStream) -> None:
         peer_id = net_stream.muxed_conn.peer_id
         count = self._in_work.get(peer_id, 0)
-        if count >= MAX_INBOUND_STREAMS:
+        if count >= MAX_INBOUND_STREAMS or not self._opened.take(peer_id.to_bytes()):
             await net_stream.reset()
             return
         self._in_work[peer_id] = count + 1
@@ -225,7 +261,6 @@ def build_host(
         peer_id,
         store,
         upgrader,
-        transports=[TCP()],
         retry_config=RetryConfig(max_retries=0),
         connection_config=ConnectionConfig(
             max_connections=max_connections,

@@ -76,6 +76,7 @@ class SafePubsub(Pubsub):  # type: ignore[misc]
         self._accept = accept
         self._blame = blame
         self._readers: dict[Any, int] = {}
+        self._watched: dict[Any, Any] = {}
         self._rpc_rate = TokenBucket(rate=100.0, burst=400.0)
 
     def hears(self, peer_id: Any) -> bool:
@@ -91,6 +92,10 @@ class SafePubsub(Pubsub):  # type: ignore[misc]
         key = key_of(peer_id)
         if key is not None and self._admits(key):
             await super()._handle_new_peer(peer_id)
+            stream = self.peers.get(peer_id)
+            if stream is not None and stream is not self._watched.get(peer_id):
+                self._watched[peer_id] = stream
+                self.manager.run_task(self._watch, peer_id, stream)
 
     async def stream_handler(self, stream: Any) -> None:
         """Read the RPCs of one peer until the stream ends. Never raises."""
@@ -116,13 +121,34 @@ class SafePubsub(Pubsub):  # type: ignore[misc]
             if left > 0:
                 self._readers[peer_id] = left
             else:
-                self._handle_dead_peer(peer_id)
+                self._forget_all_subscriptions(peer_id)
+                for mesh in self.router.mesh.values():
+                    mesh.discard(peer_id)
 
     def _handle_dead_peer(self, peer_id: Any) -> None:
+        """Give up the outbound stream to a peer. ``wants`` opens another while it is connected."""
+        self._clear_pending_announce_retries_for_peer(peer_id)
+        if peer_id not in self._readers:
+            self._forget_all_subscriptions(peer_id)
+        if self.peers.pop(peer_id, None) is not None:
+            queue = self.peer_queues.pop(peer_id, None)
+            if queue is not None:
+                queue.close()
+            self.router.remove_peer(peer_id)
+
+    async def _watch(self, peer_id: Any, stream: Any) -> None:
+        """Wait for the end of an outbound stream: nothing is ever sent back on it."""
         try:
-            super()._handle_dead_peer(peer_id)
+            await stream.read(1)
         except Exception as error:
-            log.info("could not tidy up after a peer: %.200r", error)
+            log.debug("an outbound pubsub stream ended: %.200r", error)
+        with trio.CancelScope(shield=True), trio.move_on_after(1.0):
+            await stream.reset()
+        await trio.sleep(0.5)  # a peer that does not admit us (yet) is not asked in a tight loop
+        if self._watched.get(peer_id) is stream:
+            del self._watched[peer_id]
+        if self.peers.get(peer_id) is stream:
+            self._handle_dead_peer(peer_id)
 
     async def _read_rpcs(self, stream: Any, peer_id: Any, key: bytes) -> None:
         while self.manager.is_running and self._admits(key):
@@ -203,7 +229,7 @@ class SafePubsub(Pubsub):  # type: ignore[misc]
     def notify_subscriptions(self, publish_message: Any) -> None:
         """Do nothing: ``accept`` has had the message already."""
 
-    async def tidy(self) -> None:
+    def tidy(self) -> None:
         """Forget statistics that the router collects without bound."""
         self.router.recent_message_deliveries.clear()
 

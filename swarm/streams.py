@@ -24,7 +24,11 @@ class NetworkError(SwarmError):
 
 
 class PeerGone(NetworkError):
-    """The peer closed or reset the stream, fell silent, or cannot be reached."""
+    """The peer closed or reset the stream, or cannot be reached."""
+
+
+class PeerSilent(PeerGone):
+    """The peer is connected, as far as is known, and did not answer in time."""
 
 
 class Misbehaviour(NetworkError):
@@ -58,7 +62,7 @@ class FramedStream:
         """Read one frame of at most ``max_size`` bytes.
 
         Raises:
-            PeerGone: the stream ended, or nothing whole came in time.
+            PeerGone: the stream ended (``PeerSilent``: no whole frame came in time).
             Misbehaviour: the frame announces more than ``max_size`` bytes.
         """
         try:
@@ -68,7 +72,7 @@ class FramedStream:
                     raise Misbehaviour(f"a frame of {size} bytes where {max_size} are allowed")
                 return await self._read_exactly(size)
         except trio.TooSlowError:
-            raise PeerGone("the peer fell silent in the middle of an exchange") from None
+            raise PeerSilent("the peer fell silent in the middle of an exchange") from None
 
     async def _read_exactly(self, size: int) -> bytes:
         while len(self._buffer) < size:
@@ -94,7 +98,7 @@ class FramedStream:
             with trio.fail_after(self._timeout):
                 await self._raw.write(b"".join((_LENGTH.pack(size), *parts)))
         except trio.TooSlowError:
-            raise PeerGone("the peer reads too slowly") from None
+            raise PeerSilent("the peer reads too slowly") from None
         except Exception as error:
             raise PeerGone("the peer closed the stream") from error
 

@@ -4,43 +4,40 @@ Owns the host and every connection. Peers are Ed25519 public keys (32 bytes) eve
 module. Unadmitted peers may connect, for ``unadmitted_s`` seconds and a few at a time, and reach
 only the protocols that are open to them. What a peer can do wrong costs it penalty points; over
 the limit it is disconnected and refused for a while.
-
-A known peer that is lost is dialled again: after it has been away for t seconds it is found again
-within about t/10, at the earliest after 0.3 s and at the latest after 30 s.
+Known peers that are lost are dialled again (``swarm.contacts``).
 """
 
 from __future__ import annotations
 
 import logging
-import random
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
-from typing import Any
+import re
+import socket
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import trio
 from libp2p.abc import INotifee
 from multiaddr import Multiaddr
 
-from swarm.addresses import PeerAddress, parse_address
+from swarm.addresses import AddressError
+from swarm.contacts import Contacts
 from swarm.errors import SwarmError
+from swarm.exchanges import Exchanges
 from swarm.keys import peer_id, short
-from swarm.peers import Admission
+from swarm.liveness import Liveness
 from swarm.penalties import Penalties
 from swarm.safe_libp2p import build_host, contained_service, key_of, peer_id_of
 from swarm.safe_pubsub import Accept, SafePubsub, build_router
-from swarm.streams import FramedStream, Misbehaviour, NetworkError, PeerGone
+from swarm.streams import NetworkError, PeerGone
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from swarm.addresses import PeerAddress
+    from swarm.peers import Admission
 
 log = logging.getLogger(__name__)
-
-ALIVE = "/lazaretto/alive/1"
-PING = "/ipfs/ping/1.0.0"
-MAX_KNOWN = 512
-
-Handler = Callable[[bytes, FramedStream], Awaitable[None]]
-"""(peer key, stream) -> None. The stream is closed or reset by the transport afterwards."""
-Responder = Callable[[bytes, bytes], Awaitable[bytes]]
-"""(peer key, request) -> response."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +65,7 @@ class TransportSettings:
     refuse_s: float = 60.0
 
 
-@dataclass(slots=True)
-class _Known:
-    addresses: list[PeerAddress] = field(default_factory=list)
-    lost_at: float = 0.0
-    next_dial: float = 0.0
-    dialling: bool = False
-
-
-class Transport:
+class Transport(Exchanges):
     """A node's place on the network. ``async with Transport(...) as transport``.
 
     Args:
@@ -86,7 +75,9 @@ class Transport:
         topic: name of the gossip topic; empty for none.
         settings: limits and times.
 
-    Set handlers and the gossip callback before entering the block: peers call at once.
+    Raises ``AddressError`` for a listen address that is none, and ``NetworkError`` on entering if
+    it cannot be listened on. Set handlers and the gossip callback before entering the block: peers
+    call at once.
     """
 
     def __init__(
@@ -103,7 +94,7 @@ class Transport:
             limit=self.settings.penalty_limit, refuse_s=self.settings.refuse_s
         )
         self._admission = admission
-        self._listen = [Multiaddr(address) for address in listen]
+        self._listen = [_listen_address(address) for address in listen]
         self._topic = topic
         self._host, self._network = build_host(
             seed, max_connections=self.settings.max_connections, gate=self._gate
@@ -111,42 +102,46 @@ class Transport:
         key = key_of(self._host.get_id())
         assert key is not None
         self.key: bytes = key
-        self._known: dict[bytes, _Known] = {}
+        self._contacts = Contacts(key, self._dial_address, self._needs_no_dial)
         self._since: dict[bytes, float] = {}
-        self._strikes: dict[bytes, int] = {}
-        self._checking: set[bytes] = set()
+        self._greeted: set[bytes] = set()
         self._connect_hooks: list[Callable[[bytes], None]] = []
+        self._closing = False
         self._pubsub: SafePubsub | None = None
         self._accept: Accept | None = None
         self._stack = AsyncExitStack()
         self._nursery: trio.Nursery | None = None
-        self.set_responder(ALIVE, self._answer_alive, max_request=16)
+        self._liveness = Liveness(self, self.settings.alive_s, self.settings.strikes)
 
     # -- life ----------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Transport:
         await self._stack.__aenter__()
         try:
+            self._stack.callback(self._network.drop_sockets)
             await self._stack.enter_async_context(contained_service(self._network))
             self._stack.push_async_callback(self._close_host)
             self._network.register_notifee(_Notifee(self))
             if self._topic:
                 await self._start_pubsub()
-            if self._listen and not await self._network.listen(*self._listen):
-                raise NetworkError(
-                    "cannot listen on " + ", ".join(map(str, self._listen)),
-                    cure="choose another address or port, or stop what is using it",
-                )
+            await self._start_listening()
             nursery = await self._stack.enter_async_context(trio.open_nursery())
             self._stack.callback(nursery.cancel_scope.cancel)
             self._nursery = nursery
-            nursery.start_soon(self._keep_dialling)
-            nursery.start_soon(self._keep_checking)
+            nursery.start_soon(self._contacts.keep_dialling)
+            nursery.start_soon(self._liveness.run)
+            nursery.start_soon(self._look_after)
         except BaseException:
-            with trio.CancelScope(shield=True):
-                await self._stack.aclose()
+            await self.__aexit__()
             raise
         return self
+
+    async def _start_listening(self) -> None:
+        for address in self._listen:
+            _check_port_is_free(address)
+        await self._network.listen(*self._listen)
+        if len(self._network.listeners) < len(set(map(str, self._listen))):
+            raise _cannot_listen(", ".join(map(str, self._listen)))
 
     async def _start_pubsub(self) -> None:
         async def accept(forwarder: bytes, origin: bytes, data: bytes) -> bool:
@@ -157,7 +152,7 @@ class Transport:
             self._host,
             router,
             topic=self._topic,
-            admits=self._admission.may_connect,
+            admits=self.admits,
             accept=accept,
             blame=self.penalise,
         )
@@ -168,11 +163,13 @@ class Transport:
         await pubsub.wait_until_ready()
         await pubsub.subscribe(self._topic)
 
-    async def __aexit__(self, *exc: Any) -> bool | None:
+    async def __aexit__(self, *_exception: object) -> None:
+        # The nurseries inside do not see an exception of the block: they would wrap it in a group.
         self._nursery = None
-        return await self._stack.__aexit__(*exc)
+        await self._stack.__aexit__(None, None, None)
 
     async def _close_host(self) -> None:
+        self._closing = True
         with trio.CancelScope(shield=True), trio.move_on_after(5.0):
             async with trio.open_nursery() as nursery:  # the library closes one after the other
                 for peer_id in list(self._network.connections):
@@ -180,10 +177,12 @@ class Transport:
             await self._host.close()
 
     async def _close_peer(self, peer_id: Any) -> None:
-        try:
-            await self._network.close_peer(peer_id)
-        except Exception as error:
-            log.debug("closing a connection failed: %.200r", error)
+        # Not the library's close_peer: it forgets connections that were made in the meantime.
+        for connection in list(self._network.get_connections(peer_id)):
+            try:
+                await connection.close()
+            except Exception as error:
+                log.debug("closing a connection failed: %.200r", error)
 
     # -- peers ---------------------------------------------------------------------------------
 
@@ -196,14 +195,25 @@ class Transport:
 
     def peers(self) -> set[bytes]:
         """Return the keys of the connected members."""
-        return {key for key in self._since if self._admission.may_connect(key)}
+        return {key for key in self._since if self.admits(key)}
 
     def connected(self, key: bytes) -> bool:
         """Say whether there is a connection to ``key``, member or not."""
         return key in self._since
 
+    def admits(self, key: bytes) -> bool:
+        """Say whether the key is a member's."""
+        return self._admission.may_connect(key)
+
+    def refuses(self, key: bytes) -> bool:
+        """Say whether the peer is refused for what it did a short while ago."""
+        return self.penalties.refused(key)
+
+    def _libp2p_host(self) -> Any:
+        return self._host
+
     def on_connect(self, hook: Callable[[bytes], None]) -> None:
-        """Call ``hook`` with the key of each member that connects. It must not block or raise."""
+        """Call ``hook`` with the key of each member, once per connection. It must not raise."""
         self._connect_hooks.append(hook)
 
     async def dial(self, address: str) -> bytes:
@@ -215,7 +225,7 @@ class Transport:
         """
         target = self.remember(address)
         if not self.connected(target.key):
-            await self._dial_once(target.key)
+            await self._contacts.reach(target.key)
         if not self.connected(target.key):
             raise PeerGone(
                 f"no answer from {target.transport_text}",
@@ -229,18 +239,28 @@ class Transport:
         Raises:
             AddressError: not an address.
         """
-        target = parse_address(address)
-        if target.key != self.key and (target.key in self._known or len(self._known) < MAX_KNOWN):
-            known = self._known.setdefault(target.key, _Known(lost_at=trio.current_time()))
-            if target in known.addresses:
-                known.addresses.remove(target)
-            known.addresses.insert(0, target)
-            del known.addresses[4:]
-        return target
+        return self._contacts.remember(address)
 
     def forget(self, key: bytes) -> None:
         """Do not dial this peer again. Its connection stays as it is."""
-        self._known.pop(key, None)
+        self._contacts.forget(key)
+
+    async def _dial_address(self, address: PeerAddress) -> bool:
+        with trio.move_on_after(self.settings.dial_s):
+            try:
+                await self._network.dial_addr(
+                    Multiaddr(address.transport_text), peer_id_of(address.key)
+                )
+            except Exception as error:  # whatever it was, there is no connection
+                log.debug("dialling %s failed: %.200r", address, error)
+        return self.connected(address.key)
+
+    def _needs_no_dial(self, key: bytes) -> bool:
+        return self.connected(key) or self.refuses(key)
+
+    def hears(self, key: bytes) -> bool:
+        """Say whether the peer's gossip can be heard here (always, if there is no topic)."""
+        return self._pubsub is None or self._pubsub.hears(peer_id_of(key))
 
     async def disconnect(self, key: bytes) -> None:
         """Close all connections to a peer. A known peer is dialled again."""
@@ -269,20 +289,23 @@ class Transport:
 
     def _gate(self, peer_id: Any) -> bool:
         key = key_of(peer_id)
-        if key is None or key == self.key or self.penalties.refused(key):
+        if self._closing or key is None or key == self.key or self.refuses(key):
             return False
-        if self._admission.may_connect(key) or key in self._known:
+        if self.admits(key) or key in self._contacts:
             return True
-        strangers = sum(1 for k in self._since if not self._admission.may_connect(k))
+        strangers = sum(1 for k in self._since if not self.admits(k))
         return strangers < self.settings.max_unadmitted
 
     def _connected(self, peer_id: Any) -> None:
         key = key_of(peer_id)
         if key is None:
             return
-        fresh = key not in self._since
         self._since.setdefault(key, trio.current_time())
-        if fresh and self._admission.may_connect(key):
+        self._greet(key)
+
+    def _greet(self, key: bytes) -> None:
+        if key not in self._greeted and self.admits(key):
+            self._greeted.add(key)
             for hook in self._connect_hooks:
                 hook(key)
 
@@ -291,216 +314,22 @@ class Transport:
         if key is None or self._network.get_connections(peer_id):
             return
         self._since.pop(key, None)
-        self._strikes.pop(key, None)
-        known = self._known.get(key)
-        if known is not None:
-            known.lost_at = trio.current_time()
-            known.next_dial = known.lost_at + random.uniform(0.1, 0.3)
+        self._greeted.discard(key)
+        self._contacts.lost(key)
 
-    # -- keeping connections -------------------------------------------------------------------
-
-    async def _keep_dialling(self) -> None:
+    async def _look_after(self) -> None:
         while True:
+            await trio.sleep(0.5)
             now = trio.current_time()
-            dialling = sum(known.dialling for known in self._known.values())
-            for key, known in list(self._known.items()):
-                if dialling >= 16:
-                    break
-                if not known.dialling and now >= known.next_dial and not self.connected(key):
-                    dialling += 1
-                    self._spawn(self._dial_once, key)
-                    known.dialling = True
-            await trio.sleep(0.1)
-
-    async def _dial_once(self, key: bytes) -> None:
-        known = self._known.get(key)
-        if known is None or self.penalties.refused(key):
-            return
-        known.dialling = True
-        try:
-            for address in list(known.addresses):
-                with trio.move_on_after(self.settings.dial_s):
-                    try:
-                        await self._network.dial_addr(
-                            Multiaddr(address.transport_text), peer_id_of(key)
-                        )
-                        return
-                    except Exception as error:
-                        log.debug("dialling %s failed: %.200r", address, error)
-        finally:
-            known.dialling = False
-            now = trio.current_time()
-            pause = min(30.0, max(0.3, (now - known.lost_at) / 10))
-            known.next_dial = now + pause * random.uniform(0.8, 1.2)
-
-    async def _keep_checking(self) -> None:
-        checked: dict[bytes, float] = {}
-        while True:
-            await trio.sleep(min(0.5, self.settings.alive_s / 2))
-            now = trio.current_time()
-            checked = {key: at for key, at in checked.items() if key in self._since}
             for key, since in list(self._since.items()):
-                if not self._admission.may_connect(key):
-                    if now - since > self.settings.unadmitted_s:
-                        self._spawn(self.disconnect, key)
-                    continue
-                if self._pubsub is not None:
-                    self._pubsub.wants(peer_id_of(key))
-                due = checked.get(key, since) + self.settings.alive_s
-                if now >= due and key not in self._checking:
-                    checked[key] = now + random.uniform(0, self.settings.alive_s / 4)
-                    self._spawn(self._check, key)
+                if self.admits(key):
+                    self._greet(key)
+                    if self._pubsub is not None:
+                        self._pubsub.wants(peer_id_of(key))
+                elif now - since > self.settings.unadmitted_s:
+                    self._spawn(self.disconnect, key)
             if self._pubsub is not None:
-                await self._pubsub.tidy()
-
-    async def _check(self, key: bytes) -> None:
-        """Ask a peer whether it hears us, and see whether we hear it."""
-        self._checking.add(key)
-        try:
-            answer = await self.request(key, ALIVE, b"?", max_response=16, seconds=5.0)
-            good = self._pubsub is None or (answer == b"\x01" and self._hears(key))
-        except PeerGone as error:
-            # A reset is an answer of a living peer that does not admit us (yet).
-            good = not isinstance(error.__cause__, trio.TooSlowError)
-        finally:
-            self._checking.discard(key)
-        if not self.connected(key) or good:
-            self._strikes.pop(key, None)
-            return
-        self._strikes[key] = self._strikes.get(key, 0) + 1
-        if self._strikes[key] >= self.settings.strikes:
-            log.info("peer %s is connected but deaf; connecting anew", short(key))
-            self._strikes.pop(key, None)
-            await self.disconnect(key)
-
-    def _hears(self, key: bytes) -> bool:
-        return self._pubsub is None or self._pubsub.hears(peer_id_of(key))
-
-    async def _answer_alive(self, peer: bytes, _request: bytes) -> bytes:
-        return b"\x01" if self._hears(peer) else b"\x00"
-
-    # -- streams -------------------------------------------------------------------------------
-
-    def set_handler(
-        self,
-        protocol: str,
-        handler: Handler,
-        *,
-        members_only: bool = True,
-        timeout: float = 60.0,
-        per_peer: int = 4,
-        in_all: int = 64,
-    ) -> None:
-        """Serve a protocol.
-
-        ``handler`` gets at most ``timeout`` seconds per stream, ``per_peer`` streams at a time
-        from one peer and ``in_all`` from all; more are reset. Its exceptions are logged and the
-        stream is reset; ``Misbehaviour`` costs the peer 5 points.
-        """
-        busy: dict[bytes, int] = {}
-
-        async def serve(raw: Any) -> None:
-            key = key_of(raw.muxed_conn.peer_id)
-            if (
-                key is None
-                or (members_only and not self._admission.may_connect(key))
-                or self.penalties.refused(key)
-                or busy.get(key, 0) >= per_peer
-                or sum(busy.values()) >= in_all
-            ):
-                await raw.reset()
-                return
-            stream = FramedStream(raw)
-            busy[key] = busy.get(key, 0) + 1
-            try:
-                with trio.fail_after(timeout):
-                    await handler(key, stream)
-            except Misbehaviour as error:
-                await stream.reset()
-                self.penalise(key, f"{protocol}: {error}", 5.0)
-            except (PeerGone, trio.TooSlowError) as error:
-                log.debug("%s with %s ended: %r", protocol, short(key), error)
-                await stream.reset()
-            except Exception:
-                log.exception("the handler of %s failed", protocol)
-                await stream.reset()
-            else:
-                await stream.finish()
-            finally:
-                busy[key] -= 1
-                if not busy[key]:
-                    del busy[key]
-
-        self._host.set_stream_handler(protocol, serve)
-
-    def set_responder(
-        self,
-        protocol: str,
-        respond: Responder,
-        *,
-        max_request: int,
-        members_only: bool = True,
-        timeout: float = 20.0,
-        per_peer: int = 4,
-    ) -> None:
-        """Serve a protocol of one request frame and one response frame."""
-
-        async def handle(peer: bytes, stream: FramedStream) -> None:
-            request = await stream.read_frame(max_request)
-            await stream.write_frame(await respond(peer, request))
-
-        self.set_handler(
-            protocol, handle, members_only=members_only, timeout=timeout, per_peer=per_peer
-        )
-
-    @asynccontextmanager
-    async def stream(
-        self, peer: bytes, protocol: str, seconds: float = 10.0
-    ) -> AsyncIterator[FramedStream]:
-        """Open a stream to a connected peer; closed at the end of the block, reset on an error.
-
-        Raises:
-            PeerGone: not connected, or the peer does not take the protocol.
-        """
-        if not self.connected(peer):
-            raise PeerGone(f"not connected to {short(peer)}")
-        try:
-            with trio.fail_after(seconds):
-                raw = await self._host.new_stream(peer_id_of(peer), [protocol])
-        except Exception as error:
-            raise PeerGone(f"{short(peer)} does not take {protocol}") from error
-        stream = FramedStream(raw, seconds)
-        try:
-            yield stream
-        except BaseException as error:
-            await stream.reset()
-            if isinstance(error, Misbehaviour):
-                self.penalise(peer, f"{protocol}: {error}", 5.0)
-            raise
-        await stream.finish()
-
-    async def request(
-        self,
-        peer: bytes,
-        protocol: str,
-        payload: bytes,
-        *,
-        max_response: int,
-        seconds: float = 10.0,
-    ) -> bytes:
-        """Send one frame, return the one that comes back.
-
-        Raises:
-            PeerGone: not connected, or no answer within ``seconds``.
-            Misbehaviour: the answer is larger than ``max_response`` bytes.
-        """
-        try:
-            with trio.fail_after(seconds):
-                async with self.stream(peer, protocol, seconds) as stream:
-                    await stream.write_frame(payload)
-                    return await stream.read_frame(max_response)
-        except trio.TooSlowError as error:
-            raise PeerGone(f"{short(peer)} did not answer in time") from error
+                self._pubsub.tidy()
 
     # -- gossip --------------------------------------------------------------------------------
 
@@ -517,6 +346,39 @@ class Transport:
         if self._pubsub is None:
             raise NetworkError("this transport has no gossip topic")
         await self._pubsub.publish(self._topic, data)
+
+
+def _listen_address(text: str) -> Multiaddr:
+    if not re.fullmatch(r"/ip4/[0-9.]+/tcp/[0-9]+|/ip6/[0-9a-f:]+/tcp/[0-9]+", text):
+        raise AddressError("not an address to listen on", cure="write it as /ip4/0.0.0.0/tcp/4001")
+    try:
+        return Multiaddr(text)
+    except ValueError:
+        raise _cannot_listen(text) from None
+
+
+def _cannot_listen(address: str) -> NetworkError:
+    return NetworkError(
+        f"cannot listen on {address}; nothing was lost",
+        cure="choose another address or port, or stop the program that uses it",
+    )
+
+
+def _check_port_is_free(address: Multiaddr) -> None:
+    """Refuse a port in use: the library shares it, and half of the callers would be lost.
+
+    Raises:
+        NetworkError: in use, or not an address of this machine.
+    """
+    text = str(address)
+    kind, host, _, port = text.split("/")[1:5]
+    family = socket.AF_INET6 if kind == "ip6" else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, int(port)))
+        except OSError:
+            raise _cannot_listen(text) from None
 
 
 class _Notifee(INotifee):  # type: ignore[misc]

@@ -1,0 +1,91 @@
+"""Is a connected peer there, and do both sides hear one another's gossip?
+
+A connection says little: a reset gossip stream leaves both sides listing a peer that neither
+hears, and a machine that lost power keeps its TCP connections for minutes. So each peer is asked,
+over a stream of its own, whether it hears us; whoever does not answer, does not hear us or is not
+heard a few times in a row is disconnected, and dialled anew if its address is known.
+
+    request  = "?"
+    response = 0x01 (I read your gossip and know your subscription) | 0x00
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from typing import TYPE_CHECKING
+
+import trio
+
+from swarm.keys import short
+from swarm.streams import Misbehaviour, PeerGone, PeerSilent
+
+if TYPE_CHECKING:
+    from swarm.transport import Transport
+
+log = logging.getLogger(__name__)
+
+PROTOCOL = "/lazaretto/alive/1"
+ANSWER_S = 5.0
+
+
+class Liveness:
+    """Checks the members connected to one transport.
+
+    Args:
+        transport: the transport; the protocol's handler is set here.
+        interval: seconds between two checks of a peer.
+        strikes: failed checks in a row after which it is disconnected.
+    """
+
+    def __init__(self, transport: Transport, interval: float, strikes: int) -> None:
+        self._transport = transport
+        self._interval = interval
+        self._limit = strikes
+        self._strikes: dict[bytes, int] = {}
+        self._checking: set[bytes] = set()
+        transport.set_responder(PROTOCOL, self._answer, max_request=16)
+
+    async def _answer(self, peer: bytes, _request: bytes) -> bytes:
+        return b"\x01" if self._transport.hears(peer) else b"\x00"
+
+    async def run(self) -> None:
+        """Check until cancelled."""
+        due: dict[bytes, float] = {}
+        async with trio.open_nursery() as nursery:
+            while True:
+                now = trio.current_time()
+                peers = self._transport.peers()
+                due = {key: due.get(key, now + self._interval) for key in peers}
+                self._strikes = {key: n for key, n in self._strikes.items() if key in peers}
+                for key in peers - self._checking:
+                    if now >= due[key]:
+                        due[key] = now + self._interval * random.uniform(0.8, 1.2)
+                        self._checking.add(key)
+                        nursery.start_soon(self._check, key)
+                await trio.sleep(min(0.5, self._interval / 4))
+
+    async def _check(self, key: bytes) -> None:
+        try:
+            good = await self._good(key)
+        finally:
+            self._checking.discard(key)
+        if good:
+            self._strikes.pop(key, None)
+            return
+        self._strikes[key] = self._strikes.get(key, 0) + 1
+        if self._strikes[key] >= self._limit and self._transport.connected(key):
+            log.info("peer %s is connected but deaf; connecting anew", short(key))
+            del self._strikes[key]
+            await self._transport.disconnect(key)
+
+    async def _good(self, key: bytes) -> bool:
+        try:
+            answer = await self._transport.request(
+                key, PROTOCOL, b"?", max_response=16, seconds=ANSWER_S
+            )
+        except (PeerSilent, Misbehaviour):
+            return False
+        except PeerGone:
+            return True  # a reset is the answer of a living peer that does not admit us (yet)
+        return answer == b"\x01" and self._transport.hears(key)
