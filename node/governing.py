@@ -30,6 +30,7 @@ from swarm.records import (
 )
 from swarm.store import SECONDS_PER_DAY, Store
 from training.challenge import Challenge, max_diff_bytes
+from verification.verdict import check_profile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -144,6 +145,8 @@ def make_charter(plan: Plan, founder: bytes, challenge: Challenge) -> Charter:
         },
     )
     check_charter(charter)
+    for tier in charter.tiers:
+        check_profile(tier.n, tier.f, tier.g)
     return charter
 
 

@@ -32,19 +32,30 @@ _SECRET_DOMAIN = b"lazaretto/nonce-secret/1"
 async def verify_forever(node: Node) -> None:
     """Commit to every claim whose bench seats us, and fill our positions when they are due."""
     secret = hmac.digest(node.key.seed, _SECRET_DOMAIN + node.swarm, "sha256")
+    done: set[tuple[bytes, int]] = set()
     while True:
         state = await node.caught_up()
         changed = node.changed
-        due = duties(state, node.key.public, secret)
+        # What was published and is asked for again does not count by some rule: never in circles.
+        due = [duty for duty in duties(state, node.key.public, secret) if _place(duty) not in done]
         if not due:
             await changed.wait()
             continue
         duty = min(due, key=lambda item: _precedence(state, item))
+        done.add(_place(duty))
         if isinstance(duty, CommitDuty):
             await node.log.append(duty.payload, refs=(duty.claim,))
             node.journal.write("committed", claim=duty.claim.hex(), rank=duty.payload.rank)
-        else:
+            continue
+        try:
             await _reproduce(node, duty)
+        except BaseException:
+            done.discard(_place(duty))
+            raise
+
+
+def _place(duty: CommitDuty | PairDuty) -> tuple[bytes, int]:
+    return (duty.claim, -1 if isinstance(duty, CommitDuty) else duty.round)
 
 
 def _precedence(state: State, duty: CommitDuty | PairDuty) -> tuple[int, int, bytes]:
