@@ -118,8 +118,24 @@ async def contained_service(service: Any) -> AsyncIterator[None]:
             await manager.stop()
 
 
+class _OpenOnly(dict[int, Any]):
+    """Events by stream id that forget ended streams: the library's reader puts them back."""
+
+    def __init__(self, streams: dict[int, Any]) -> None:
+        super().__init__()
+        self._streams = streams
+
+    def __setitem__(self, stream_id: int, event: Any) -> None:
+        if stream_id in self._streams:
+            super().__setitem__(stream_id, event)
+
+
 class SafeYamux(Yamux):  # type: ignore[misc]
     """Yamux that bounds what a peer can make it hold."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.stream_events = _OpenOnly(self.streams)
 
     async def _read_data_body(self, length: int) -> bytes:
         held = sum(len(buffer) for buffer in self.stream_buffers.values())

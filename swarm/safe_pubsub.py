@@ -36,6 +36,8 @@ MAX_CONTROL_ENTRIES = 32
 MAX_IDS_PER_ENTRY = 256
 MAX_BACKOFF_S = 120
 MAX_READERS_PER_PEER = 4
+QUEUE_ROOM = 24
+"""Outbound RPCs of one peer above which we wait before publishing; the library drops at 32."""
 
 Accept = Callable[[bytes, bytes, bytes], Awaitable[bool]]
 """(forwarder key, origin key, data) -> whether to deliver and relay the message."""
@@ -82,6 +84,13 @@ class SafePubsub(Pubsub):  # type: ignore[misc]
     def hears(self, peer_id: Any) -> bool:
         """Say whether this side reads the peer's messages and knows that it is subscribed."""
         return peer_id in self._readers and peer_id in self.peer_topics.get(self._topic, ())
+
+    async def have_room(self) -> None:
+        """Wait, a second at most, until no peer's outbound queue is nearly full: what does not fit
+        is dropped without a word."""
+        with trio.move_on_after(1.0):
+            while any(len(queue) >= QUEUE_ROOM for queue in self.peer_queues.values()):  # noqa: ASYNC110
+                await trio.sleep(0.01)
 
     def wants(self, peer_id: Any) -> None:
         """Open the outbound stream to a connected peer that has none, in the background."""

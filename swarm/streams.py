@@ -107,20 +107,23 @@ class FramedStream:
 
         A peer that does not close its side is reset: its half-open streams would pile up here.
         """
-        with trio.CancelScope(shield=True):
-            ended = False
+        ended = False
+        try:
             with trio.move_on_after(min(self._timeout, 3.0)):
-                try:
-                    await self._raw.close()
-                except Exception:  # already gone; the reset below tidies up
-                    await self.reset()
-                    return
-                try:
-                    ended = not await self._raw.read(1)
-                except Exception:
-                    ended = True  # the end of a stream arrives as an exception, as a reset does
+                ended = await self._close_and_wait()
+        finally:
             if not ended:
                 await self.reset()
+
+    async def _close_and_wait(self) -> bool:
+        try:
+            await self._raw.close()
+        except Exception:
+            return False  # already gone; the reset tidies up
+        try:
+            return not await self._raw.read(1)
+        except Exception:
+            return True  # the end of a stream arrives as an exception, as a reset does
 
     async def reset(self) -> None:
         """Tear the stream down at once. Never raises; safe to call twice."""

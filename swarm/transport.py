@@ -345,6 +345,7 @@ class Transport(Exchanges):
         """
         if self._pubsub is None:
             raise NetworkError("this transport has no gossip topic")
+        await self._pubsub.have_room()
         await self._pubsub.publish(self._topic, data)
 
 

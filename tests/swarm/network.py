@@ -81,7 +81,8 @@ class MemoryLog:
 
     def add(self, by: bytes, count: int, size: int = 200) -> None:
         feed = self.feeds.setdefault(by, [])
-        feed.extend(record(by, len(feed) + i, size) for i in range(count))
+        start = len(feed)
+        feed.extend(record(by, start + i, size) for i in range(count))
 
     def records(self) -> set[bytes]:
         return {item for feed in self.feeds.values() for item in feed}

@@ -1,0 +1,243 @@
+"""Repair by pulling: frames, convergence, and peers that do not play by the rules."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from swarm.streams import FramedStream, Misbehaviour, NetworkError, PeerGone
+from swarm.sync import (
+    FIRST,
+    LAST,
+    MAX_BATCH_RECORDS,
+    MAX_HEADS,
+    MAX_RECORDS,
+    PROTOCOL,
+    HeadsRequest,
+    Sync,
+    decode_batch,
+    encode_batch,
+    heads_within,
+)
+from tests.swarm.network import (
+    Members,
+    MemoryLog,
+    author,
+    bare,
+    eventually,
+    node,
+    raw_stream,
+    record,
+)
+
+keys = st.binary(min_size=32, max_size=32)
+
+
+@given(st.dictionaries(keys, st.integers(0, 2**63 - 1), max_size=20))
+def test_requests_survive_the_wire(heads):
+    request = HeadsRequest(FIRST, LAST, dict(sorted(heads.items())))
+    assert HeadsRequest.decode(request.encode()) == request
+
+
+@given(st.binary(max_size=400))
+def test_any_bytes_are_a_request_or_misbehaviour(data):
+    try:
+        request = HeadsRequest.decode(data)
+    except Misbehaviour:
+        return
+    assert request.encode() == data
+
+
+@given(st.binary(max_size=400))
+def test_any_bytes_are_a_batch_or_misbehaviour(data):
+    try:
+        records = decode_batch(data)
+    except Misbehaviour:
+        return
+    assert encode_batch(records) == data
+
+
+def test_requests_out_of_order_are_refused():
+    one, two = author("1"), author("2")
+    low, high = sorted((one, two))
+    entry = [key + bytes(8) for key in (low, high)]
+    head = FIRST + LAST + b"\0\2"
+    assert HeadsRequest.decode(head + entry[0] + entry[1]).heads == {low: 0, high: 0}
+    for body in (entry[1] + entry[0], entry[0] + entry[0]):
+        with pytest.raises(Misbehaviour):
+            HeadsRequest.decode(head + body)
+    with pytest.raises(Misbehaviour):
+        HeadsRequest.decode(low + low + b"\0\1" + entry[1])
+    with pytest.raises(Misbehaviour):
+        HeadsRequest.decode(LAST + FIRST + b"\0\0")
+
+
+def test_many_heads_are_asked_for_in_ranges():
+    heads = {author(str(number)): number for number in range(MAX_HEADS + 10)}
+    request = heads_within(heads, FIRST, LAST)
+    assert len(request.heads) == MAX_HEADS
+    assert request.last == max(request.heads)
+    rest = heads_within(heads, max(request.heads), LAST)
+    assert set(request.heads) | set(rest.heads) == set(heads)
+    assert rest.last == LAST
+
+
+async def test_any_two_different_subsets_converge():
+    async with node("a") as a, node("b") as b:
+        for number in range(30):
+            who = author(f"feed {number}")
+            a.log.add(who, number % 7)
+            b.log.add(who, (number * 5) % 11)
+        await b.transport.dial(a.address)
+        everything = a.log.records() | b.log.records()
+        await a.log.until(lambda log: log.records() == everything)
+        await b.log.until(lambda log: log.records() == everything)
+        assert await a.sync.pull(b.key) == 0
+
+
+async def test_long_feeds_and_large_records_come_in_pages():
+    async with bare("a") as a, node("b") as b:
+        log = MemoryLog()
+        Sync(a, log)
+        await b.transport.dial(a.addresses[0])
+        await trio.sleep(0.3)  # the pull on connecting finds nothing yet
+        log.add(author("long"), 2 * MAX_RECORDS + 100, 50)
+        log.add(author("large"), 100, 64 * 1024)
+        assert await b.sync.pull(a.key) == 2 * MAX_RECORDS + 200
+        assert b.log.records() == log.records()
+        assert max(count for count, _ in b.log.batches) <= MAX_BATCH_RECORDS
+
+
+async def test_a_feed_that_cannot_be_placed_does_not_hide_the_others():
+    """The response is full of it, page after page; the pull goes on behind it."""
+    who = sorted(author(str(number)) for number in range(3))
+    log = MemoryLog(strangers=frozenset({who[0]}))
+    async with node("a") as a, node("b", log=log) as b:
+        a.log.add(who[0], 2 * MAX_RECORDS, 60)
+        a.log.add(who[1], 5)
+        a.log.add(who[2], 5)
+        await b.transport.dial(a.address)
+        await b.log.until(lambda log: len(log.records()) == 10)
+        with trio.fail_after(20):
+            assert await b.sync.pull(a.key) == 0
+        assert b.transport.penalties.points(a.key) == 0
+
+
+async def test_news_are_found_periodically_without_gossip():
+    async with node("a", interval=0.2) as a, node("b", interval=0.2) as b:
+        await b.transport.dial(a.address)
+        await eventually(lambda: bool(a.transport.peers()))
+        await trio.sleep(0.3)
+        a.log.add(author("late"), 3)
+        await b.log.until(lambda log: len(log.records()) == 3)
+
+
+async def test_one_author_can_be_fetched_alone():
+    async with node("a") as a, node("b") as b:
+        await b.transport.dial(a.address)
+        await eventually(lambda: b.transport.connected(a.key))
+        await trio.sleep(0.2)
+        a.log.add(author("x"), 3)
+        a.log.add(author("y"), 3)
+        assert await b.sync.pull(a.key, author("x")) == 3
+        assert set(b.log.feeds) == {author("x")}
+
+
+async def test_non_members_get_no_records():
+    members = Members()
+    async with node("a", admission=members) as a, node("b") as b:
+        a.log.add(author("x"), 3)
+        await b.transport.dial(a.address)
+        with pytest.raises(PeerGone):
+            await b.sync.pull(a.key)
+        assert not b.log.records()
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [b"", b"x", bytes(65), FIRST + LAST + b"\xff\xff", bytes(66) + bytes(41)],
+    ids=["empty", "one byte", "short", "announces entries", "odd length"],
+)
+async def test_a_broken_request_costs_the_asker_and_nothing_else(frame):
+    async with node("a") as a, bare("b") as b, node("c") as c:
+        a.log.add(author("x"), 3)
+        await b.dial(a.address)
+        with pytest.raises(PeerGone):
+            await b.request(a.key, PROTOCOL, frame, max_response=1000)
+        await eventually(lambda: a.transport.penalties.points(b.key) > 0)
+        await c.transport.dial(a.address)
+        await c.log.until(lambda log: len(log.records()) == 3)
+
+
+async def serve_frames(transport, *frames):
+    async def serve(peer: bytes, stream: FramedStream) -> None:
+        await stream.read_frame(1 << 20)
+        for frame in frames:
+            await stream.write_frame(frame)
+
+    transport.set_handler(PROTOCOL, serve)
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        (b"",),
+        (b"\x09",),
+        (b"\x02\x00",),
+        (b"\x01\x00\x00",),
+        (b"\x01\x00\x02" + (5).to_bytes(4, "big") + b"short",),
+        (b"\x03" + LAST[:31],),
+        (encode_batch([bytes(200)]),),
+        (encode_batch([record(author("x"), n, 60) for n in range(256)]),) * 10,
+    ],
+    ids=["empty", "unknown", "odd end", "no records", "one of two", "half a key", "bad", "flood"],
+)
+async def test_a_broken_response_costs_the_answerer(frames):
+    async with bare("liar") as liar, node("b") as b:
+        await serve_frames(liar, *frames)
+        await liar.dial(b.address)
+        await eventually(lambda: b.transport.penalties.points(liar.key) > 0)
+        with pytest.raises(NetworkError):
+            await b.sync.pull(liar.key)
+
+
+async def test_a_peer_that_says_full_for_ever_does_not_hold_the_puller():
+    async with bare("liar") as liar, node("b") as b:
+        await serve_frames(liar, b"\x03" + FIRST)
+        await b.transport.dial(liar.addresses[0])
+        with trio.fail_after(20), pytest.raises(Misbehaviour):
+            await b.sync.pull(liar.key)
+
+
+async def test_a_silent_server_ends_the_pull(monkeypatch):
+    async with bare("silent") as silent, node("b") as b:
+
+        async def serve(peer: bytes, stream: FramedStream) -> None:
+            await trio.sleep_forever()
+
+        silent.set_handler(PROTOCOL, serve)
+        await b.transport.dial(silent.addresses[0])
+        monkeypatch.setattr(FramedStream, "read_frame", _impatient(FramedStream.read_frame))
+        with pytest.raises(PeerGone):
+            await b.sync.pull(silent.key)
+
+
+def _impatient(read):
+    async def read_frame(self, max_size):
+        self._timeout = 0.3
+        return await read(self, max_size)
+
+    return read_frame
+
+
+async def test_half_a_request_holds_nobody_up():
+    async with node("a") as a, bare("b") as b, node("c") as c:
+        a.log.add(author("x"), 3)
+        await b.dial(a.address)
+        for _ in range(2):  # as many as one peer may have
+            stream = await raw_stream(b, a.key, PROTOCOL)
+            await stream.write((1000).to_bytes(4, "big") + b"only this")
+        await c.transport.dial(a.address)
+        await c.log.until(lambda log: len(log.records()) == 3)
