@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgpack
 
-from training.corpus import Manifest
+from training.documents import Manifest
 from training.errors import TrainingError
 from training.strict import Reader
 

@@ -7,8 +7,8 @@ documents each. The same documents, seed and sizes give the same files.
 
 What is not: translations, paraphrases, and renamed copies of code.
 
-The default text is the part of the running Python's standard library that training never imports
-and that the sandbox therefore does not carry; every machine has it without a network.
+The default text is the part of the running Python's standard library that the sandbox does not
+carry, because training never imports it; every machine has it without a network.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from training.documents import (
     SplitRef,
 )
 from training.fingerprint import fingerprints, seen_elsewhere, shared
-from training.leakscan import LeakError, LeakReport, leak_scan
+from training.leakscan import LeakError, LeakReport, found_in, leak_scan
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -43,7 +43,6 @@ __all__ = [
     "build",
     "default_documents",
     "directory_documents",
-    "hidden_parts",
     "leak_scan",
     "load",
 ]
@@ -55,43 +54,30 @@ MAX_FILE_BYTES = 64 << 20
 MAX_FILES = 200_000
 MAX_TEXT_BYTES = 512 << 20
 LONG_FILE_BYTES = 256 * KIB
-PIECE_BYTES = 64 * KIB
+PIECE_BYTES = 16 * KIB
+MAX_POOL_BYTES = 64 * KIB
 EXCERPT_BYTES = 8 * KIB
 MIN_FOLDS = 8
 
-# Packages and modules of the standard library that no training program imports. A name that this
-# interpreter lacks is passed over. The sandbox must not carry any of them.
-HIDDEN_PARTS = (
-    *("test", "idlelib", "lib2to3", "tkinter", "pydoc_data", "distutils", "turtledemo"),
-    *("xml", "xmlrpc", "html", "wsgiref", "ensurepip", "venv", "curses", "dbm", "sqlite3"),
-    *("turtle.py", "pydoc.py", "doctest.py", "_pyio.py", "_pydecimal.py", "mailbox.py"),
-    *("optparse.py", "configparser.py", "imaplib.py", "smtplib.py", "nntplib.py", "ftplib.py"),
-    *("cgi.py", "cgitb.py", "aifc.py", "smtpd.py", "trace.py", "plistlib.py", "modulefinder.py"),
-    *("telnetlib.py", "wave.py", "sunau.py", "asyncore.py", "asynchat.py", "compileall.py"),
-    *("poplib.py", "webbrowser.py", "pyclbr.py", "tabnanny.py", "filecmp.py", "mailcap.py"),
-    *("pipes.py", "shelve.py", "zipapp.py", "sndhdr.py", "imghdr.py", "uu.py", "xdrlib.py"),
-    *("chunk.py", "rlcompleter.py", "symtable.py", "netrc.py", "fileinput.py", "socketserver.py"),
-)
-
-
-def hidden_parts() -> tuple[Path, ...]:
-    """The files and folders of ``HIDDEN_PARTS`` that this interpreter has, as absolute paths."""
-    root = Path(sysconfig.get_path("stdlib"))
-    return tuple(root / name for name in HIDDEN_PARTS if (root / name).exists())
-
 
 def default_documents() -> Iterator[tuple[str, bytes]]:
-    """Python sources of the standard library's hidden parts, as (name, text), sorted by name.
+    """Python sources of the standard library that no sandbox carries, as (name, text), by name.
 
-    Raises ``CorpusError`` where this interpreter has too little of it (about 2.5 MB are needed).
+    Files that share passages with one that a sandbox does carry are passed over. Raises
+    ``CorpusError`` where too little is left (about 2.5 MB are needed),
+    or ``LayoutError`` where it cannot be found out what the sandbox carries.
     """
+    from training.layout import hidden_stdlib, readable_files
+
     root = Path(sysconfig.get_path("stdlib"))
     found: list[tuple[str, bytes]] = []
-    for part in hidden_parts():
+    for part in hidden_stdlib():
         files = [part] if part.is_file() else _files(part)
         for path in files:
             if path.suffix == ".py" and (text := _text(path)) is not None:
                 found.append((path.relative_to(root).as_posix(), text))
+    known = found_in([text for _, text in found], readable_files())
+    found = [item for index, item in enumerate(found) if index not in known]
     total = sum(len(text) for _, text in found)
     if total < MIN_DEFAULT_BYTES:
         raise CorpusError(
@@ -140,9 +126,9 @@ def build(
 ) -> Manifest:
     """Splits ``documents`` and writes each split to ``out/<sha256 hex>``.
 
-    ``folds`` is the number wanted; fewer (at least ``MIN_FOLDS``) are made where half of the text
-    does not suffice for them. Every fold has about ``fold_bytes`` bytes of text, dev ``dev_bytes``,
-    train at most ``train_bytes``. Raises ``CorpusError`` where the text is too little.
+    ``folds`` is the number wanted; fewer (at least ``MIN_FOLDS``) are made where two thirds of the
+    text do not suffice for them. Every fold has about ``fold_bytes`` bytes of text, dev has
+    ``dev_bytes``, train at most ``train_bytes``. Raises ``CorpusError`` for too little text.
     """
     if not MIN_FOLDS <= folds <= MAX_FOLDS:
         raise CorpusError(f"a corpus has {MIN_FOLDS} to {MAX_FOLDS} folds, not {folds}")
@@ -151,24 +137,21 @@ def build(
     texts = [text for text, group in zip(texts, related, strict=True) if group != "copy"]
     alone = [group == "alone" for group in related if group != "copy"]
     total = sum(len(text) for text in texts)
-    keep_for_train = min(train_bytes, total // 2)
 
     salt = seed.to_bytes(8, "little")
     order = sorted(
         range(len(texts)), key=lambda index: hashlib.sha256(salt + texts[index]).digest()
     )
-    spare = total - keep_for_train
-    pool: list[int] = []
-    for index in order:
-        if alone[index] and len(texts[index]) <= min(PIECE_BYTES, spare):
-            pool.append(index)
-            spare -= len(texts[index])
-
+    pool = _pool(texts, alone, order, total - min(train_bytes, total // 3))
+    wanted = dev_bytes + folds * fold_bytes
+    longest = EXCERPT_BYTES
+    if sum(min(len(texts[index]), longest) for index in pool) < wanted:
+        longest *= 2  # text is scarce: longer excerpts, of fewer documents to a fold
     used: set[int] = set()
-    dev = _excerpts(texts, pool, used, dev_bytes, salt)
+    dev = _excerpts(texts, pool, used, dev_bytes, longest, salt)
     holdout: list[list[bytes]] = []
     while dev and len(holdout) < folds:
-        fold = _excerpts(texts, pool, used, fold_bytes, salt)
+        fold = _excerpts(texts, pool, used, fold_bytes, longest, salt)
         if not fold:
             break
         holdout.append(fold)
@@ -269,12 +252,28 @@ def _related(texts: list[bytes]) -> list[str]:
     return verdict
 
 
+def _pool(texts: list[bytes], alone: list[bool], order: list[int], spare: int) -> list[int]:
+    """Documents to hold out, in ``order``, with at most ``spare`` bytes in all.
+
+    Those that an excerpt uses up for the most part come first, so that little text is lost.
+    """
+    picked: set[int] = set()
+    for limit in (2 * EXCERPT_BYTES, MAX_POOL_BYTES):
+        for index in order:
+            size = len(texts[index])
+            if alone[index] and index not in picked and size <= min(limit, spare):
+                picked.add(index)
+                spare -= size
+    return [index for index in order if index in picked]
+
+
 def _excerpts(
-    texts: list[bytes], pool: list[int], used: set[int], size: int, salt: bytes
+    texts: list[bytes], pool: list[int], used: set[int], size: int, longest: int, salt: bytes
 ) -> list[bytes]:
     """Excerpts of documents of ``pool`` with ``size`` bytes in all; [] where there are too few.
 
-    The documents taken are added to ``used``, all or none of them.
+    An excerpt has at most ``longest`` bytes. The documents taken are added to ``used``, all or
+    none of them.
     """
     taken: list[int] = []
     excerpts: list[bytes] = []
@@ -283,7 +282,7 @@ def _excerpts(
         if index in used:
             continue
         taken.append(index)
-        excerpts.append(_excerpt(texts[index], min(EXCERPT_BYTES, room), salt))
+        excerpts.append(_excerpt(texts[index], min(longest, room), salt))
         room -= len(excerpts[-1])
         if room < MIN_DOCUMENT_BYTES:
             used.update(taken)

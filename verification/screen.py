@@ -52,7 +52,7 @@ class ScreenRules:
     """Distinct names that the base does not have."""
     max_new_numbers: int = 40
     """Distinct number literals that the base does not have."""
-    max_text_bytes: int = 400
+    max_text_bytes: int = 600
     """Longest string or comment that the base does not have, bytes."""
 
     @classmethod
