@@ -23,7 +23,7 @@ from training.errors import TrainingError
 from training.fingerprint import COMMON, fingerprints
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -61,42 +61,59 @@ def leak_scan(splits: Iterable[Documents], readable: Iterable[Path]) -> LeakRepo
     Raises ``LeakError`` for the first file that shares at least ``MIN_SHARED`` fingerprints, and
     ``SHARE`` of all, with one document. Links are not followed: give the paths that are bound.
     """
-    prints = [fingerprints(document) for split in splits for document in split]
-    if not prints:
-        return LeakReport(0, 0)
-    values = np.concatenate(prints)
-    owners = np.repeat(np.arange(len(prints)), [len(item) for item in prints])
-    order = np.argsort(values, kind="stable")
-    values, owners = values[order], owners[order]
-    limits = np.array([max(MIN_SHARED, SHARE * len(item)) for item in prints])
-    files = total = 0
-    for path in _walk(readable):
-        files += 1
+    index = _Index([document for split in splits for document in split])
+    limits = np.maximum(MIN_SHARED, SHARE * index.sizes)
+    files: set[Path] = set()
+    total = 0
+    for path, block in _read(readable):
+        shared = index.shared(block, common=COMMON)
+        if (shared >= limits).any():
+            raise LeakError(path, int(shared[shared >= limits].max()))
+        files.add(path)
+        total += len(block)
+    return LeakReport(len(files), total)
+
+
+def found_in(documents: Sequence[bytes], readable: Iterable[Path]) -> set[int]:
+    """Which of ``documents`` share ``MIN_SHARED - 1`` passages or more with one readable file.
+
+    Stricter than ``leak_scan``: what is left passes it, whatever excerpts are made of it.
+    """
+    index = _Index(documents)
+    found: set[int] = set()
+    for _, block in _read(readable):
+        found.update(np.flatnonzero(index.shared(block, common=None) >= MIN_SHARED - 1).tolist())
+    return found
+
+
+class _Index:
+    """Fingerprints of many documents, to look blocks of other text up in."""
+
+    def __init__(self, documents: Sequence[bytes]) -> None:
+        prints = [fingerprints(document) for document in documents]
+        self.sizes = np.array([len(item) for item in prints], dtype=np.int64)
+        values = np.concatenate([*prints, np.empty(0, dtype=np.uint64)])
+        owners = np.repeat(np.arange(len(prints)), self.sizes)
+        order = np.argsort(values, kind="stable")
+        self._values, self._owners = values[order], owners[order]
+
+    def shared(self, block: bytes, *, common: int | None) -> NDArray[np.int64]:
+        """How many fingerprints of ``block`` each document has; without those too ``common``."""
+        prints = fingerprints(block)
+        left = np.searchsorted(self._values, prints, side="left")
+        right = np.searchsorted(self._values, prints, side="right")
+        hit = right > left
+        if common is not None:
+            hit &= right - left <= common
+        ranges = [self._owners[a:b] for a, b in zip(left[hit], right[hit], strict=True)]
+        owners = np.concatenate([*ranges, np.empty(0, dtype=np.int64)])
+        return np.bincount(owners, minlength=len(self.sizes))
+
+
+def _read(roots: Iterable[Path]) -> Iterator[tuple[Path, bytes]]:
+    for path in _walk(roots):
         for block in _blocks(path):
-            total += len(block)
-            worst = _most_shared(fingerprints(block), values, owners, limits)
-            if worst:
-                raise LeakError(path, worst)
-    return LeakReport(files, total)
-
-
-def _most_shared(
-    found: NDArray[np.uint64],
-    values: NDArray[np.uint64],
-    owners: NDArray[np.int64],
-    limits: NDArray[np.float64],
-) -> int:
-    """Passages shared with the document that is hit hardest, 0 where all are below their limit."""
-    left = np.searchsorted(values, found, side="left")
-    right = np.searchsorted(values, found, side="right")
-    counts = right - left
-    rare = (counts > 0) & (counts <= COMMON)
-    if not rare.any():
-        return 0
-    hits = [owners[a:b] for a, b in zip(left[rare], right[rare], strict=True)]
-    per_document = np.bincount(np.concatenate(hits), minlength=len(limits))
-    over = per_document >= limits
-    return int(per_document[over].max()) if over.any() else 0
+            yield path, block
 
 
 def _walk(roots: Iterable[Path]) -> Iterator[Path]:
