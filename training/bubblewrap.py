@@ -1,0 +1,155 @@
+"""The bubblewrap command of a cell, and the one thread that starts it.
+
+bubblewrap gets an empty environment and neutral paths, the same for every kind of run, since both
+can be read from inside. ``--die-with-parent`` is tied to the *thread* that starts it, so all are
+started by one thread that never ends: callers may come from any thread.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import shutil
+import socket
+import subprocess
+import threading
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from training import seccomp
+from training.contract import UNPRIVILEGED
+from training.layout import ENVIRONMENT, FLAGS, PYC, SHIM, SHIM_MODULES, SITE, Layout
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
+_CPUS: Final = "/sys/devices/system/cpu"
+"""Without it torch does not know its processor and takes its slowest code."""
+_PATH: Final = "/usr/local/bin:/usr/bin:/bin"
+
+
+def find() -> str | None:
+    """The bubblewrap program of the system, None where there is none."""
+    return shutil.which("bwrap", path=_PATH)
+
+
+def kind() -> str:
+    """``root`` (real user ids change) or ``user`` (a user namespace of its own)."""
+    return "root" if os.geteuid() == 0 else "user"
+
+
+def command(program: str, layout: Layout, filter_fd: int, control_fd: int) -> list[str]:
+    """The full command. Nothing in the tree can be written by anybody."""
+    result = [program, "--die-with-parent", "--new-session", "--hostname", "sandbox"]
+    if kind() == "root":
+        result += ["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"]
+        result += ["--unshare-cgroup", "--cap-drop", "ALL"]
+        for capability in ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP"):  # the shim drops them first
+            result += ["--cap-add", capability]
+    else:
+        result += ["--unshare-all", "--unshare-user", "--disable-userns"]
+        result += ["--uid", str(UNPRIVILEGED), "--gid", str(UNPRIVILEGED), "--cap-drop", "ALL"]
+    here = os.path.dirname(os.path.abspath(__file__))
+    binds = [*layout.binds, (layout.pyc, PYC)]
+    if os.path.isdir(_CPUS):
+        binds.append((_CPUS, _CPUS))
+    binds += [(f"{here}/{name}.py", f"{SHIM}/training/{name}.py") for name in SHIM_MODULES]
+    links = {inside for _, inside in layout.symlinks}
+    parents = {str(parent) for _, inside in binds for parent in PurePath(inside).parents}
+    for inside in sorted(parents - links - {"/"}):  # left to itself, bwrap copies a source's mode
+        result += ["--perms", "0755", "--dir", inside]
+    for to, inside in layout.symlinks:
+        result += ["--symlink", to, inside]
+    for source, inside in binds:
+        result += ["--ro-bind", source, inside]
+    for inside in layout.covers:
+        result += ["--tmpfs", inside, "--remount-ro", inside]
+    result += ["--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev", "--dir", "/tmp"]
+    result += ["--remount-ro", "/", "--chdir", "/", "--clearenv"]
+    for name, value in ENVIRONMENT.items():
+        result += ["--setenv", name, value]
+    code = (
+        f"import sys; sys.path += {[SHIM, SITE]!r}; from training.contract import serve; "
+        f"serve({control_fd}, {layout.extra_modules!r})"
+    )
+    result += ["--seccomp", str(filter_fd), "--"]
+    return [*result, layout.interpreter, *FLAGS, "-B", "-X", f"pycache_prefix={PYC}", "-c", code]
+
+
+def start(program: str, layout: Layout) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """Starts a cell; returns the process and our end of its control socket. Raises OSError.
+
+    ``stderr`` is a pipe: it holds the words of bubblewrap and of our own start-up, never those of
+    a candidate.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    filter_fd = _memory_file(seccomp.outer_filter(seccomp.machine()))
+    try:
+        arguments = command(program, layout, filter_fd, theirs.fileno())
+        process = _launcher.call(
+            lambda: subprocess.Popen(
+                arguments,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                env={},
+                cwd="/",
+                pass_fds=(filter_fd, theirs.fileno()),
+                start_new_session=True,
+            )
+        )
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        os.close(filter_fd)
+        theirs.close()
+    return process, ours
+
+
+def _memory_file(data: bytes) -> int:
+    descriptor = os.memfd_create("filter", os.MFD_CLOEXEC)
+    os.write(descriptor, data)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
+
+
+class _Launcher:
+    """A daemon thread that lives as long as the process and makes calls on behalf of others."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._pid = 0
+
+    def call(self, job: Callable[[], T]) -> T:
+        """Runs ``job`` on the thread and returns, or raises, what it does."""
+        with self._lock:
+            if self._pid != os.getpid():  # first use, or first use after a fork
+                self._jobs = queue.SimpleQueue()
+                threading.Thread(target=self._work, name="sandbox-launcher", daemon=True).start()
+                self._pid = os.getpid()
+        done = threading.Event()
+        results: list[T] = []
+        errors: list[BaseException] = []
+
+        def work() -> None:
+            try:
+                results.append(job())
+            except BaseException as error:
+                errors.append(error)
+            done.set()
+
+        self._jobs.put(work)
+        done.wait()
+        if errors:
+            raise errors[0]
+        return results[0]
+
+    def _work(self) -> None:
+        while True:
+            self._jobs.get()()
+
+
+_launcher = _Launcher()

@@ -1,0 +1,223 @@
+"""Cells: prepared sandboxes, each a process that has imported torch and never seen a candidate.
+
+Importing torch costs over a second of CPU. A cell pays it once, inside bubblewrap, gives up every
+file and every privilege, and then forks one fresh process for each run (see ``training.contract``).
+That process inherits no candidate and no data, because the cell never held any, and it can leave
+nothing behind: there is no file that it could write, and no other process that it could reach.
+A cell serves one run at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import subprocess
+import threading
+import time
+from dataclasses import dataclass
+from typing import Final
+
+from training import bubblewrap, landlock, seccomp
+from training.contract import STARTED
+from training.errors import Cancelled, SandboxUnavailable, TrainingError
+from training.layout import layout
+
+START_TIMEOUT_S: Final = 180.0
+MAX_IDLE: Final = 2
+MAX_RUNS: Final = 256
+_STDERR_MAX: Final = 4096
+
+
+class Cell:
+    """One prepared sandbox. ``spawn`` forks a process in it; ``close`` ends everything in it."""
+
+    def __init__(self) -> None:
+        program = bubblewrap.find()
+        if program is None:
+            raise SandboxUnavailable(
+                "bubblewrap is not installed, so no candidate can run here.",
+                cure="Install it: apt install bubblewrap (or dnf, pacman: bubblewrap).",
+            )
+        if landlock.abi() < 1:
+            raise SandboxUnavailable(
+                "This kernel has no Landlock, so files could not be taken away from a candidate.",
+                cure="Use Linux 5.13 or later, with landlock in the kernel parameter lsm=.",
+            )
+        try:
+            seccomp.machine()
+            measured = layout()
+        except TrainingError as error:
+            raise SandboxUnavailable(str(error), cure=error.cure) from None
+        self.runs = 0
+        self.import_cpu_ms = 0
+        self._ready = False
+        self._began = time.monotonic()
+        try:
+            self._process, self._control = bubblewrap.start(program, measured)
+        except OSError:
+            raise SandboxUnavailable(
+                "bubblewrap could not be started.", cure=f"Run it by hand: {program} --version"
+            ) from None
+
+    def wait_ready(self, cancel: threading.Event | None = None) -> None:
+        """Returns when torch is imported; raises SandboxUnavailable, or Cancelled."""
+        if self._ready:
+            return
+        deadline = self._began + START_TIMEOUT_S
+        while not select.select([self._control], [], [], 0.05)[0]:
+            if cancel is not None and cancel.is_set():
+                raise Cancelled("Cancelled while the sandbox started.")
+            if time.monotonic() > deadline:
+                self.close()
+                raise SandboxUnavailable(
+                    f"The sandbox did not start within {START_TIMEOUT_S:.0f} s.",
+                    cure="Try again when the machine is less busy, then run: lazaretto doctor",
+                )
+        try:
+            answer = self._control.recv(len(STARTED), socket.MSG_WAITALL)
+        except OSError:
+            answer = b""
+        if answer != STARTED:
+            words = self._last_words()
+            self.close()
+            raise _explain(words)
+        self._ready = True
+
+    def spawn(self) -> socket.socket:
+        """Forks a fresh process; returns our end of its socket. Raises SandboxUnavailable."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+            socket.send_fds(self._control, [b"f"], [theirs.fileno()])
+        except OSError:
+            ours.close()
+            raise SandboxUnavailable("The sandbox has ended.", cure="Try again.") from None
+        finally:
+            theirs.close()
+        self.runs += 1
+        return ours
+
+    def usable(self) -> bool:
+        """Whether another run may be started in it."""
+        return self._process.poll() is None and self.runs < MAX_RUNS
+
+    def close(self) -> None:
+        """Kills the cell and all that is in it; harmless when repeated."""
+        with contextlib.suppress(OSError):
+            self._control.close()
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+        if self._process.stderr is not None:
+            self._process.stderr.close()
+
+    def _last_words(self) -> str:
+        """The end of what bubblewrap, or our own start-up, wrote. No candidate has run yet."""
+        if self._process.stderr is None:
+            return ""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(5)
+        self._process.kill()
+        descriptor = self._process.stderr.fileno()
+        os.set_blocking(descriptor, False)
+        words = b""
+        with contextlib.suppress(BlockingIOError):
+            while chunk := os.read(descriptor, 65536):
+                words = (words + chunk)[-_STDERR_MAX:]
+        return words.decode("utf-8", "replace")
+
+
+class Pool:
+    """The cells of this process: idle ones are kept for the next run, at most ``MAX_IDLE``."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._idle: list[Cell] = []
+        self._pid = os.getpid()
+
+    def take(self, cancel: threading.Event | None = None) -> Cell:
+        """A cell that is ready, for one run; raises SandboxUnavailable, or Cancelled."""
+        cell = self._take_idle() or Cell()
+        try:
+            cell.wait_ready(cancel)
+        except Cancelled:
+            self.give_back(cell)  # nothing has run in it
+            raise
+        return cell
+
+    def give_back(self, cell: Cell) -> None:
+        """Keeps the cell for another run, or closes it."""
+        with self._lock:
+            if cell.usable() and len(self._idle) < MAX_IDLE:
+                self._idle.append(cell)
+                return
+        cell.close()
+
+    def prestart(self, count: int) -> None:
+        """Starts cells until ``count`` wait; does not wait for them."""
+        for _ in range(max(0, min(count, MAX_IDLE) - len(self._idle))):
+            self.give_back(Cell())
+
+    def close(self) -> None:
+        """Ends all idle cells."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for cell in idle:
+            cell.close()
+
+    def _take_idle(self) -> Cell | None:
+        with self._lock:
+            if self._pid != os.getpid():  # a fork of the process that started them
+                self._idle, self._pid = [], os.getpid()
+            while self._idle:
+                cell = self._idle.pop()
+                if cell.usable():
+                    return cell
+                cell.close()
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    sign: str
+    problem: str
+    cure: str
+
+
+_KNOWN: Final = (
+    _Known(
+        "uid map",
+        "This system does not let ordinary users make namespaces.",
+        "Allow them: sysctl -w kernel.apparmor_restrict_unprivileged_userns=0 (Ubuntu), or "
+        "kernel.unprivileged_userns_clone=1 (Debian), or run as root.",
+    ),
+    _Known(
+        "No permissions to create",
+        "This system does not let ordinary users make namespaces.",
+        "Allow them: sysctl -w kernel.apparmor_restrict_unprivileged_userns=0 (Ubuntu), or "
+        "kernel.unprivileged_userns_clone=1 (Debian), or run as root.",
+    ),
+    _Known(
+        "Permission denied",
+        "Files that training needs cannot be read by an unprivileged user.",
+        "Make the environment readable: chmod -R o+rX on the virtual environment and the "
+        "interpreter's directory.",
+    ),
+    _Known(
+        "Operation not permitted",
+        "This system, perhaps a container, does not allow namespaces.",
+        "Run outside the container, or give it the right to make namespaces.",
+    ),
+)
+
+
+def _explain(words: str) -> SandboxUnavailable:
+    for known in _KNOWN:
+        if known.sign in words:
+            return SandboxUnavailable(known.problem, cure=known.cure)
+    last = words.strip().splitlines()[-1:] or ["it gave no reason"]
+    return SandboxUnavailable(
+        f"The sandbox did not start: {last[0][:200]}", cure="Run: lazaretto doctor"
+    )

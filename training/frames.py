@@ -1,0 +1,77 @@
+"""Fixed binary frames between the trusted side and the shim in the sandbox.
+
+Every frame is a header of 16 bytes, little-endian: operation (u8), three zero bytes, and three
+u32 values a, b, c. What follows a header is fixed by the operation and by what the receiver asked
+for; the sender's own word is believed for the weights only, and there up to a cap. One request is
+in flight at a time. Nothing is pickled, and no text crosses.
+
+    trusted side -> shim
+    GO       a = threads, b = niceness, c = bytes of payload; payload ``GO_LIMITS`` + the filter
+    START    a = mode, b = vocabulary, c = bytes of code; payload ``START_HEAD``, then code
+    BATCH    a = batch_size, b = seq_len; payload a * (b + 1) bytes, one token each
+    SPENT    the next batch does not fit: a normal end
+    REFUSED  the request breaks the tier's limits; nothing was paid
+    WEIGHTS  a = bytes; payload the weights (scoring)
+    TOKENS   a = rows, b = length; payload a * b bytes, one token each
+    BYE      nothing more is wanted
+
+    shim -> trusted side
+    HELLO    first frame; the kernel attaches the sender's process id to it
+    READY    limits, filter and file lock are on; no candidate byte has been seen
+    BUILT    a = parameters; payload 32 bytes, SHA-256 of the initial weights
+    REQUEST  a = batch_size, b = seq_len
+    WEIGHTS  a = bytes; payload the trained weights
+    LOADED   the weights fit the model
+    LOGITS   a = rows, b = length; payload a * b * vocabulary float32
+    FAILED   a = one of the ``FAIL_*`` codes
+    TRACE    a = bytes, at most ``TRACE_MAX``; sent before FAILED, and only where GO asked for it
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+HEADER: Final = struct.Struct("<B3xIII")
+GO_LIMITS: Final = struct.Struct("<QQQQ")
+"""Data bytes, CPU seconds, processes and threads, 1 where a trace is wanted."""
+START_HEAD: Final = struct.Struct("<QQQ")
+"""Seed, token budget, context."""
+
+GO, START, BATCH, SPENT, REFUSED, WEIGHTS, TOKENS, BYE = range(1, 9)
+HELLO, READY, BUILT, REQUEST, LOADED, LOGITS, FAILED, TRACE = range(32, 40)
+
+MODE_TRAIN: Final = 1
+MODE_SCORE: Final = 2
+
+TRACE_MAX: Final = 4096
+DIGEST_BYTES: Final = 32
+U32_MAX: Final = 0xFFFFFFFF
+
+FAIL_SYNTAX: Final = 1
+FAIL_IMPORT: Final = 2
+FAIL_NO_FUNCTION: Final = 3
+FAIL_BUILD: Final = 4
+FAIL_NOT_A_MODULE: Final = 5
+FAIL_TRAIN: Final = 6
+FAIL_STATE: Final = 7
+FAIL_WEIGHTS: Final = 8
+FAIL_FORWARD: Final = 9
+FAIL_SHAPE: Final = 10
+FAIL_MEMORY: Final = 11
+FAIL_SANDBOX: Final = 12
+
+FAILURES: Final[dict[int, tuple[str, str]]] = {
+    FAIL_SYNTAX: ("crashed", "the code does not compile"),
+    FAIL_IMPORT: ("crashed", "the module raised while it was loaded"),
+    FAIL_NO_FUNCTION: ("bad_contract", "build_model or train is missing"),
+    FAIL_BUILD: ("crashed", "build_model raised"),
+    FAIL_NOT_A_MODULE: ("bad_contract", "build_model did not return a torch.nn.Module"),
+    FAIL_TRAIN: ("crashed", "train raised"),
+    FAIL_STATE: ("bad_weights", "the state of the model could not be written"),
+    FAIL_WEIGHTS: ("bad_weights", "the weights do not fit a freshly built model"),
+    FAIL_FORWARD: ("crashed", "forward raised"),
+    FAIL_SHAPE: ("wrong_shape", "forward did not return rows x length x vocabulary logits"),
+    FAIL_MEMORY: ("memory", "out of memory"),
+}
+"""What a FAILED code means: (status, detail), both from this closed list."""

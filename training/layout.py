@@ -1,0 +1,391 @@
+"""What the sandbox carries, measured: the files that training really needs, and nothing else.
+
+A short trusted process imports what the shim imports, uses torch once the way a candidate does, and
+reports which files that took: modules of the standard library, packages from site-packages, shared
+libraries. Those are bound read-only. Directories inside a bound package from which nothing was
+loaded are covered with an empty one. So nearly all of the standard library stays outside, and a
+corpus can be made of it (``hidden_stdlib``).
+
+The same process leaves compiled modules without docstrings in a cache directory. Sandboxes read
+those: it is faster, and a docstring in memory would be free training text.
+
+The cache lies in ``$XDG_CACHE_HOME/lazaretto`` (``~/.cache/lazaretto``), named by a hash of the
+interpreter, of torch and of this code. It takes some ten seconds to make, once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from training.errors import TrainingError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SHIM_MODULES: Final = ("__init__", "contract", "frames", "landlock", "weights")
+SHIM: Final = "/shim"
+SITE: Final = "/site"
+PYC: Final = "/pyc"
+_VERSION: Final = 1
+_TIMEOUT_S: Final = 600
+_LOADERS: Final = ("/lib64/ld-linux-x86-64.so.2", "/lib/ld-linux-aarch64.so.1")
+_NOT_TEXT: Final = frozenset({"lib-dynload", "site-packages", "dist-packages", "__pycache__"})
+
+
+class LayoutError(TrainingError):
+    """What a sandbox needs could not be found or measured on this machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Files of one interpreter and one torch; paths on the host, and where they lie inside."""
+
+    interpreter: str
+    stdlib: str
+    binds: tuple[tuple[str, str], ...]
+    symlinks: tuple[tuple[str, str], ...]
+    covers: tuple[str, ...]
+    extra_modules: tuple[str, ...]
+    pyc: str
+
+    def readable(self) -> Iterator[Path]:
+        """Every host file that lies readable in the sandbox before files are taken away."""
+        covered = tuple(self.covers)
+        for source, target in self.binds:
+            path = Path(source)
+            if path.is_file():
+                yield path
+                continue
+            for folder, folders, files in os.walk(path):
+                inside = Path(target) / Path(folder).relative_to(path)
+                folders[:] = [name for name in folders if str(inside / name) not in covered]
+                for name in files:
+                    yield Path(folder) / name
+
+
+@cache
+def layout() -> Layout:
+    """The layout of the running interpreter, measured on first use; raises LayoutError."""
+    root = _cache_root()
+    target = root / f"sandbox-{_key()}"
+    with _locked(root / "sandbox.lock"):
+        if not (target / "layout.json").is_file():
+            _measure(target)
+        try:
+            found = json.loads((target / "layout.json").read_text())
+        except (OSError, ValueError):
+            raise LayoutError(
+                "The measured layout of the sandbox cannot be read.",
+                cure=f"Remove {target} and try again: it will be made anew.",
+            ) from None
+    return Layout(
+        interpreter=found["interpreter"],
+        stdlib=found["stdlib"],
+        binds=tuple((source, inside) for source, inside in found["binds"]),
+        symlinks=tuple((to, inside) for to, inside in found["symlinks"]),
+        covers=tuple(found["covers"]),
+        extra_modules=tuple(found["extra_modules"]),
+        pyc=str(target / "pyc"),
+    )
+
+
+def hidden_stdlib() -> tuple[Path, ...]:
+    """Files and packages of the running standard library that no sandbox carries, sorted.
+
+    Top-level modules and packages, and those directories inside carried packages from which
+    nothing is loaded. The default corpus is made of their text.
+    """
+    found = layout()
+    stdlib = Path(found.stdlib)
+    carried = {Path(inside) for _, inside in found.binds}
+    hidden = [
+        path
+        for path in stdlib.iterdir()
+        if path not in carried
+        and path.name not in _NOT_TEXT
+        and not path.name.startswith("config-")
+        and (path.is_dir() or path.suffix == ".py")
+    ]
+    hidden += [Path(cover) for cover in found.covers if stdlib in Path(cover).parents]
+    return tuple(sorted(path for path in hidden if path.name != "__pycache__"))
+
+
+def readable_roots() -> tuple[Path, ...]:
+    """Host files and directories that are bound into every sandbox, sorted."""
+    return tuple(sorted({Path(source) for source, _ in layout().binds}))
+
+
+def readable_files() -> Iterator[Path]:
+    """The files below ``readable_roots`` that are not covered."""
+    return layout().readable()
+
+
+# --- measuring ------------------------------------------------------------------------------------
+
+
+def report() -> None:
+    """Runs in the measuring process: prints what was loaded as one JSON object."""
+    from training import contract
+
+    contract.preload()
+    before = set(sys.modules)
+    contract.exercise()
+    extra = sorted(set(sys.modules) - before)
+    files = set()
+    for module in list(sys.modules.values()):
+        for origin in (
+            getattr(getattr(module, "__spec__", None), "origin", None),
+            getattr(module, "__file__", None),  # modules frozen into the interpreter have it
+        ):
+            if isinstance(origin, str) and origin.startswith("/"):
+                files.add(origin)
+    mapped = set()
+    with open("/proc/self/maps") as maps:
+        for line in maps:
+            path = line.rstrip("\n").partition("/")[2]
+            if path and ".so" in path:
+                mapped.add("/" + path)
+    print(json.dumps({"extra": extra, "files": sorted(files), "mapped": sorted(mapped)}))
+
+
+def _measure(target: Path) -> None:
+    """Fills ``target``; an incomplete one never gets its final name."""
+    interpreter = os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
+    sites = _sites()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix="measuring-") as folder:
+        prefix = Path(folder) / "prefix"
+        root = str(Path(__file__).resolve().parents[1])
+        code = (
+            f"import sys; sys.path += {[*sites, root]!r}; "
+            "from training.layout import report; report()"
+        )
+        command = [interpreter, *FLAGS, "-X", f"pycache_prefix={prefix}", "-c", code]
+        try:
+            done = subprocess.run(
+                command, env=ENVIRONMENT, capture_output=True, timeout=_TIMEOUT_S, check=True
+            )
+            seen = json.loads(done.stdout)
+        except subprocess.CalledProcessError as error:
+            tail = error.stderr.decode("utf-8", "replace").strip().splitlines()[-1:]
+            raise LayoutError(
+                f"Importing torch failed in a clean process: {''.join(tail)[:200]}",
+                cure="Check the installation: python -c 'import torch, numpy'.",
+            ) from None
+        except (OSError, ValueError, subprocess.TimeoutExpired):
+            raise LayoutError(
+                "What training needs could not be measured.",
+                cure="Check the installation: python -c 'import torch, numpy'.",
+            ) from None
+        built = Path(folder) / "built"
+        _keep_compiled(prefix, built / "pyc", sites, root)
+        (built / "layout.json").write_text(json.dumps(_plan(interpreter, sites, seen)))
+        for path in [built, *built.rglob("*")]:
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        if target.exists():
+            shutil.rmtree(target)
+        os.rename(built, target)
+
+
+FLAGS: Final = ("-s", "-S", "-P", "-OO")
+ENVIRONMENT: Final = {
+    "PATH": "/usr/bin",
+    "HOME": "/tmp",
+    "USER": "candidate",
+    "LANG": "C.UTF-8",
+    "PYTHONHASHSEED": "0",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+}
+
+
+def _plan(interpreter: str, sites: list[str], seen: dict[str, list[str]]) -> dict[str, object]:
+    """Turns the files seen into binds, symlinks and covers."""
+    stdlib = sysconfig.get_path("stdlib")
+    mirror = _Mirror()
+    mirror.add(interpreter)
+    loaded = [os.path.realpath(path) for path in (*seen["files"], *seen["mapped"])]
+    packages: dict[str, str] = {}
+    libraries = []
+    for path in (*seen["files"], *seen["mapped"]):
+        site = next((s for s in sites if path.startswith(s + "/")), None)
+        if site is not None:
+            top = path[len(site) + 1 :].split("/")[0]
+            packages[f"{SITE}/{top}"] = f"{site}/{top}"
+        elif path.startswith(stdlib + "/"):
+            top = path[len(stdlib) + 1 :].split("/")[0]
+            mirror.add(f"{stdlib}/{top}")
+            if os.path.isdir(f"{stdlib}/{top}") and top not in _NOT_TEXT:
+                packages[f"{stdlib}/{top}"] = f"{stdlib}/{top}"
+        elif ".so" in path:
+            libraries.append(path)
+    mirror.add(f"{stdlib}/lib-dynload")
+    for path in (*libraries, *_LOADERS, "/etc/ld.so.cache"):
+        if os.path.exists(path):
+            mirror.add(path)
+            mirror.add_names(path)
+    binds = dict(mirror.binds)
+    binds.update({inside: path for inside, path in packages.items() if inside.startswith(SITE)})
+    covers = []
+    for inside, path in packages.items():
+        depth = 1 if inside.startswith(SITE) else 9  # a cover is a mount, and a mount costs 1 ms
+        covers += [inside + cover[len(path) :] for cover in _unused(path, loaded, depth)]
+    return {
+        "interpreter": interpreter,
+        "stdlib": stdlib,
+        "binds": sorted((path, inside) for inside, path in binds.items()),
+        "symlinks": sorted((to, inside) for inside, to in mirror.symlinks.items()),
+        "covers": sorted(covers),
+        "extra_modules": [name for name in seen["extra"] if name.replace("_", "a").isidentifier()
+                          or "." in name],
+    }  # fmt: skip
+
+
+class _Mirror:
+    """Paths that must exist inside as they do outside, symbolic links included."""
+
+    def __init__(self) -> None:
+        self.binds: dict[str, str] = {}
+        self.symlinks: dict[str, str] = {}
+
+    def add(self, path: str) -> None:
+        """Binds what ``path`` leads to, and makes every link on the way."""
+        done = "/"
+        rest = [part for part in path.split("/") if part]
+        for _ in range(1000):
+            if not rest:
+                self.binds[done] = done
+                return
+            step = os.path.normpath(os.path.join(done, rest.pop(0)))
+            if os.path.islink(step):
+                to = os.readlink(step)
+                self.symlinks[step] = to
+                rest = [part for part in to.split("/") if part] + rest
+                done = "/" if to.startswith("/") else done
+            else:
+                done = step
+        raise LayoutError(f"Too many symbolic links on the way to {path}.")
+
+    def add_names(self, path: str) -> None:
+        """Adds the names under which the loader finds a library: the links beside it."""
+        real = os.path.realpath(path)
+        folder, name = os.path.split(real)
+        stem = name.split(".so")[0]
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith(stem) and entry.is_symlink() and ".so." in entry.name:
+                    link = os.path.join(folder, entry.name)
+                    if os.path.realpath(link) == real:
+                        self.symlinks[link] = os.readlink(link)
+
+
+def _unused(package: str, loaded: list[str], depth: int) -> list[str]:
+    """The topmost directories, down to ``depth``, from which nothing in a package was loaded."""
+    if not os.path.isdir(package):
+        return []
+    real = os.path.realpath(package)
+    used = {str(parent) for path in loaded if path.startswith(real + "/")
+            for parent in Path(path).parents}  # fmt: skip
+    found = []
+    for folder, folders, _ in os.walk(real):
+        for name in list(folders):
+            path = os.path.join(folder, name)
+            if path not in used:
+                folders.remove(name)
+                if name in ("__pycache__", "bin", "lib"):  # not text; torch looks into its bin
+                    continue
+                found.append(package + path[len(real) :])
+        if folder.count("/") - real.count("/") + 1 >= depth:
+            folders.clear()
+    return found
+
+
+def _keep_compiled(prefix: Path, pyc: Path, sites: list[str], root: str) -> None:
+    """Moves compiled modules from where they lay outside to where they lie inside."""
+    pyc.mkdir(parents=True)
+    for site in sites:
+        _move_tree(Path(f"{prefix}{site}"), Path(f"{pyc}{SITE}"))
+    _move_tree(Path(f"{prefix}{root}/training"), Path(f"{pyc}{SHIM}/training"))
+    _move_tree(prefix, pyc)
+
+
+def _move_tree(source: Path, target: Path) -> None:
+    if not source.is_dir():
+        return
+    target.mkdir(parents=True, exist_ok=True)
+    for path in source.iterdir():
+        if (target / path.name).is_dir():
+            _move_tree(path, target / path.name)
+        else:
+            path.rename(target / path.name)
+
+
+def _sites() -> list[str]:
+    """The site directories that hold what is imported; raises LayoutError where torch is absent."""
+    found: list[str] = []
+    for name in ("torch", "numpy", "typing_extensions"):
+        spec = importlib.util.find_spec(name)
+        if spec is None or not spec.origin:
+            raise LayoutError(f"{name} is not installed.", cure="Run: make setup")
+        path = Path(os.path.abspath(spec.origin))
+        site = str(path.parent if path.name != "__init__.py" else path.parent.parent)
+        if site not in found:
+            found.append(site)
+    return found
+
+
+def _key() -> str:
+    """Names the cache: changes with the interpreter, with torch and numpy, and with this code."""
+    digest = hashlib.sha256(f"{_VERSION} {sys.version} {sys.base_prefix} {sys.executable}".encode())
+    for name in ("torch", "numpy"):
+        spec = importlib.util.find_spec(name)
+        if spec is None or not spec.origin:
+            raise LayoutError(f"{name} is not installed.", cure="Run: make setup")
+        version = Path(spec.origin).with_name("version.py")
+        stat = version.stat()
+        digest.update(f"{version} {stat.st_mtime_ns} {stat.st_size}".encode())
+    for module in (*SHIM_MODULES, "layout"):
+        digest.update((Path(__file__).parent / f"{module}.py").read_bytes())
+    return digest.hexdigest()[:20]
+
+
+def _cache_root() -> Path:
+    """A directory of ours: nobody else may write it, since its files decide what runs."""
+    wanted = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    root = Path(wanted) / "lazaretto"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        stat = root.stat()
+        if stat.st_uid != os.getuid() or stat.st_mode & 0o022:
+            raise LayoutError(
+                f"Somebody else could write {root}.",
+                cure=f"Run: chmod go-w {root} (and make it yours).",
+            )
+        return root
+    except OSError:
+        raise LayoutError(
+            f"The cache directory {root} cannot be made.",
+            cure="Set XDG_CACHE_HOME to a directory that you can write.",
+        ) from None
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with open(path, "w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield

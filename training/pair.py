@@ -1,0 +1,162 @@
+"""A pair: base and candidate, the same seed, the same tokens, the same machine, in random order.
+
+Training and scoring are apart, because a verifier publishes the digests of the trained weights
+before it learns which fold they will be scored on. A candidate that fails is a result; a base that
+fails is an error, since a pair without a base says nothing about the candidate.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from training import evaluator, runner
+from training.errors import BaseFailed
+from training.evaluator import Score
+from training.runner import TrainedRun
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable
+
+    from training.challenge import TierSpec
+    from training.documents import Documents
+
+__all__ = ["BaseFailed", "PairResult", "TrainedPair", "score_pair", "train_pair"]
+
+MAX_RATIO_MILLI: Final = 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedPair:
+    """Both runs of one seed. ``order`` is ``base_first`` or ``candidate_first``;
+    ``init_identical`` says whether both report the same weights before training."""
+
+    base: TrainedRun
+    candidate: TrainedRun
+    order: str
+    init_identical: bool
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class PairResult:
+    """A scored pair. ``status`` is ``ok`` or why the candidate failed, in its run or its score.
+
+    ``d_nano`` is bits per byte of the base minus those of the candidate, in nano: positive where
+    the candidate is better, 0 where it failed. A score is None where there was nothing to score.
+    ``cost_ratio_milli`` is the candidate's CPU time over the base's, in thousandths.
+    """
+
+    status: str
+    d_nano: int
+    base: Score | None
+    candidate: Score | None
+    trained: TrainedPair
+    cost_ratio_milli: int
+
+
+def train_pair(
+    base: bytes,
+    candidate: bytes,
+    tier: TierSpec,
+    train_split: Documents,
+    seed: int,
+    *,
+    cancel: threading.Event | None = None,
+    nice: int = 0,
+    base_run: TrainedRun | None = None,
+    trace: Callable[[bytes], None] | None = None,
+) -> TrainedPair:
+    """Trains both, one after the other, in an order drawn from the seed.
+
+    ``base_run`` is a run of this very base, tier and seed on this machine, to be used again; the
+    candidate then runs alone. ``trace`` is for the candidate (see ``runner.train``). Raises
+    BaseFailed, SandboxUnavailable and Cancelled.
+    """
+    order = _order(seed)
+    runs: dict[str, TrainedRun] = {} if base_run is None else {"base": base_run}
+    for side in ("base", "candidate") if order == "base_first" else ("candidate", "base"):
+        if side in runs:
+            continue
+        runs[side] = runner.train(
+            base if side == "base" else candidate,
+            tier,
+            train_split,
+            seed,
+            cancel=cancel,
+            nice=nice,
+            trace=trace if side == "candidate" else None,
+        )
+        if side == "base" and runs[side].status != "ok":
+            break
+    first = runs["base"]
+    if first.status != "ok":
+        raise BaseFailed(
+            f"The base did not train: {first.status} ({first.detail}).",
+            status=first.status,
+            cure="Run the pair again; if it stays so, this machine cannot measure this tier.",
+        )
+    second = runs["candidate"]
+    identical = second.init_digest == first.init_digest and any(first.init_digest)
+    return TrainedPair(first, second, order, identical, seed)
+
+
+def score_pair(
+    base: bytes,
+    candidate: bytes,
+    trained: TrainedPair,
+    tier: TierSpec,
+    text: Documents,
+    seed: int,
+    *,
+    cancel: threading.Event | None = None,
+    nice: int = 0,
+    trace: Callable[[bytes], None] | None = None,
+) -> PairResult:
+    """Scores both on ``text``, with the same batches and probes. A failed candidate is not scored.
+
+    Raises BaseFailed, SandboxUnavailable and Cancelled.
+    """
+    cost = trained.candidate.cpu_ms * 1000 // max(1, trained.base.cpu_ms)
+    ratio = min(MAX_RATIO_MILLI, cost)
+    if trained.base.status != "ok" or trained.base.weights is None:
+        raise BaseFailed("There are no weights of the base to score.", status=trained.base.status)
+    if trained.candidate.status != "ok" or trained.candidate.weights is None:
+        return PairResult(trained.candidate.status, 0, None, None, trained, ratio)
+    sides = [
+        ("base", base, trained.base.weights),
+        ("candidate", candidate, trained.candidate.weights),
+    ]
+    scores: dict[str, Score] = {}
+    for side, code, weights in sides if _order(seed) == "base_first" else reversed(sides):
+        scores[side] = evaluator.score(
+            code,
+            weights,
+            tier,
+            text,
+            seed,
+            cancel=cancel,
+            nice=nice,
+            trace=trace if side == "candidate" else None,
+        )
+        if side == "base" and scores[side].status != "ok":
+            break
+    first = scores["base"]
+    if first.status != "ok":
+        raise BaseFailed(
+            f"The base was not scored: {first.status} ({first.detail}).",
+            status=first.status,
+            cure="Run the pair again; if it stays so, this machine cannot measure this tier.",
+        )
+    second = scores["candidate"]
+    if second.status != "ok":
+        return PairResult(second.status, 0, first, second, trained, ratio)
+    gain = first.nano_bpb - second.nano_bpb
+    return PairResult("ok", gain, first, second, trained, ratio)
+
+
+def _order(seed: int) -> str:
+    digest = hashlib.sha256(f"lazaretto order {seed}".encode()).digest()
+    return "base_first" if digest[0] & 1 else "candidate_first"

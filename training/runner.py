@@ -1,0 +1,199 @@
+"""A metered training run: hands out tokens, keeps the clock, collects and checks the weights.
+
+The trusted side owns all that is measured. Tokens are counted here and leave only after the
+request was checked against the budget; one request is in flight at a time. The CPU clock is the
+kernel's, from the first candidate byte to the last byte of the weights, so work at import, in
+``build_model`` or after the last batch is paid for too. Weights come back as bytes and are checked
+as bytes; they are never loaded here.
+
+A run that fails is a result: ``TrainedRun.status`` says why, from a closed list. Only what says
+nothing about the candidate is raised: SandboxUnavailable, Cancelled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from training import frames
+from training.errors import SandboxUnavailable
+from training.sandbox import Limits, Sandbox, Stopped
+from training.tokens import Stream
+from training.weights import TensorBytes, WeightsError, elements, size_cap, unpack
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable
+
+    from training.challenge import TierSpec
+    from training.documents import Documents
+
+VOCAB_SIZE: Final = 256
+"""Tokens are bytes."""
+STATUSES: Final = frozenset(
+    "ok crashed bad_contract timeout memory bad_weights too_many_params non_finite protocol "
+    "code_too_large".split()
+)
+"""Every status of a run."""
+MAX_REFUSALS: Final = 1000
+_NO_DIGEST: Final = bytes(32)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedRun:
+    """The result of one run. Where ``status`` is not ``ok`` there are no weights.
+
+    ``detail`` explains the status in words of ours, never of the candidate. ``weights`` is a
+    safetensors file in canonical form and ``weights_digest`` its SHA-256 (zeros without one);
+    ``init_digest`` is the SHA-256 of the weights before training, as the sandbox reports it, and
+    ``params`` the numbers in the state, buffers included. Times are milliseconds: ``cpu_ms`` and
+    ``wall_ms`` from the first candidate byte, ``startup_ms`` the CPU time of the fresh process
+    before it. ``peak_memory_bytes`` is resident memory, shared libraries included.
+    """
+
+    status: str
+    detail: str
+    weights: bytes | None
+    weights_digest: bytes
+    init_digest: bytes
+    tokens: int
+    cpu_ms: int
+    wall_ms: int
+    startup_ms: int
+    peak_memory_bytes: int
+    params: int
+
+
+def train(
+    code: bytes,
+    tier: TierSpec,
+    train_split: Documents,
+    seed: int,
+    *,
+    cancel: threading.Event | None = None,
+    nice: int = 0,
+    trace: Callable[[bytes], None] | None = None,
+) -> TrainedRun:
+    """Trains ``code`` in a fresh sandbox under the limits of ``tier``.
+
+    ``seed`` fixes the order of tokens and the generators in the sandbox: the same code and seed
+    give the same weights on the same machine. ``trace`` is for a researcher at their own machine:
+    it is given the end of the candidate's traceback, as data, and nothing of it is in the result.
+    Raises SandboxUnavailable, or Cancelled when ``cancel`` is set meanwhile.
+    """
+    if tier.device != "cpu":
+        raise SandboxUnavailable(
+            f"Tiers on {tier.device} cannot be run by this version.", cure="Use a CPU tier."
+        )
+    run = _Run(tier)
+    if len(code) > tier.max_code_bytes:
+        return run.result("code_too_large", "the code is larger than the tier allows")
+    stream = Stream(train_split, seed)
+    limits = Limits(tier.max_cpu_ms, tier.max_wall_ms, tier.max_memory_bytes, tier.threads)
+    with Sandbox(limits, cancel=cancel, nice=nice, trace=trace) as sandbox:
+        run.startup_ms = sandbox.startup_ms
+        if run.startup_ms > tier.startup_ms:
+            raise SandboxUnavailable(
+                f"Starting a process took {run.startup_ms} ms of CPU, more than the "
+                f"{tier.startup_ms} ms that the tier declares.",
+                cure="Run on an idle machine, or in a swarm whose tiers allow more.",
+            )
+        try:
+            sandbox.start_candidate(
+                frames.MODE_TRAIN,
+                code,
+                seed=seed,
+                vocab_size=VOCAB_SIZE,
+                context=tier.context,
+                budget=tier.budget_tokens,
+            )
+            run.meter(sandbox, stream)
+            run.clock(sandbox)
+            run.check()
+        except Stopped as stopped:
+            run.clock(sandbox)
+            return run.result(stopped.status, stopped.detail)
+    return run.result("ok", "")
+
+
+class _Run:
+    """What is known of a run so far."""
+
+    def __init__(self, tier: TierSpec) -> None:
+        self.tier = tier
+        self.weights: bytes | None = None
+        self.init_digest = _NO_DIGEST
+        self.tokens = self.params = 0
+        self.cpu_ms = self.wall_ms = self.startup_ms = self.peak = 0
+
+    def meter(self, sandbox: Sandbox, stream: Stream) -> None:
+        """Serves batches until the weights come; raises Stopped."""
+        sandbox.expect(frames.BUILT)
+        self.init_digest = bytes(sandbox.exactly(frames.DIGEST_BYTES))
+        refusals = 0
+        while True:
+            op, a, b, _ = sandbox.expect(frames.REQUEST, frames.WEIGHTS)
+            if op == frames.WEIGHTS:
+                if a > size_cap(self.tier.max_params):
+                    raise Stopped("too_many_params", "the weights are larger than the tier allows")
+                self.weights = bytes(sandbox.exactly(a))
+                return
+            sandbox.nothing_pending()
+            if not (a and b) or a * b > self.tier.max_batch_tokens:
+                refusals += 1
+                sandbox.send(frames.REFUSED)
+            elif self.tokens + a * b > self.tier.budget_tokens:
+                refusals += 1
+                sandbox.send(frames.SPENT)
+            else:
+                self.tokens += a * b
+                sandbox.send(frames.BATCH, a, b, payload=stream.rows(a, b))
+            if refusals > MAX_REFUSALS:
+                raise Stopped("protocol", "kept asking after the budget was spent")
+
+    def clock(self, sandbox: Sandbox) -> None:
+        """Reads the clocks, while the process waits for its end."""
+        self.cpu_ms, self.wall_ms = sandbox.cpu_ms(), sandbox.wall_ms()
+        self.peak = sandbox.peak_memory_bytes()
+
+    def check(self) -> None:
+        """Checks the weights as bytes; raises Stopped."""
+        try:
+            tensors = unpack(self.weights or b"")
+        except WeightsError:
+            raise Stopped("bad_weights", "the weights are not in canonical form") from None
+        self.params = elements(tensors)
+        if self.params > self.tier.max_params:
+            raise Stopped("too_many_params", "the model has more parameters than the tier allows")
+        if not all(_finite(tensor) for tensor in tensors):
+            raise Stopped("non_finite", "the weights hold infinities or NaN")
+
+    def result(self, status: str, detail: str) -> TrainedRun:
+        weights = self.weights if status == "ok" else None
+        return TrainedRun(
+            status=status,
+            detail=detail,
+            weights=weights,
+            weights_digest=_NO_DIGEST if weights is None else hashlib.sha256(weights).digest(),
+            init_digest=self.init_digest,
+            tokens=self.tokens,
+            cpu_ms=self.cpu_ms,
+            wall_ms=self.wall_ms,
+            startup_ms=self.startup_ms,
+            peak_memory_bytes=self.peak,
+            params=self.params,
+        )
+
+
+def _finite(tensor: TensorBytes) -> bool:
+    """Whether every number of a tensor is finite; integers are."""
+    types = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
+    if tensor.dtype in types:
+        return bool(np.isfinite(np.frombuffer(tensor.data, types[tensor.dtype])).all())
+    if tensor.dtype == "BF16":  # all ones in the exponent: infinity or NaN
+        bits = np.frombuffer(tensor.data, "<u2")
+        return not bool(((bits & 0x7F80) == 0x7F80).any())
+    return True

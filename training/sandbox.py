@@ -1,0 +1,384 @@
+"""One fresh, sandboxed process for each run, watched from outside. Fails closed.
+
+``Sandbox`` is the trusted side of one run: it asks a cell for a process, puts it under limits,
+exchanges fixed frames with it, keeps the clocks, and kills it. All that comes from the process is
+an attack until it is checked: sizes are what this side asked for, waiting is bounded, and reading
+stops at a cap.
+
+Layers, outermost first: bubblewrap namespaces with the measured layout and nothing else of the
+file system; no capabilities, a user id of its own, no new privileges; the outer seccomp filter;
+a cgroup where one can be made, and rlimits; Landlock without a single right; the inner seccomp
+filter, which refuses by default. None is optional save the cgroup.
+
+CPU time is the kernel's clock of that very process (all threads; it can have no children).
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from training import bubblewrap, cgroup, frames, seccomp
+from training.cell import Cell, Pool
+from training.errors import Cancelled, SandboxUnavailable
+from training.layout import hidden_stdlib, readable_files, readable_roots
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+__all__ = [
+    "Limits",
+    "Sandbox",
+    "SandboxReport",
+    "SandboxUnavailable",
+    "Stopped",
+    "hidden_stdlib",
+    "prestart",
+    "probe",
+    "readable_files",
+    "readable_roots",
+    "require",
+    "shutdown",
+]
+
+TASKS_PER_THREAD: Final = 4
+SPARE_TASKS: Final = 32
+_SLICE_S: Final = 0.05
+_HELLO_S: Final = 60.0
+_END_S: Final = 10.0
+_CHUNK: Final = 1 << 20
+_GROUP_SPARE: Final = 256 << 20  # page tables and what the kernel keeps: beside the data limit
+_pool = Pool()
+atexit.register(_pool.close)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one run may use: CPU and wall milliseconds, bytes of memory, torch threads."""
+
+    cpu_ms: int
+    wall_ms: int
+    memory_bytes: int
+    threads: int = 1
+
+
+_TRIAL: Final = Limits(cpu_ms=10_000, wall_ms=60_000, memory_bytes=1 << 30)
+
+
+class Stopped(Exception):
+    """The run ended for a reason of its own: ``status`` and ``detail`` of a closed list."""
+
+    def __init__(self, status: str, detail: str) -> None:
+        super().__init__(status, detail)
+        self.status = status
+        self.detail = detail
+
+
+class Sandbox:
+    """One run. A context manager: the process is dead when it is left, however it is left.
+
+    Entering raises SandboxUnavailable or Cancelled; ``startup_ms`` is then the CPU time that the
+    process took before it was ready for the first candidate byte. While inside, every call may raise Stopped
+    (the candidate's doing) or Cancelled.
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        *,
+        cancel: threading.Event | None = None,
+        nice: int = 0,
+        trace: Callable[[bytes], None] | None = None,
+    ) -> None:
+        self.limits = limits
+        self.startup_ms = 0
+        self._cancel = cancel
+        self._nice = nice
+        self._trace = trace
+        self._cell: Cell | None = None
+        self._socket: socket.socket | None = None
+        self._group = cgroup.Group("none")
+        self._pid = 0
+        self._pidfd = -1
+        self._cpu_ns = 0
+        self._cpu_start_ns = 0
+        self._wall_start = 0.0
+        self._running = False
+        self._peak = 0
+
+    def __enter__(self) -> Sandbox:
+        try:
+            self._start()
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._end()
+
+    # --- frames -----------------------------------------------------------------------------------
+
+    def send(self, op: int, a: int = 0, b: int = 0, c: int = 0, payload: bytes = b"") -> None:
+        """Sends one frame. A process that does not read is stopped by the clocks."""
+        channel = self._channel()
+        for part in (frames.HEADER.pack(op, a, b, c), payload):
+            view = memoryview(part).cast("B")
+            while view:
+                try:
+                    view = view[channel.send(view[:_CHUNK]) :]
+                except BlockingIOError:
+                    self._wait(select.POLLOUT)
+                except OSError:
+                    raise self._gone() from None
+
+    def expect(self, *wanted: int) -> tuple[int, int, int, int]:
+        """The next header, which must be one of ``wanted``; FAILED raises Stopped."""
+        op, a, b, c = frames.HEADER.unpack(self.exactly(frames.HEADER.size))
+        if op == frames.TRACE and a <= frames.TRACE_MAX and self._trace is not None:
+            self._trace(bytes(self.exactly(a)))
+            op, a, b, c = frames.HEADER.unpack(self.exactly(frames.HEADER.size))
+        if op == frames.FAILED and a in frames.FAILURES:
+            raise Stopped(*frames.FAILURES[a])
+        if op not in wanted:
+            raise Stopped("protocol", "an unexpected frame")
+        return op, a, b, c
+
+    def exactly(self, size: int) -> bytearray:
+        """``size`` bytes, a number that this side has checked."""
+        channel = self._channel()
+        data = bytearray(size)
+        view = memoryview(data)
+        while view:
+            try:
+                got = channel.recv_into(view, min(len(view), _CHUNK))
+            except BlockingIOError:
+                self._wait(select.POLLIN)
+                continue
+            except OSError:
+                raise self._gone() from None
+            if got == 0:
+                raise self._gone()
+            view = view[got:]
+            self._check()
+        return data
+
+    def nothing_pending(self) -> None:
+        """Raises Stopped when more has been sent than was asked for: one request at a time."""
+        try:
+            pending = self._channel().recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        except OSError:
+            raise self._gone() from None
+        raise self._gone() if not pending else Stopped("protocol", "more than was asked for")
+
+    def start_candidate(
+        self, mode: int, code: bytes, *, seed: int, vocab_size: int, context: int, budget: int
+    ) -> None:
+        """Hands the code over: the clocks start with its first byte."""
+        self._cpu_start_ns = self._read_cpu()
+        self._wall_start = time.monotonic()
+        self._running = True
+        head = frames.START_HEAD.pack(seed, budget, context)
+        self.send(frames.START, mode, vocab_size, len(code), head + code)
+
+    # --- clocks -----------------------------------------------------------------------------------
+
+    def cpu_ms(self) -> int:
+        """CPU milliseconds since the first candidate byte (the last known, once it has ended)."""
+        return (self._read_cpu() - self._cpu_start_ns) // 1_000_000
+
+    def wall_ms(self) -> int:
+        """Wall milliseconds since the first candidate byte."""
+        return int((time.monotonic() - self._wall_start) * 1000)
+
+    def peak_memory_bytes(self) -> int:
+        """Resident memory at its highest, shared libraries included (the last known)."""
+        if self._pid:
+            with contextlib.suppress(OSError, ValueError):
+                self._peak = max(self._peak, _status_kib(self._pid, "VmHWM") * 1024)
+        return self._peak
+
+    # --- inside -----------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        self._cell = _pool.take(self._cancel)
+        self._socket = self._cell.spawn()
+        self._pid = self._hello()
+        self._pidfd = os.pidfd_open(self._pid)
+        self._socket.setblocking(False)
+        limits = self.limits
+        tasks = SPARE_TASKS + TASKS_PER_THREAD * limits.threads
+        self._group = cgroup.create(limits.memory_bytes + _GROUP_SPARE, tasks)
+        try:
+            self._group.add(self._pid)
+            data = _status_kib(self._pid, "VmData") * 1024 + limits.memory_bytes
+        except (OSError, ValueError):
+            raise SandboxUnavailable(
+                "The fresh process could not be put under limits.", cure="Run: lazaretto doctor"
+            ) from None
+        go = frames.GO_LIMITS.pack(
+            data,
+            limits.cpu_ms // 1000 + 5,
+            1024 if self._group.kind != "none" else tasks * 4,
+            int(self._trace is not None),
+        ) + seccomp.inner_filter(seccomp.machine())
+        try:
+            self.send(frames.GO, limits.threads, max(0, min(19, self._nice)), len(go), go)
+            self.expect(frames.READY)
+        except Stopped:
+            raise SandboxUnavailable(
+                "The fresh process could not be locked in, so no candidate was run.",
+                cure="Run: lazaretto doctor",
+            ) from None
+        self.startup_ms = self._read_cpu() // 1_000_000
+
+    def _hello(self) -> int:
+        """Waits for the first frame; returns the process id that the kernel attached to it."""
+        channel = self._channel()
+        channel.settimeout(_HELLO_S)
+        try:
+            data, ancillary, _, _ = channel.recvmsg(
+                frames.HEADER.size, socket.CMSG_SPACE(struct.calcsize("iII"))
+            )
+        except OSError:
+            data, ancillary = b"", []
+        for level, kind, content in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS and data:
+                return int(struct.unpack_from("iII", content)[0])
+        raise SandboxUnavailable(
+            "The sandbox did not make a fresh process.", cure="Try again, or: lazaretto doctor"
+        )
+
+    def _end(self) -> None:
+        """Kills the process, waits until it is gone, gives the cell back or ends it too."""
+        self.peak_memory_bytes()
+        gone = self._pid == 0 and self._socket is None
+        if self._pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            gone = bool(select.select([self._pidfd], [], [], _END_S)[0])
+            os.close(self._pidfd)
+        if self._socket is not None:
+            self._socket.close()
+        if self._cell is not None:
+            if gone:
+                _pool.give_back(self._cell)
+            else:
+                self._cell.close()
+        self._group.remove()
+        self._cell, self._socket, self._pidfd, self._pid = None, None, -1, 0
+
+    def _channel(self) -> socket.socket:
+        if self._socket is None:
+            raise RuntimeError("this sandbox has not been entered, or has been left")
+        return self._socket
+
+    def _wait(self, event: int) -> None:
+        """Waits a little for the socket; raises when a clock has run out."""
+        poll = select.poll()
+        poll.register(self._channel(), event)
+        poll.poll(_SLICE_S * 1000)
+        self._check()
+
+    def _check(self) -> None:
+        if self._cancel is not None and self._cancel.is_set():
+            raise Cancelled("Cancelled. Nothing was measured, and nothing counts.")
+        if not self._running:
+            return
+        if self.cpu_ms() > self.limits.cpu_ms:
+            raise Stopped("timeout", "the CPU clock ran out")
+        if self.wall_ms() > self.limits.wall_ms:
+            raise Stopped("timeout", "the wall clock ran out")
+
+    def _gone(self) -> Stopped:
+        """Why the process has ended by itself."""
+        if self._group.out_of_memory():
+            return Stopped("memory", "out of memory")
+        if self._running and self.cpu_ms() > self.limits.cpu_ms:
+            return Stopped("timeout", "the CPU clock ran out")
+        return Stopped("crashed", "the process ended")
+
+    def _read_cpu(self) -> int:
+        """Nanoseconds on the kernel's CPU clock of the process."""
+        if self._pid:
+            with contextlib.suppress(OSError):
+                self._cpu_ns = time.clock_gettime_ns((~self._pid << 3) | 2)  # CPUCLOCK_SCHED
+        return self._cpu_ns
+
+
+def _status_kib(pid: int, field: str) -> int:
+    with open(f"/proc/{pid}/status") as status:
+        for line in status:
+            if line.startswith(field + ":"):
+                return int(line.split()[1])
+    raise ValueError(field)
+
+
+# --- is there one? --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxReport:
+    """Whether a sandbox can be had. ``kind`` is ``root``, ``user`` or ``none``; ``cgroup`` is
+    ``v1``, ``v2`` or ``none``; ``problems`` are (what, cure), also those that stop nothing."""
+
+    available: bool
+    kind: str
+    cgroup: str
+    problems: tuple[tuple[str, str], ...]
+
+
+def probe() -> SandboxReport:
+    """Tries a real sandbox, from bubblewrap to the inner filter. Seconds, or ten at first use."""
+    problems = []
+    groups = cgroup.kind()
+    if groups == "none":
+        problems.append(
+            (
+                "No control group can be made: memory is limited per process by rlimits only.",
+                "Run as root, or in a delegated cgroup: systemd-run --user --scope -p Delegate=yes",
+            )
+        )
+    if not sys.platform.startswith("linux"):
+        problems.append(("Sandboxes need Linux.", "Use a Linux machine or a virtual machine."))
+        return SandboxReport(False, "none", groups, tuple(problems))
+    try:
+        require()
+    except SandboxUnavailable as error:
+        problems.append((str(error), error.cure))
+        return SandboxReport(False, "none", groups, tuple(problems))
+    return SandboxReport(True, bubblewrap.kind(), groups, tuple(problems))
+
+
+def require() -> None:
+    """Raises SandboxUnavailable, with the cure, unless a sandbox can be had."""
+    with Sandbox(_TRIAL):
+        pass
+
+
+def prestart(count: int = 1) -> None:
+    """Starts cells ahead of use, without waiting; raises SandboxUnavailable."""
+    _pool.prestart(count)
+
+
+def shutdown() -> None:
+    """Ends the idle cells of this process. Also done when the process exits."""
+    _pool.close()

@@ -1,0 +1,145 @@
+"""The text of a fold as rows of tokens, and the probe rows that are mixed with them.
+
+A document is scored in windows of ``context`` bytes, each predicted from the bytes of its own
+window and the one byte before it (byte 0 before a document). Every byte of the fold is scored
+exactly once. A window at a document's end is filled up with text of another document, which is not
+scored. Rows are dealt into batches so that a row's neighbours come from other documents, as far as
+there are enough of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy.typing as npt
+
+    from training.documents import Documents
+
+    Tokens = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """``inputs`` and ``targets``: uint8 [rows, context]; ``sizes``: scored positions of each row;
+    ``document``: index of the document of each row; ``text_bytes``: the sum of ``sizes``."""
+
+    inputs: Tokens
+    targets: Tokens
+    sizes: npt.NDArray[np.int64]
+    document: npt.NDArray[np.int64]
+    text_bytes: int
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One batch of tokens, uint8 [rows, length], and which window each row stands for.
+
+    ``known[r]`` positions at the start of row r equal those of the window ``rows[r]``; what follows
+    is other text. In a whole row ``known`` is the row's length. ``probe`` says what a difference
+    would mean: ``repeat``, ``neighbours`` or ``future``; empty where the answer is the score.
+    """
+
+    tokens: Tokens
+    rows: tuple[int, ...]
+    known: tuple[int, ...]
+    probe: str = ""
+
+
+def generator(seed: int, what: str) -> random.Random:
+    """A generator of its own for each purpose."""
+    digest = hashlib.sha256(f"lazaretto {what} {seed}".encode()).digest()
+    return random.Random(int.from_bytes(digest, "big"))
+
+
+def cut(text: Documents, context: int) -> Windows:
+    """All windows of a fold, in the order of its documents."""
+    inputs, targets, sizes, document = [], [], [], []
+    last = len(text) - 1
+    for index, body in enumerate(text):
+        other = text[index - 1 if index else last]  # fills up the end; itself where it is alone
+        filled = b"\0" + body + b"\0" + (other * (context // len(other) + 1))[:context]
+        for start in range(0, len(body), context):
+            inputs.append(filled[start : start + context])
+            targets.append(filled[start + 1 : start + 1 + context])
+            sizes.append(min(context, len(body) - start))
+            document.append(index)
+    return Windows(
+        inputs=np.frombuffer(b"".join(inputs), np.uint8).reshape(-1, context),
+        targets=np.frombuffer(b"".join(targets), np.uint8).reshape(-1, context),
+        sizes=np.array(sizes, np.int64),
+        document=np.array(document, np.int64),
+        text_bytes=sum(sizes),
+    )
+
+
+def batches_of(windows: Windows, batch: int, rng: random.Random) -> list[tuple[int, ...]]:
+    """Every window once, in batches of exactly ``batch`` rows; the last is filled with others.
+
+    The windows of a document are spread evenly over the batches, in random order.
+    """
+    places = []
+    for document in range(int(windows.document.max()) + 1):
+        rows = np.flatnonzero(windows.document == document).tolist()
+        rng.shuffle(rows)
+        shift = rng.random()
+        places += [((k + shift) / len(rows), row) for k, row in enumerate(rows)]
+    order = [row for _, row in sorted(places)]
+    missing = -len(order) % batch
+    order += [rng.choice(order) for _ in range(missing)]
+    groups = [tuple(order[at : at + batch]) for at in range(0, len(order), batch)]
+    rng.shuffle(groups)
+    return groups
+
+
+def whole(windows: Windows, rows: Sequence[int], probe: str = "") -> Request:
+    """The windows as they are."""
+    length = windows.inputs.shape[1]
+    return Request(windows.inputs[list(rows)], tuple(rows), (length,) * len(rows), probe)
+
+
+def truncated(windows: Windows, rows: Sequence[int], length: int) -> Request:
+    """Only the first ``length`` tokens: there is no future to be read."""
+    return Request(
+        windows.inputs[list(rows), :length], tuple(rows), (length,) * len(rows), "future"
+    )
+
+
+def perturbed(windows: Windows, rows: Sequence[int], rng: random.Random) -> Request:
+    """From a random position on, each row goes on with the text of another window."""
+    length = windows.inputs.shape[1]
+    tokens = windows.inputs[list(rows)].copy()
+    known = []
+    for row in range(len(rows)):
+        at = rng.randrange(1, length)
+        tokens[row, at:] = windows.inputs[rng.randrange(len(windows)), at:]
+        known.append(at)
+    return Request(tokens, tuple(rows), tuple(known), "future")
+
+
+class Draw:
+    """Rows drawn at random, none twice before all were drawn once."""
+
+    def __init__(self, count: int, rng: random.Random) -> None:
+        self._count = count
+        self._rng = rng
+        self._left: list[int] = []
+
+    def __call__(self, rows: int) -> list[int]:
+        drawn: list[int] = []
+        while len(drawn) < rows:
+            if not self._left:
+                self._left = list(range(self._count))
+                self._rng.shuffle(self._left)
+            drawn.append(self._left.pop())
+        return drawn
