@@ -96,7 +96,7 @@ def build_challenge(
     from training import baselines
     from training.corpus import build, default_documents, directory_documents
     from training.documents import Documents
-    from training.layout import readable_roots
+    from training.layout import readable_files
     from training.leakscan import leak_scan
 
     progress("reading the corpus")
@@ -105,7 +105,7 @@ def build_challenge(
     progress("checking that no holdout text can be read in the sandbox")
     sealed = (manifest.dev, *manifest.folds)
     splits = [Documents.from_bytes((out / part.sha256.hex()).read_bytes()) for part in sealed]
-    leak_scan(splits, readable_roots())
+    leak_scan(splits, readable_files())
     base = baselines.load(plan.challenge.baseline)
     tiers = tuple(baselines.tier(policy.name) for policy in plan.tiers)
     return Challenge(plan.name, "bytes", 256, base, tiers, manifest)
