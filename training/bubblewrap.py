@@ -17,8 +17,8 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from training import seccomp
-from training.contract import UNPRIVILEGED
 from training.layout import ENVIRONMENT, FLAGS, PYC, SHIM, SHIM_MODULES, SITE, Layout
+from training.startup import UNPRIVILEGED
 
 if TYPE_CHECKING:
     from collections.abc import Callable

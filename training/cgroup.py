@@ -1,4 +1,4 @@
-"""One control group per sandboxed process: hard limits on memory and on tasks, where they can be had.
+"""One control group per sandboxed process: hard limits on memory and tasks, where they can be had.
 
 Version 1 (a hierarchy per controller) and version 2 (one tree) both occur in the wild, and often
 neither can be written. A group is a limit on top of the rlimits and the filter, never in place of

@@ -3,12 +3,17 @@
 A candidate provides exactly two functions:
 
     def build_model(vocab_size: int, context: int) -> torch.nn.Module
-        # forward(tokens[B, T] int64) -> logits[B, T, vocab_size], for every B >= 1, 1 <= T <= context
+        # forward(tokens[B, T] int64) -> logits[B, T, vocab_size]
+        # for every B >= 1 and 1 <= T <= context
     def train(model, batches, budget) -> None
         # batches(batch_size, seq_len) -> inputs, targets: int64 [batch_size, seq_len]
         # budget.progress: spent share of the tokens, in [0, 1]
         # batches raises BudgetSpent (a built-in name here) when the next batch does not fit;
         # leaving train through it is the normal end
+
+There is torch (torch.compile returns its argument), numpy without numpy.random (its compiled-in
+manuals would be training text), and of the standard library what computing needs. There are no
+files, no processes, no network.
 
 Logits at position i may depend on tokens up to i and on nothing else. Scoring runs after
 ``model.eval()`` in a fresh process, with the same seed, the weights loaded from ``state_dict``.
@@ -39,6 +44,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from training import frames
 from training.landlock import deny_all_files
+from training.startup import check_locked, drop_privileges, preload, quiet
 from training.weights import TensorBytes, WeightsError, pack, unpack
 
 if TYPE_CHECKING:
@@ -46,19 +52,8 @@ if TYPE_CHECKING:
 
     import torch
 
-UNPRIVILEGED: Final = 64100
-"""The user and group id in every sandbox."""
 STARTED: Final = b"started\n"
 MAX_FILES: Final = 64
-_MODULES: Final = (
-    "numpy", "numpy.random", "numpy.fft", "torch", "torch.nn", "torch.nn.functional", "torch.nn.attention",
-    "torch.nn.utils", "torch.nn.utils.parametrize", "torch.nn.utils.parametrizations",
-    "torch.optim", "torch.optim.lr_scheduler", "torch.optim.swa_utils", "torch.func", "torch.fft",
-    "torch.linalg", "torch.utils.checkpoint", "torch.utils.data",
-    "abc", "array", "bisect", "collections", "contextlib", "copy", "dataclasses", "enum",
-    "functools", "heapq", "itertools", "math", "operator", "random", "re", "string", "time",
-    "types", "typing", "warnings",
-)  # fmt: skip
 _DTYPES: Final = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64",
     "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool",
@@ -90,7 +85,7 @@ class Budget:
         return min(1.0, self.spent / self.total)
 
 
-# --- start-up: before any candidate ---------------------------------------------------------------
+# --- the first process --------------------------------------------------------------------------
 
 
 def serve(control_fd: int, extra: tuple[str, ...]) -> None:
@@ -116,126 +111,6 @@ def serve(control_fd: int, extra: tuple[str, ...]) -> None:
             os._exit(1)
         for descriptor in descriptors:
             os.close(descriptor)
-
-
-def drop_privileges() -> None:
-    """Leaves uid 0 for good, with an empty bounding set. Does nothing for an ordinary user."""
-    if os.getuid() == 0:
-        libc = ctypes.CDLL(None, use_errno=True)
-        for capability in range(64):
-            if libc.prctl(24, capability, 0, 0, 0) != 0:  # PR_CAPBSET_DROP; fails past the last
-                break
-        ids = (UNPRIVILEGED,) * 3
-        os.setgroups([])
-        os.setresgid(*ids)
-        os.setresuid(*ids)
-        header = struct.pack("<Ii", 0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this process
-        libc.capset(header, bytes(24))  # the inheritable set survives a change of user id
-    if os.getresuid() != (UNPRIVILEGED,) * 3 or os.getresgid() != (UNPRIVILEGED,) * 3:
-        raise OSError("the sandbox has the wrong user id")
-    with open("/proc/self/status") as status:
-        fields = dict(line.split(":", 1) for line in status)
-    for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
-        if int(fields[name], 16) != 0:
-            raise OSError(f"the sandbox still has capabilities ({name})")
-    if int(fields["NoNewPrivs"]) != 1 or int(fields["Seccomp"]) != 2:
-        raise OSError("the sandbox has no seccomp filter")
-
-
-def preload(extra: tuple[str, ...] = ()) -> None:
-    """Imports all that a candidate may use; nothing can be imported from a file afterwards.
-
-    torch.compile would need a compiler and three more seconds of imports, for which optimisers
-    reach too: here it returns its argument. Texts of documentation are not kept in memory, because
-    to a candidate any text is training data.
-    """
-    sys.modules["torch._dynamo"] = _no_dynamo()
-    for name in (*_MODULES, *extra):
-        with contextlib.suppress(ImportError) if name in extra else contextlib.nullcontext():
-            __import__(name)
-    import torch
-
-    def compile_nothing(model: Any = None, **_: Any) -> Any:
-        return (lambda function: function) if model is None else model
-
-    torch.compile = compile_nothing  # type: ignore[assignment]
-    torch.set_num_threads(1)
-    torch.backends.cpu.get_cpu_capability()  # looked up in /sys once: later there is no /sys
-    torch.mm(torch.ones(8, 8), torch.ones(8, 8))
-    sys.modules.get("linecache", types.SimpleNamespace(clearcache=lambda: None)).clearcache()
-
-
-def exercise() -> None:
-    """Uses torch as candidates do, so that a measuring run sees what is imported on first use."""
-    import torch
-    from torch import nn
-
-    layer = nn.TransformerEncoderLayer(8, 2, dim_feedforward=8, batch_first=True)
-    inputs = torch.randn(2, 3, 8)
-    torch.utils.checkpoint.checkpoint(layer, inputs, use_reentrant=False).sum().backward()
-    for name in ("SGD", "Adam", "AdamW", "Adagrad", "RMSprop", "NAdam", "Adafactor", "Muon"):
-        maker = getattr(torch.optim, name, None)
-        if maker is None:
-            continue
-        optimiser = maker([p for p in layer.parameters() if p.dim() == 2])
-        torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 10)
-        optimiser.step()
-        optimiser.zero_grad()
-    nn.utils.clip_grad_norm_(layer.parameters(), 1.0)
-    nn.utils.parametrizations.orthogonal(nn.Linear(4, 4))
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        nn.functional.linear(inputs, torch.randn(8, 8))
-    torch.func.vmap(torch.sin)(inputs)
-    torch.einsum("bti,bsi->bts", inputs, inputs)
-    nn.LSTM(8, 8, batch_first=True)(inputs)
-    repr(layer), repr(inputs)
-
-
-def quiet() -> None:
-    """Standard output and error go nowhere from here on, and no other descriptor is inherited."""
-    os.dup2(0, 1)
-    os.dup2(0, 2)
-
-
-def check_locked() -> None:
-    """Raises unless files are really out of reach now: the file that runs, the root, /proc."""
-    for path in (__file__, "/", "/proc/self/status", "/dev/null", "/tmp"):
-        try:
-            os.close(os.open(path, os.O_RDONLY))
-        except PermissionError:
-            continue
-        raise OSError("files can still be opened")
-
-
-def _no_dynamo() -> types.ModuleType:
-    module = types.ModuleType("torch._dynamo")
-
-    def graph_break(*_: Any, **__: Any) -> None:
-        return None
-
-    def disable(function: Any = None, *_: Any, **__: Any) -> Any:
-        return (lambda inner: inner) if function is None else function
-
-    module.__dict__.update(
-        graph_break=graph_break,
-        disable=disable,
-        is_compiling=lambda: False,
-        config=_AllOff(),
-    )
-    return module
-
-
-class _AllOff:
-    """Stands for torch._dynamo.config: every switch is off."""
-
-    def __getattr__(self, name: str) -> bool:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return False
-
-    def patch(self, *_: Any, **__: Any) -> contextlib.AbstractContextManager[None]:
-        """A context that changes nothing."""
-        return contextlib.nullcontext()
 
 
 # --- one run, in a child of its own ---------------------------------------------------------------
@@ -280,7 +155,7 @@ def run(descriptor: int) -> None:
     torch.set_num_threads(threads)
     if threads > 1:
         torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     _, mode, vocabulary, size = pipe.header()
     seed, budget, context = frames.START_HEAD.unpack(pipe.exactly(frames.START_HEAD.size))
     code = bytes(pipe.exactly(size))
@@ -361,11 +236,9 @@ def seed_all(seed: int) -> None:
     """Every generator that a candidate is likely to use starts from the seed."""
     import random
 
-    import numpy as np
     import torch
 
     random.seed(seed)
-    np.random.seed(seed % (1 << 32))
     torch.manual_seed(seed)
 
 

@@ -32,7 +32,6 @@ from training import frames, windows
 from training.errors import SandboxUnavailable
 from training.runner import VOCAB_SIZE
 from training.sandbox import Limits, Sandbox, Stopped
-from training.windows import Request, Windows
 
 if TYPE_CHECKING:
     import random
@@ -43,6 +42,7 @@ if TYPE_CHECKING:
 
     from training.challenge import TierSpec
     from training.documents import Documents
+    from training.windows import Request, Windows
 
     Logits = npt.NDArray[np.float32]
     Reals = npt.NDArray[np.float64]
@@ -232,7 +232,7 @@ class _Sheet:
 
     def __init__(self, rows: Windows) -> None:
         self.windows = rows
-        self.known = np.full(rows.inputs.shape, np.nan)
+        self.known: Reals = np.full(rows.inputs.shape, np.nan)
         self.largest = {"repeat": 0.0, "neighbours": 0.0, "future": 0.0}
         self.gains: list[float] = []
 

@@ -23,7 +23,7 @@ PR_SET_NO_NEW_PRIVS: Final = 38
 
 def abi() -> int:
     """The Landlock version of the running kernel, 0 where there is none (or it is switched off)."""
-    return max(0, _libc().syscall(CREATE_RULESET, None, 0, VERSION_FLAG))
+    return max(0, int(_libc().syscall(CREATE_RULESET, None, 0, VERSION_FLAG)))
 
 
 def deny_all_files() -> None:

@@ -23,7 +23,6 @@ import signal
 import socket
 import struct
 import sys
-import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -34,6 +33,7 @@ from training.errors import Cancelled, SandboxUnavailable
 from training.layout import hidden_stdlib, readable_files, readable_roots
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable
     from types import TracebackType
 
@@ -89,8 +89,8 @@ class Sandbox:
     """One run. A context manager: the process is dead when it is left, however it is left.
 
     Entering raises SandboxUnavailable or Cancelled; ``startup_ms`` is then the CPU time that the
-    process took before it was ready for the first candidate byte. While inside, every call may raise Stopped
-    (the candidate's doing) or Cancelled.
+    process took before it was ready for the first candidate byte. While inside, every call may
+    raise Stopped (the candidate's doing) or Cancelled.
     """
 
     def __init__(

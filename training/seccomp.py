@@ -141,7 +141,7 @@ def assemble(arch: Arch, rules: Iterable[Rule], default: int) -> bytes:
         number = arch.numbers.get(rule.call)
         if number is None:
             continue
-        body = _test(rule) + [_op(_RETURN, k=rule.action)]
+        body = [*_test(rule), _op(_RETURN, k=rule.action)]
         if rule.test is not None:
             body.append(_op(_LOAD, k=_NR))  # a failed test falls through with the number again
         program.append(_op(_EQUAL, jf=len(body), k=number))

@@ -46,4 +46,4 @@ class Stream:
             self._at[lane] = (self._at[lane] + seq_len) % size
             self._row += 1
         picks = (starts + np.arange(seq_len + 1, dtype=np.int64)) % size
-        return self._tokens[picks].tobytes()
+        return bytes(self._tokens[picks].tobytes())

@@ -1,0 +1,176 @@
+"""How the first process of a sandbox gets ready, before anything of a candidate is near.
+
+It gives up its user id and every capability, imports all that a candidate may use, and leaves as
+little text in memory as it can: to a candidate any text is training data. Runs in the sandbox, so
+it imports the standard library, numpy and torch only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import os
+import struct
+import sys
+import types
+from typing import Any, Final
+
+UNPRIVILEGED: Final = 64100
+"""The user and group id in every sandbox."""
+_MODULES: Final = (
+    "numpy", "torch", "torch.nn", "torch.nn.functional",
+    "torch.nn.attention", "torch.nn.utils", "torch.nn.utils.parametrize", "torch.nn.utils.parametrizations",
+    "torch.optim", "torch.optim.lr_scheduler", "torch.optim.swa_utils", "torch.func", "torch.fft",
+    "torch.linalg", "torch.utils.checkpoint", "torch.utils.data",
+    "abc", "array", "bisect", "collections", "contextlib", "copy", "dataclasses", "enum",
+    "functools", "heapq", "itertools", "math", "operator", "random", "re", "string", "time",
+    "types", "typing", "warnings",
+)  # fmt: skip
+
+
+def drop_privileges() -> None:
+    """Leaves uid 0 for good, with an empty bounding set. Does nothing for an ordinary user."""
+    if os.getuid() == 0:
+        libc = ctypes.CDLL(None, use_errno=True)
+        for capability in range(64):
+            if libc.prctl(24, capability, 0, 0, 0) != 0:  # PR_CAPBSET_DROP; fails past the last
+                break
+        ids = (UNPRIVILEGED,) * 3
+        os.setgroups([])
+        os.setresgid(*ids)
+        os.setresuid(*ids)
+        header = struct.pack("<Ii", 0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this process
+        libc.capset(header, bytes(24))  # the inheritable set survives a change of user id
+    if os.getresuid() != (UNPRIVILEGED,) * 3 or os.getresgid() != (UNPRIVILEGED,) * 3:
+        raise OSError("the sandbox has the wrong user id")
+    with open("/proc/self/status") as status:
+        fields = dict(line.split(":", 1) for line in status)
+    for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
+        if int(fields[name], 16) != 0:
+            raise OSError(f"the sandbox still has capabilities ({name})")
+    if int(fields["NoNewPrivs"]) != 1 or int(fields["Seccomp"]) != 2:
+        raise OSError("the sandbox has no seccomp filter")
+
+
+def preload(extra: tuple[str, ...] = ()) -> None:
+    """Imports all that a candidate may use; nothing can be imported from a file afterwards.
+
+    torch.compile would need a compiler and three more seconds of imports, for which optimisers
+    reach too: here it returns its argument. Texts of documentation are not kept in memory, because
+    to a candidate any text is training data.
+    """
+    sys.modules["torch._dynamo"] = _no_dynamo()
+    sys.meta_path.insert(0, _NoDocumentation())
+    for name in (*_MODULES, *extra):
+        with contextlib.suppress(ImportError) if name in extra else contextlib.nullcontext():
+            __import__(name)
+    sys.meta_path.pop(0)
+    import torch
+
+    def compile_nothing(model: Any = None, **_: Any) -> Any:
+        return (lambda function: function) if model is None else model
+
+    torch.compile = compile_nothing
+    torch.set_num_threads(1)
+    torch.backends.cpu.get_cpu_capability()  # looked up in /sys once: later there is no /sys
+    torch.mm(torch.ones(8, 8), torch.ones(8, 8))
+    forget_texts()
+
+
+def forget_texts() -> None:
+    """Drops what text can be dropped: cached sources, and manuals that are set by assignment."""
+    if "linecache" in sys.modules:
+        sys.modules["linecache"].clearcache()
+    for thing in (*gc.get_objects(), *sys.modules.values()):
+        if isinstance(thing, type | types.FunctionType | types.ModuleType) and thing.__doc__:
+            with contextlib.suppress(AttributeError, TypeError):  # types written in C
+                thing.__doc__ = None
+
+
+def exercise() -> None:
+    """Uses torch as candidates do, so that a measuring run sees what is imported on first use."""
+    import torch
+    from torch import nn
+
+    layer = nn.TransformerEncoderLayer(8, 2, dim_feedforward=8, batch_first=True)
+    inputs = torch.randn(2, 3, 8)
+    torch.utils.checkpoint.checkpoint(layer, inputs, use_reentrant=False).sum().backward()
+    for name in ("SGD", "Adam", "AdamW", "Adagrad", "RMSprop", "NAdam", "Adafactor", "Muon"):
+        maker = getattr(torch.optim, name, None)
+        if maker is None:
+            continue
+        optimiser = maker([p for p in layer.parameters() if p.dim() == 2])
+        torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 10)
+        optimiser.step()
+        optimiser.zero_grad()
+    nn.utils.clip_grad_norm_(layer.parameters(), 1.0)
+    nn.utils.parametrizations.orthogonal(nn.Linear(4, 4))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        nn.functional.linear(inputs, torch.randn(8, 8))
+    torch.func.vmap(torch.sin)(inputs)
+    torch.einsum("bti,bsi->bts", inputs, inputs)
+    nn.LSTM(8, 8, batch_first=True)(inputs)
+    repr(layer), repr(inputs)
+
+
+def quiet() -> None:
+    """Standard output and error go nowhere from here on, and no other descriptor is inherited."""
+    os.dup2(0, 1)
+    os.dup2(0, 2)
+
+
+def check_locked() -> None:
+    """Raises unless files are really out of reach now: the file that runs, the root, /proc."""
+    for path in (__file__, "/", "/proc/self/status", "/dev/null", "/tmp"):
+        try:
+            os.close(os.open(path, os.O_RDONLY))
+        except PermissionError:
+            continue
+        raise OSError("files can still be opened")
+
+
+def _no_dynamo() -> types.ModuleType:
+    module = types.ModuleType("torch._dynamo")
+
+    def graph_break(*_: Any, **__: Any) -> None:
+        return None
+
+    def disable(function: Any = None, *_: Any, **__: Any) -> Any:
+        return (lambda inner: inner) if function is None else function
+
+    module.__dict__.update(
+        graph_break=graph_break,
+        disable=disable,
+        is_compiling=lambda: False,
+        config=_AllOff(),
+    )
+    return module
+
+
+class _NoDocumentation:
+    """Finds nothing, but is asked first: keeps numpy and torch from attaching their manuals."""
+
+    PLACES: Final = (
+        ("torch._C", "_add_docstr"),
+        ("numpy._core._multiarray_umath", "add_docstring"),
+    )
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
+        """Called at every import; the functions are replaced as soon as they exist."""
+        for module, function in self.PLACES:
+            if hasattr(sys.modules.get(module), function):
+                setattr(sys.modules[module], function, lambda thing, *_: thing)
+
+
+class _AllOff:
+    """Stands for torch._dynamo.config: every switch is off."""
+
+    def __getattr__(self, name: str) -> bool:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return False
+
+    def patch(self, *_: Any, **__: Any) -> contextlib.AbstractContextManager[None]:
+        """A context that changes nothing."""
+        return contextlib.nullcontext()
