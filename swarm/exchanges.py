@@ -12,7 +12,7 @@ import trio
 
 from swarm.keys import short
 from swarm.safe_libp2p import key_of, peer_id_of
-from swarm.streams import FramedStream, Misbehaviour, PeerGone, PeerSilent
+from swarm.streams import FramedStream, Misbehaviour, NetworkError, PeerGone, PeerSilent
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class Exchanges(ABC):
             except Misbehaviour as error:
                 await stream.reset()
                 self.penalise(key, f"{protocol}: {error}", 5.0)
-            except (PeerGone, trio.TooSlowError) as error:
+            except (NetworkError, trio.TooSlowError) as error:
                 log.debug("%s with %s ended: %r", protocol, short(key), error)
                 await stream.reset()
             except Exception:

@@ -35,6 +35,7 @@ from libp2p.peer.id import ID
 from libp2p.peer.peerstore import PeerStore
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_ID
 from libp2p.security.noise.transport import Transport as Noise
+from libp2p.stream_muxer.muxer_multistream import MuxerMultistream
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_ID
 from libp2p.stream_muxer.yamux.yamux import Yamux
 from libp2p.tools.anyio_service.trio_manager import TrioManager
@@ -60,6 +61,7 @@ MAX_BUFFERED_PER_CONNECTION = 48 * 1024 * 1024
 """Unread bytes of all streams of one connection. Yamux windows grow to 16 MiB per stream."""
 MAX_INBOUND_STREAMS = 64
 """Streams that one peer may have in work here at the same time."""
+NEGOTIATE_S = 10
 MAX_HANDSHAKES = 32
 """Inbound connections that have not proved a key yet."""
 
@@ -152,6 +154,15 @@ class SafeYamux(Yamux):  # type: ignore[misc]
             log.warning("a connection failed and was closed: %.300r", error)
             self.event_started.set()
             await self._cleanup_on_error()
+
+
+class _SafeMuxer(MuxerMultistream):  # type: ignore[misc]
+    """Builds ``SafeYamux``: the library's builds its own class whatever it was given."""
+
+    async def new_conn(self, conn: Any, peer_id: Any) -> Any:
+        protocol, _ = await self._selector.select(conn, conn.is_initiator, self.negotiate_timeout)
+        muxed = SafeYamux(conn, peer_id, is_initiator=conn.is_initiator)
+        return self._annotate_connection(muxed, conn, protocol)
 
 
 class _TrackingTCP(TCP):  # type: ignore[misc]
@@ -273,6 +284,7 @@ def build_host(
         },
         muxer_transports_by_protocol={YAMUX_ID: SafeYamux},
     )
+    upgrader.muxer_multistream = _SafeMuxer({YAMUX_ID: SafeYamux}, NEGOTIATE_S)
     network = SafeSwarm(
         peer_id,
         store,

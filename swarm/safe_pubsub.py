@@ -15,7 +15,7 @@ from typing import Any
 
 import trio
 from google.protobuf.message import DecodeError
-from libp2p.exceptions import ValidationError
+from libp2p.exceptions import ParseError, ValidationError
 from libp2p.io.exceptions import IOException, MessageTooLarge
 from libp2p.network.stream.exceptions import StreamError
 from libp2p.pubsub.gossipsub import PROTOCOL_ID_V11, GossipSub
@@ -117,7 +117,7 @@ class SafePubsub(Pubsub):  # type: ignore[misc]
         self._readers[peer_id] = readers + 1
         try:
             await self._read_rpcs(stream, peer_id, key)
-        except (DecodeError, ValueError, MessageTooLarge) as error:
+        except (DecodeError, ParseError, ValueError, MessageTooLarge) as error:
             self._blame(key, f"bad pubsub message: {type(error).__name__}", 10.0)
         except (StreamError, IOException) as error:
             log.debug("a pubsub stream ended: %.200r", error)

@@ -162,19 +162,30 @@ async def eventually(condition, seconds: float = 20.0) -> None:
 
 
 async def meshed(*nodes: Node) -> None:
-    """Wait until every connected pair hears one another and is in one mesh."""
+    """Wait until every connected pair of ``nodes`` hears one another and is in one mesh."""
+    keys = {one.key for one in nodes}
 
     def ready() -> bool:
         for one in nodes:
             router = one.transport._pubsub.router
-            for key in one.transport.peers():
+            for key in one.transport.peers() & keys:
                 if not one.transport.hears(key):
                     return False
                 if peer_id_of(key) not in router.mesh.get(TOPIC, ()):
                     return False
-        return all(one.transport.peers() for one in nodes)
+        return all(one.transport.peers() & keys for one in nodes)
 
     await eventually(ready)
+
+
+async def poke(transport: Transport, peer: bytes, protocol: str, data: bytes):
+    """Open a stream and write ``data``, whether or not the peer puts up with it."""
+    try:
+        stream = await raw_stream(transport, peer, protocol)
+        await stream.write(data)
+    except Exception:  # the library's errors have no common root
+        return None
+    return stream
 
 
 async def raw_stream(transport: Transport, peer: bytes, protocol: str):

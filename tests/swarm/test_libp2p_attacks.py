@@ -1,0 +1,424 @@
+"""What a hostile peer can send, as real bytes, to a node that has to stay alive and hear others.
+
+Every attack ends with ``still_works``: an honest pair exchanges a record by gossip, both ways,
+through the attacked node.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+
+import pytest
+import trio
+from libp2p.pubsub.pb import rpc_pb2
+from libp2p.pubsub.validators import PUBSUB_SIGNING_PREFIX
+from libp2p.utils import encode_varint_prefixed
+
+from swarm import safe_libp2p
+from swarm.safe_libp2p import peer_id_of
+from swarm.sync import PROTOCOL as SYNC
+from swarm.transport import TransportSettings
+from tests.swarm.network import (
+    FAST,
+    TOPIC,
+    Members,
+    bare,
+    eventually,
+    meshed,
+    node,
+    poke,
+    raw_stream,
+    record,
+)
+
+MESHSUB = "/meshsub/1.1.0"
+
+
+async def still_works(victim, honest):
+    """Both say something and hear each other."""
+    await meshed(victim, honest)
+    for one, other in ((victim, honest), (honest, victim)):
+        seq = len(one.log.feeds.get(one.key, []))
+        item = await one.say(seq)
+        await other.log.until(lambda log, item=item: item in log.records())
+
+
+def signed(transport, data: bytes, **changes):
+    """A pubsub message as the library would sign it, with some fields changed afterwards."""
+    fields = {
+        "data": data,
+        "topicIDs": [TOPIC],
+        "from_id": transport._host.get_id().to_bytes(),
+        "seqno": os.urandom(8),
+    }
+    message = rpc_pb2.Message(**fields)
+    payload = PUBSUB_SIGNING_PREFIX.encode() + message.SerializeToString()
+    message.signature = transport._host.get_private_key().sign(payload)
+    message.key = transport._host.get_public_key().serialize()
+    for name, value in changes.items():
+        if name == "topicIDs":
+            del message.topicIDs[:]
+            message.topicIDs.extend(value)
+        else:
+            setattr(message, name, value)
+    return message
+
+
+def rpc(*messages, **fields) -> bytes:
+    return encode_varint_prefixed(rpc_pb2.RPC(publish=messages, **fields).SerializeToString())
+
+
+def control(**fields) -> bytes:
+    return rpc(control=rpc_pb2.ControlMessage(**fields))
+
+
+MALFORMED = {
+    "not a protobuf": lambda t: encode_varint_prefixed(b"\xff" * 100),
+    "truncated protobuf": lambda t: encode_varint_prefixed(rpc(signed(t, b"x" * 90))[2:-5]),
+    "invalid utf-8 in a topic": lambda t: encode_varint_prefixed(
+        b"\x12" + bytes((len(b) + 0,)) + b if (b := b"\x22\x02\xff\xfe") else b""
+    ),
+    "bad public key": lambda t: rpc(signed(t, b"x", from_id=b"\x12\x20" + bytes(32), key=b"\xff")),
+    "empty sender": lambda t: rpc(signed(t, b"x", from_id=b"")),
+    "sender that is no multihash": lambda t: rpc(signed(t, b"x", from_id=b"\xff" * 38)),
+    "low-order key": lambda t: rpc(signed(t, b"x", from_id=peer_id_of(bytes(32)).to_bytes())),
+    "somebody else's name": lambda t: rpc(
+        signed(t, b"x", from_id=peer_id_of(os.urandom(32)).to_bytes())
+    ),
+    "no signature": lambda t: rpc(signed(t, b"x", signature=b"")),
+    "wrong signature": lambda t: rpc(signed(t, b"x", signature=bytes(64))),
+    "short signature": lambda t: rpc(signed(t, b"x", signature=b"short")),
+    "no seqno": lambda t: rpc(signed(t, b"x", seqno=b"")),
+    "long seqno": lambda t: rpc(signed(t, b"x", seqno=bytes(10_000))),
+    "another topic": lambda t: rpc(signed(t, b"x", topicIDs=["other"])),
+    "no topic": lambda t: rpc(signed(t, b"x", topicIDs=[])),
+    "topic twice": lambda t: rpc(signed(t, b"x", topicIDs=[TOPIC, TOPIC])),
+    "a thousand messages": lambda t: rpc(*[signed(t, b"x")] * 1000),
+    "a thousand subscriptions": lambda t: rpc(
+        subscriptions=[
+            rpc_pb2.RPC.SubOpts(subscribe=True, topicid=f"topic {n}") for n in range(1000)
+        ]
+    ),
+    "a frame of 4 GiB": lambda t: b"\xff\xff\xff\xff\x0f",
+    "an endless varint": lambda t: b"\xff" * 64,
+}
+
+HARMLESS = {
+    "empty": lambda t: b"\x00",
+    "control for other topics": lambda t: control(
+        graft=[rpc_pb2.ControlGraft(topicID=f"t{n}") for n in range(500)],
+        prune=[rpc_pb2.ControlPrune(topicID=f"t{n}", backoff=2**40) for n in range(500)],
+        ihave=[rpc_pb2.ControlIHave(topicID="t", messageIDs=[b"zz"]) for n in range(500)],
+    ),
+    "prune with peers to dial": lambda t: control(
+        prune=[
+            rpc_pb2.ControlPrune(
+                topicID=TOPIC,
+                peers=[rpc_pb2.PeerInfo(peerID=os.urandom(38), signedPeerRecord=b"\xff" * 50)],
+            )
+        ]
+    ),
+    "wants what nobody has": lambda t: control(
+        iwant=[rpc_pb2.ControlIWant(messageIDs=[os.urandom(40)] * 200) for n in range(50)]
+    ),
+    "a bad sender record": lambda t: rpc(senderRecord=b"\xff" * 100),
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+async def test_malformed_gossip_costs_its_sender_and_nothing_else(name):
+    async with node("victim") as victim, node("honest") as honest, node("evil") as evil:
+        await honest.transport.dial(victim.address)
+        await evil.transport.dial(victim.address)
+        await meshed(victim, honest, evil)
+        stream = await raw_stream(evil.transport, victim.key, MESHSUB)
+        await stream.write(MALFORMED[name](evil.transport))
+        await stream.close()
+        await eventually(lambda: victim.transport.penalties.points(evil.key) > 0)
+        await still_works(victim, honest)
+        assert victim.transport.penalties.points(honest.key) == 0
+
+
+@pytest.mark.parametrize("name", HARMLESS)
+async def test_odd_gossip_does_nothing(name):
+    async with node("victim") as victim, node("honest") as honest, node("evil") as evil:
+        await honest.transport.dial(victim.address)
+        await evil.transport.dial(victim.address)
+        await meshed(victim, honest, evil)
+        before = victim.transport._network.get_total_connections()
+        stream = await raw_stream(evil.transport, victim.key, MESHSUB)
+        await stream.write(HARMLESS[name](evil.transport) * 3)
+        await trio.sleep(0.2)
+        await still_works(victim, honest)
+        router = victim.transport._pubsub.router
+        assert set(router.mesh) == {TOPIC}
+        assert set(router.back_off) <= {TOPIC}
+        assert victim.transport._network.get_total_connections() <= before
+
+
+async def test_many_gossip_streams_of_one_peer_are_refused():
+    async with node("victim") as victim, node("honest") as honest, node("evil") as evil:
+        await honest.transport.dial(victim.address)
+        await evil.transport.dial(victim.address)
+        await meshed(victim, honest, evil)
+        for _ in range(20):
+            await poke(evil.transport, victim.key, MESHSUB, b"\x80")  # half a length, for ever
+        readers = victim.transport._pubsub._readers
+        assert max(readers.values()) <= 4
+        await still_works(victim, honest)
+
+
+async def test_exceptions_in_our_own_callbacks_do_not_kill_the_node(monkeypatch):
+    async with node("victim") as victim, node("honest") as honest:
+        await honest.transport.dial(victim.address)
+        await meshed(victim, honest)
+
+        async def explode(*args):
+            raise ExceptionGroup("several", [KeyError("a bug"), RuntimeError("another")])
+
+        with monkeypatch.context() as patch:
+            patch.setattr(victim.transport, "_accept", explode)
+            await honest.say(0)
+            await trio.sleep(0.3)
+        victim.transport.set_handler("/test/explode/1", explode)
+        await poke(honest.transport, victim.key, "/test/explode/1", b"x")
+        await trio.sleep(0.2)
+        victim.log.feeds[honest.key] = list(honest.log.feeds[honest.key])
+        await still_works(victim, honest)
+
+
+async def test_a_failing_task_of_the_library_is_contained(monkeypatch):
+    """The heartbeat raises once; it runs again and the mesh still forms."""
+    async with node("victim") as victim, node("honest") as honest:
+        router = victim.transport._pubsub.router
+        real = router.mesh_heartbeat
+        calls = 0
+
+        def fail_once():
+            nonlocal calls
+            calls += 1
+            if calls == 1:
+                raise ValueError("a bug in the heartbeat")
+            return real()
+
+        monkeypatch.setattr(router, "mesh_heartbeat", fail_once)
+        victim.transport._pubsub.manager.run_task(_raise)
+        victim.transport._network.manager.run_task(_raise)
+        await eventually(lambda: calls >= 3)
+        await honest.transport.dial(victim.address)
+        await still_works(victim, honest)
+
+
+async def _raise() -> None:
+    raise RuntimeError("a bug in the library")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"GET / HTTP/1.1\r\n\r\n", b"\x13/multistream/1.0.0\n\x07/noise\n", os.urandom(500), b""],
+    ids=["http", "noise without keys", "noise", "nothing"],
+)
+async def test_garbage_instead_of_a_handshake(data):
+    async with node("victim") as victim, node("honest") as honest:
+        port = int(victim.address.split("/")[4])
+        streams = [await trio.open_tcp_stream("127.0.0.1", port) for _ in range(5)]
+        for stream in streams:
+            await stream.send_all(data)
+        await honest.transport.dial(victim.address)
+        await still_works(victim, honest)
+        for stream in streams:
+            await stream.aclose()
+
+
+async def test_half_open_handshakes_are_bounded(monkeypatch):
+    monkeypatch.setattr(safe_libp2p, "MAX_HANDSHAKES", 3)
+    async with node("victim") as victim, node("honest") as honest:
+        port = int(victim.address.split("/")[4])
+        streams = [await trio.open_tcp_stream("127.0.0.1", port) for _ in range(6)]
+        closed = 0
+        for stream in streams:
+            with trio.move_on_after(0.3):
+                while await stream.receive_some(1000):
+                    pass
+                closed += 1
+        assert closed == 3
+        for stream in streams:
+            await stream.aclose()
+        await trio.sleep(0.2)
+        await honest.transport.dial(victim.address)
+        await still_works(victim, honest)
+
+
+def yamux(kind: int, flags: int, stream: int, length: int) -> bytes:
+    return struct.pack("!BBHII", 0, kind, flags, stream, length)
+
+
+async def muxed(transport, peer):
+    """The yamux connection of ``transport`` to ``peer``."""
+    return transport._network.get_connections(peer_id_of(peer))[0].muxed_conn
+
+
+async def test_streams_without_end_are_reset():
+    async with node("victim") as victim, node("honest") as honest, bare("evil") as evil:
+        await honest.transport.dial(victim.address)
+        await evil.dial(victim.address)
+        connection = await muxed(evil, victim.key)
+        for number in range(300):
+            await connection._write_frame(yamux(1, 1, 1001 + 2 * number, 0))
+        await eventually(lambda: len(victim.transport._host._in_work) > 0)
+        await trio.sleep(0.3)
+        assert max(victim.transport._host._in_work.values()) == safe_libp2p.MAX_INBOUND_STREAMS
+        await still_works(victim, honest)
+
+
+async def test_data_beyond_the_window_ends_the_connection(monkeypatch, caplog):
+    monkeypatch.setattr(safe_libp2p, "MAX_BUFFERED_PER_CONNECTION", 1 << 20)
+    async with node("victim") as victim, node("honest") as honest, bare("evil") as evil:
+        await honest.transport.dial(victim.address)
+        await evil.dial(victim.address)
+        evil.forget(victim.key)
+
+        async def never_reads(peer, stream):
+            await trio.sleep_forever()
+
+        victim.transport.set_handler("/test/never/1", never_reads)
+        stream = await raw_stream(evil, victim.key, "/test/never/1")
+        number = stream.muxed_stream.stream_id
+        connection = await muxed(evil, victim.key)
+        with trio.move_on_after(10):
+            while victim.transport.connected(evil.key):
+                try:
+                    await connection._write_frame(yamux(0, 0, number, 65000) + bytes(65000))
+                except Exception:
+                    break
+        await eventually(lambda: not victim.transport.connected(evil.key))
+        assert "beyond its window" in caplog.text
+        await still_works(victim, honest)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        yamux(0, 0, 1, 0xFFFFFFFF),
+        yamux(0, 1, 77, 0xFFFFFFFF),
+        yamux(9, 0xFFFF, 1, 5),
+        yamux(3, 0, 0, 99),
+        yamux(1, 0, 1, 0xFFFFFFFF),
+        yamux(2, 2, 0, 12345),
+        yamux(0, 4, 4242, 0),
+        yamux(1, 9, 4243, 0),
+        b"\xff" * 12,
+    ],
+    ids=[
+        "4 GiB of data", "4 GiB with syn", "unknown type", "go away", "huge window", "stray pong",
+        "fin of nothing", "syn and rst", "ones",
+    ],
+)  # fmt: skip
+async def test_odd_frames_of_the_multiplexer(frame):
+    async with node("victim") as victim, node("honest") as honest, bare("evil") as evil:
+        await honest.transport.dial(victim.address)
+        await evil.dial(victim.address)
+        connection = await muxed(evil, victim.key)
+        for _ in range(20):
+            try:
+                await connection._write_frame(frame)
+            except Exception:
+                break
+        await trio.sleep(0.2)
+        await still_works(victim, honest)
+
+
+async def test_ended_streams_leave_nothing_behind():
+    async with bare("a") as a, bare("b") as b:
+
+        async def echo(peer: bytes, request: bytes) -> bytes:
+            return request
+
+        a.set_responder("/test/echo/1", echo, max_request=10)
+        await b.dial(a.addresses[0])
+        for _ in range(50):
+            await b.request(a.key, "/test/echo/1", b"x", max_response=10)
+        ends = [await muxed(a, b.key), await muxed(b, a.key)]
+        for end in ends:
+            await eventually(lambda end=end: len(end.streams) <= 2)
+            assert len(end.stream_events) <= 2
+            assert len(end.stream_buffers) <= 2
+
+
+async def test_responders_that_never_close_are_reset_in_the_end():
+    async with bare("a") as a, bare("evil") as evil:
+
+        async def echo(peer: bytes, request: bytes) -> bytes:
+            return request
+
+        a.set_responder("/test/echo/1", echo, max_request=10)
+        await evil.dial(a.addresses[0])
+        for _ in range(4):
+            stream = await raw_stream(evil, a.key, "/test/echo/1")
+            await stream.write(b"\0\0\0\1x")  # and never closed
+        end = await muxed(a, evil.key)
+        await eventually(lambda: len(end.streams) <= 1)
+
+
+@pytest.mark.parametrize("protocol", [SYNC, "/lazaretto/alive/1", "/ipfs/id/1.0.0"])
+async def test_garbage_to_every_protocol(protocol):
+    async with node("victim") as victim, node("honest") as honest, bare("evil") as evil:
+        await honest.transport.dial(victim.address)
+        await evil.dial(victim.address)
+        for data in (b"", b"\xff" * 4, bytes(3), os.urandom(1000), b"\0\0\0\0" * 100):
+            stream = await poke(evil, victim.key, protocol, data)
+            if stream is not None:
+                await stream.close()
+            await eventually(lambda: evil.connected(victim.key))
+        await still_works(victim, honest)
+
+
+async def test_a_refused_attacker_cannot_come_back_at_once():
+    settings = TransportSettings(
+        alive_s=FAST.alive_s, penalty_limit=20.0, refuse_s=600.0, dial_s=FAST.dial_s
+    )
+    async with (
+        node("victim", settings=settings) as victim,
+        node("honest") as honest,
+        node("evil") as evil,
+    ):
+        await honest.transport.dial(victim.address)
+        await evil.transport.dial(victim.address)
+        await meshed(victim, honest, evil)
+        for _ in range(3):
+            garbage = encode_varint_prefixed(b"\xff" * 100)
+            await poke(evil.transport, victim.key, MESHSUB, garbage)
+            await trio.sleep(0.1)
+        await eventually(lambda: not victim.transport.connected(evil.key))
+        await trio.sleep(1.5)  # it dials again and again
+        assert not victim.transport.connected(evil.key)
+        await still_works(victim, honest)
+
+
+async def test_a_flood_of_valid_messages_does_not_deafen_the_node():
+    members = Members()
+    async with (
+        node("victim", admission=members) as victim,
+        node("honest", admission=members) as honest,
+        node("evil") as evil,
+    ):
+        members.keys |= {victim.key, honest.key, evil.key}
+        await honest.transport.dial(victim.address)
+        await evil.transport.dial(victim.address)
+        await meshed(victim, honest, evil)
+        async with trio.open_nursery() as nursery:
+
+            async def flood() -> None:
+                stream = await raw_stream(evil.transport, victim.key, MESHSUB)
+                while True:
+                    item = record(evil.key, 0, 1000)
+                    try:
+                        await stream.write(rpc(signed(evil.transport, item)))
+                    except Exception:
+                        return
+
+            nursery.start_soon(flood)
+            await trio.sleep(0.5)
+            await still_works(victim, honest)
+            nursery.cancel_scope.cancel()
