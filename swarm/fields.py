@@ -20,6 +20,7 @@ Hash = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Key = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Signature = Annotated[bytes, Meta(min_length=64, max_length=64)]
 Count = Annotated[int, Meta(ge=0, le=2**53)]
+Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Nano = Annotated[int, Meta(ge=-(10**12), le=10**12)]
 """Nano-bits per byte: 1_000_000_000 is one bit per byte. Bounded at a thousand bits per byte."""
 Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[a-z0-9][a-z0-9._-]*\Z")]

@@ -17,7 +17,7 @@ from typing import Annotated, Any, ClassVar
 
 from msgspec import Meta
 
-from swarm.fields import MAX_CODE, Code, Count, Hash, Key, Name, Nano, Short, Signature, Text
+from swarm.fields import MAX_CODE, Code, Count, Hash, Key, Name, Nano, Seed, Short, Signature, Text
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +157,7 @@ class Admission:
 class DevPair:
     """A claimant's own pair. Told for the record; never evidence."""
 
-    seed: Count
+    seed: Seed
     d_nano: Nano
 
 

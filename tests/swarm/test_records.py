@@ -26,7 +26,7 @@ CLAIM = Claim(
     hypothesis="a larger step",
     proposer="tpe",
     env_digest=b"e" * 32,
-    dev_pairs=(DevPair(1, 12_000_000),),
+    dev_pairs=(DevPair(2**63 - 1, 12_000_000),),
     cost_ms=9000,
 )
 
