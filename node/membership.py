@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from node.errors import NetworkError, NodeError, NotRunning, UsageError
+from node.errors import NetworkError, NodeError, UsageError
 from node.settings import Home, Limits, Settings, write_atomic
+from node.state import read_state
 from swarm import wire
 from swarm.envelope import parse
 from swarm.errors import SwarmError, WireError
@@ -111,20 +112,6 @@ def found_here(
 
 
 # --- inviting ------------------------------------------------------------------------------------
-
-
-def read_state(home: Home) -> dict[str, Any]:
-    """What the running node of this home last said of itself.
-
-    Raises:
-        NotRunning: no node runs here.
-    """
-    try:
-        state: dict[str, Any] = json.loads(home.state.read_text())
-        os.kill(int(state["pid"]), 0)
-    except (OSError, ValueError, KeyError, TypeError):
-        raise NotRunning(f"no node is running in {home.path}", cure="lazaretto up") from None
-    return state
 
 
 def make_invitation(home: Home, *, operator: str, roles: tuple[str, ...]) -> str:
@@ -264,7 +251,7 @@ async def _join(
                 await _ask(network.transport, settings)
             progress("fetching charter and records")
             with trio.move_on_after(JOIN_SECONDS):
-                while not (store.rules and _on_roster(store.rules, key.public)):
+                while not (store.rules and _on_roster(store.rules, key.public)):  # noqa: ASYNC110
                     await trio.sleep(0.1)
             if not (store.rules and _on_roster(store.rules, key.public)):
                 raise NetworkError(

@@ -11,7 +11,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from node.errors import NotRunning
-from node.membership import read_state
+from node.state import read_state
 from swarm.charter import trust_note
 from swarm.keys import KeyPair, peer_id, short
 from swarm.records import Claim

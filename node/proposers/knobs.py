@@ -44,7 +44,7 @@ class Knob:
         sign = math.copysign(1.0, value)
         size = abs(value)
         if NEAR_ONE <= size < 1.0:
-            return sign * (1.0 - _short((1.0 - size) * SPREAD**-u))
+            return sign * round(1.0 - _short((1.0 - size) * SPREAD**-u), 9)
         return sign * _short(size * SPREAD**u)
 
     def where(self, value: Value) -> float | None:

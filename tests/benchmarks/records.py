@@ -113,7 +113,7 @@ async def _latency(nodes: int) -> list[float]:
             addresses = addresses or tuple(network.transport.addresses)
             logs.append((log, network))
         with trio.fail_after(60):
-            while any(not network.transport.peers() for _, network in logs):
+            while any(not net.transport.peers() for _, net in logs):  # noqa: ASYNC110
                 await trio.sleep(0.1)
         await trio.sleep(3)  # meshes form at the first heartbeats
         author, _ = logs[0]

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "libp2p", "anthropic", "optuna", "numpy", "scipy", "grpc")
+HEAVY = ("torch", "libp2p", "anthropic", "optuna", "numpy", "trio", "grpc")
 PROBE = """
 import json, sys
 from node.cli import main
