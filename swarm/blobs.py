@@ -14,6 +14,7 @@ This module does not import libp2p.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import logging
 import os
@@ -53,7 +54,7 @@ class BlobStore:
     """Blobs in a folder, as ``ab/<sha256 in hex>``. Blocking; cheap but for ``put`` of much data.
 
     Args:
-        folder: made if missing; one store per folder and process.
+        folder: made if missing. Several stores, also of several processes, may share it.
         max_total: bytes that all blobs together may take.
     """
 
@@ -62,7 +63,11 @@ class BlobStore:
         self._parts = folder / "parts"
         self._max_total = max_total
         self._parts.mkdir(parents=True, exist_ok=True)
-        self._total = sum(path.stat().st_size for path in folder.glob("??/*"))
+        self._total = 0
+        for left in self._parts.glob("*.tmp"):  # of a process that was killed
+            with suppress(OSError), left.open("r+b") as file:
+                if _lock(file):
+                    left.unlink()
 
     def path(self, digest: bytes) -> Path:
         """Return where the blob is, or would be."""
@@ -160,7 +165,11 @@ class BlobStore:
             self._total -= size
 
     def part(self, digest: bytes, *, fresh: bool = False) -> Part:
-        """Open the unfinished blob of this name, going on where it was left unless ``fresh``."""
+        """Open the unfinished blob of this name, going on where it was left.
+
+        ``fresh``, or if somebody else is writing it: a part of its own, which is not kept.
+        """
+        self._total = sum(path.stat().st_size for path in self._folder.glob("??/*"))
         return Part(self, digest, self._parts / f"{digest.hex()}.part", fresh)
 
     def _make_room(self, size: int) -> None:
@@ -190,13 +199,25 @@ class Part:
         offset: bytes held so far.
     """
 
+    _file: BinaryIO
+
     def __init__(self, store: BlobStore, digest: bytes, path: Path, fresh: bool) -> None:
         self._store = store
         self._digest = digest
         self._path = path
         self._hash = hashlib.sha256()
         self.offset = 0
-        self._file = path.open("w+b" if fresh or not path.exists() else "r+b")
+        self._committed = False
+        self._kept = not fresh
+        if self._kept:
+            self._file = _open_or_make(path)
+            if not _lock(self._file):
+                self._file.close()
+                self._kept = False
+        if not self._kept:
+            self._path = path.with_name(f"{os.urandom(8).hex()}.tmp")
+            self._file = _open_or_make(self._path)
+            _lock(self._file)
         while chunk := self._file.read(CHUNK):
             self._hash.update(chunk)
             self.offset += len(chunk)
@@ -234,6 +255,7 @@ class Part:
             self._file.flush()
             os.fsync(self._file.fileno())
             self._store._adopt(self._path, self._digest, self.offset)
+            self._committed = True
         except OSError as error:
             raise BlobError(f"the disk refuses: {error.strerror}", cure="free some space") from None
 
@@ -246,9 +268,22 @@ class Part:
 
     def close(self) -> None:
         """Close the file; an unfinished part stays for the next attempt unless it is empty."""
-        self._file.close()
-        if not self.offset:
+        if not self._committed and not (self._kept and self.offset):
             self._path.unlink(missing_ok=True)
+        self._file.close()
+
+
+def _open_or_make(path: Path) -> BinaryIO:
+    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+b")
+
+
+def _lock(file: BinaryIO) -> bool:
+    """Lock an open file; return False if another holds it. The lock ends when it is closed."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def _missing(digest: bytes) -> BlobError:

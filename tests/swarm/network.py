@@ -150,8 +150,9 @@ async def node(name, *, admission=None, log=None, listen=None, settings=FAST, in
 async def bare(name, *, admission=None, settings=FAST):
     """A transport without a topic."""
     transport = Transport(seed(name), LOCAL, admission=admission or Everybody(), settings=settings)
-    async with transport:
+    async with trio.open_nursery() as nursery, transport:
         yield transport
+        nursery.cancel_scope.cancel()  # a quick end; test_transport has the orderly ones
 
 
 async def eventually(condition, seconds: float = 20.0) -> None:

@@ -83,6 +83,32 @@ def test_a_part_goes_on_where_it_was_left(store):
     assert store.get(DIGEST) == DATA
 
 
+def test_two_writers_of_one_blob_do_not_mix(store):
+    first = store.part(DIGEST)
+    second = BlobStore(store._folder).part(DIGEST)
+    first.write(bytes(1000))
+    second.write(DATA)
+    first.write(DATA[1000:])
+    with pytest.raises(BlobError):
+        first.commit()
+    second.commit()
+    first.close()
+    second.close()
+    assert store.get(DIGEST) == DATA
+    assert files(store) == [DIGEST.hex()]
+
+
+def test_what_a_killed_process_left_is_removed(store):
+    (store._parts / "0123456789abcdef.tmp").write_bytes(b"x" * 100)
+    working = store.part(DIGEST, fresh=True)
+    again = BlobStore(store._folder)
+    assert len(files(again)) == 1
+    working.write(DATA)
+    working.commit()
+    working.close()
+    assert files(again) == [DIGEST.hex()]
+
+
 def test_damage_on_disk_is_found_and_removed(store):
     store.put(DATA)
     path = store.path(DIGEST)

@@ -40,9 +40,11 @@ async def test_peers_are_keys_and_ports_are_real():
         assert b.peers() == {a.key}
 
 
-async def test_request_and_response():
-    async with bare("a") as a, bare("b") as b:
-        serve_echo(a)
+async def test_request_and_response_and_an_orderly_end():
+    a = Transport(seed("a"), LOCAL, admission=Everybody(), topic="t")
+    b = Transport(seed("b"), LOCAL, admission=Everybody(), topic="t")
+    serve_echo(a)
+    async with a, b:
         await b.dial(a.addresses[0])
         assert await b.request(a.key, ECHO, b"hello", max_response=100) == b.key + b"hello"
 
