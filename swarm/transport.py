@@ -10,8 +10,6 @@ Known peers that are lost are dialled again (``swarm.contacts``).
 from __future__ import annotations
 
 import logging
-import re
-import socket
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,11 +18,11 @@ import trio
 from libp2p.abc import INotifee
 from multiaddr import Multiaddr
 
-from swarm.addresses import AddressError
 from swarm.contacts import Contacts
 from swarm.errors import SwarmError
 from swarm.exchanges import Exchanges
 from swarm.keys import peer_id, short
+from swarm.listening import cannot_listen, check_port_is_free, parse_listen_address
 from swarm.liveness import Liveness
 from swarm.penalties import Penalties
 from swarm.safe_libp2p import build_host, contained_service, key_of, peer_id_of
@@ -94,7 +92,7 @@ class Transport(Exchanges):
             limit=self.settings.penalty_limit, refuse_s=self.settings.refuse_s
         )
         self._admission = admission
-        self._listen = [_listen_address(address) for address in listen]
+        self._listen = [parse_listen_address(address) for address in listen]
         self._topic = topic
         self._host, self._network = build_host(
             seed, max_connections=self.settings.max_connections, gate=self._gate
@@ -138,10 +136,10 @@ class Transport(Exchanges):
 
     async def _start_listening(self) -> None:
         for address in self._listen:
-            _check_port_is_free(address)
+            check_port_is_free(address)
         await self._network.listen(*self._listen)
         if len(self._network.listeners) < len(set(map(str, self._listen))):
-            raise _cannot_listen(", ".join(map(str, self._listen)))
+            raise cannot_listen(", ".join(map(str, self._listen)))
 
     async def _start_pubsub(self) -> None:
         async def accept(forwarder: bytes, origin: bytes, data: bytes) -> bool:
@@ -347,39 +345,6 @@ class Transport(Exchanges):
             raise NetworkError("this transport has no gossip topic")
         await self._pubsub.have_room()
         await self._pubsub.publish(self._topic, data)
-
-
-def _listen_address(text: str) -> Multiaddr:
-    if not re.fullmatch(r"/ip4/[0-9.]+/tcp/[0-9]+|/ip6/[0-9a-f:]+/tcp/[0-9]+", text):
-        raise AddressError("not an address to listen on", cure="write it as /ip4/0.0.0.0/tcp/4001")
-    try:
-        return Multiaddr(text)
-    except ValueError:
-        raise _cannot_listen(text) from None
-
-
-def _cannot_listen(address: str) -> NetworkError:
-    return NetworkError(
-        f"cannot listen on {address}; nothing was lost",
-        cure="choose another address or port, or stop the program that uses it",
-    )
-
-
-def _check_port_is_free(address: Multiaddr) -> None:
-    """Refuse a port in use: the library shares it, and half of the callers would be lost.
-
-    Raises:
-        NetworkError: in use, or not an address of this machine.
-    """
-    text = str(address)
-    kind, host, _, port = text.split("/")[1:5]
-    family = socket.AF_INET6 if kind == "ip6" else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, int(port)))
-        except OSError:
-            raise _cannot_listen(text) from None
 
 
 class _Notifee(INotifee):  # type: ignore[misc]
