@@ -16,7 +16,7 @@ QUICK = TierSpec(
     name="quick",
     device="cpu",
     threads=1,
-    budget_tokens=131_072,
+    budget_tokens=98_304,
     context=128,
     max_batch_tokens=4_096,
     max_cpu_ms=60_000,
@@ -27,7 +27,7 @@ QUICK = TierSpec(
     max_memory_bytes=3 << 30,
     max_code_bytes=24 << 10,
 )
-"""One CPU core, three to five seconds: 128 steps of a model of about 130,000 parameters."""
+"""One CPU core, about three seconds: 96 steps of a model of about 130,000 parameters."""
 
 _TIERS = {tier.name: tier for tier in (QUICK,)}
 
