@@ -149,13 +149,8 @@ def run(descriptor: int) -> None:
     pipe.send(frames.HELLO)
     _, threads, nice, size = pipe.header()
     trace = lock(nice, bytes(pipe.exactly(size)))
+    set_threads(threads)
     pipe.send(frames.READY)
-    import torch
-
-    torch.set_num_threads(threads)
-    if threads > 1:
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     _, mode, vocabulary, size = pipe.header()
     seed, budget, context = frames.START_HEAD.unpack(pipe.exactly(frames.START_HEAD.size))
     code = bytes(pipe.exactly(size))
@@ -210,6 +205,16 @@ def lock(nice: int, payload: bytes) -> bool:
         os.fork()  # refused by the filter; a child would end at once
         os._exit(1)
     return bool(trace)
+
+
+def set_threads(threads: int) -> None:
+    """One thread adds in one order; with more, torch is asked to keep to one."""
+    import torch
+
+    torch.set_num_threads(threads)
+    if threads > 1:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def load(code: bytes, seed: int) -> types.ModuleType:

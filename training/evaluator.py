@@ -233,19 +233,25 @@ class _Sheet:
     def __init__(self, rows: Windows) -> None:
         self.windows = rows
         self.known: Reals = np.full(rows.inputs.shape, np.nan)
+        self.batches: dict[tuple[int, ...], Reals] = {}
         self.largest = {"repeat": 0.0, "neighbours": 0.0, "future": 0.0}
         self.gains: list[float] = []
 
     def take(self, request: Request, logits: Logits) -> None:
         """An answer: the first whole one of a window is its score, all others are compared."""
         found = log_probability(logits, self.windows.targets[list(request.rows), : logits.shape[1]])
-        for row, known, answer in zip(request.rows, request.known, found, strict=True):
-            before = self.known[row]
+        if not request.probe:
+            self.batches[request.rows] = found
+        for at, (row, known) in enumerate(zip(request.rows, request.known, strict=True)):
+            if request.probe == "repeat":
+                before = self.batches[request.rows][at]
+            else:
+                before = self.known[row]
             if np.isnan(before[0]):
-                self.known[row] = answer
+                self.known[row] = found[at]
                 continue
             probe = request.probe or "neighbours"  # a window that fills up the last batch
-            difference = before[:known] - answer[:known]
+            difference = before[:known] - found[at, :known]
             self.largest[probe] = max(self.largest[probe], float(np.abs(difference).max()))
             if probe == "future":
                 self.gains.append(float(difference[-1]))

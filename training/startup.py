@@ -23,6 +23,7 @@ _MODULES: Final = (
     "torch.nn.attention", "torch.nn.utils", "torch.nn.utils.parametrize", "torch.nn.utils.parametrizations",
     "torch.optim", "torch.optim.lr_scheduler", "torch.optim.swa_utils", "torch.func", "torch.fft",
     "torch.linalg", "torch.utils.checkpoint", "torch.utils.data",
+    "torch.utils.deterministic",
     "abc", "array", "bisect", "collections", "contextlib", "copy", "dataclasses", "enum",
     "functools", "heapq", "itertools", "math", "operator", "random", "re", "string", "time",
     "types", "typing", "warnings",
@@ -71,7 +72,11 @@ def preload(extra: tuple[str, ...] = ()) -> None:
     def compile_nothing(model: Any = None, **_: Any) -> Any:
         return (lambda function: function) if model is None else model
 
+    def deterministic(mode: bool, *, warn_only: bool = False) -> None:
+        torch._C._set_deterministic_algorithms(mode, warn_only=warn_only)
+
     torch.compile = compile_nothing
+    torch.use_deterministic_algorithms = deterministic  # the original imports the compiler
     torch.set_num_threads(1)
     torch.backends.cpu.get_cpu_capability()  # looked up in /sys once: later there is no /sys
     torch.mm(torch.ones(8, 8), torch.ones(8, 8))
