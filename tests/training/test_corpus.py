@@ -224,8 +224,13 @@ def test_a_damaged_split_is_noticed(built, tmp_path):
 # --- where text comes from ------------------------------------------------------------------
 
 
-def test_the_default_corpus_is_text_that_no_sandbox_carries():
-    documents = list(default_documents())
+@pytest.fixture(scope="module")
+def standard_library():
+    return list(default_documents())
+
+
+def test_the_default_corpus_is_text_that_no_sandbox_carries(standard_library):
+    documents = standard_library
     assert sum(len(text) for _, text in documents) >= 2_500_000
     assert [name for name, _ in documents] == sorted({name for name, _ in documents})
     carried = {path.resolve() for path in readable_files()}
@@ -233,8 +238,8 @@ def test_the_default_corpus_is_text_that_no_sandbox_carries():
     assert not carried & {(root / name).resolve() for name, _ in documents}
 
 
-def test_the_default_corpus_makes_folds_enough(tmp_path):
-    manifest = build(default_documents(), tmp_path, seed=1)
+def test_the_default_corpus_makes_folds_enough(standard_library, tmp_path):
+    manifest = build(standard_library, tmp_path, seed=1)
     assert len(manifest.folds) >= 8
     assert manifest.train.text_bytes <= 8 << 20
     report = leak_scan([load(tmp_path, ref) for ref in manifest], readable_files())
