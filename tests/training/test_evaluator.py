@@ -1,0 +1,199 @@
+"""Sealed scoring: the number itself, and the models that the probes are there for."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from tests.training.candidates import FOLD, TIER, TRAIN, load, text
+from training import evaluator, runner, windows
+from training.evaluator import TOLERANCE_NANO, log_probability
+from training.weights import TensorBytes, pack, unpack
+
+HONEST = load("honest")
+
+
+@pytest.fixture(scope="module")
+def trained():
+    result = runner.train(HONEST, TIER, TRAIN, 3)
+    assert result.status == "ok"
+    return result
+
+
+def score(name, **options):
+    code = load(name)
+    run = runner.train(code, TIER, TRAIN, 3)
+    assert run.status == "ok"
+    found = evaluator.score(code, run.weights, TIER, FOLD, 4, **options)
+    assert found.status in evaluator.STATUSES
+    if found.status != "ok":
+        assert found.nano_bpb == 0
+    return found
+
+
+@pytest.mark.sandbox
+def test_the_score_is_what_arithmetic_says(trained):
+    found = evaluator.score(HONEST, trained.weights, TIER, FOLD, 4)
+    (table,) = unpack(trained.weights)
+    logits = np.frombuffer(table.data, "<f4").reshape(256, 256).astype(np.float64)
+    logp = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    nats = 0.0
+    for document in FOLD:
+        tokens = b"\0" + document
+        nats -= sum(logp[a, b] for a, b in pairwise(tokens))
+    expected = nats / math.log(2) / FOLD.text_bytes
+    assert found.status == "ok"
+    assert found.bytes == FOLD.text_bytes
+    assert found.nano_bpb == pytest.approx(expected * 1e9, abs=1000)
+    assert found.probes["positions"] >= 100
+    assert max(found.probes[name] for name in found.probes if name.endswith("_nano")) < 50_000
+    assert found.cpu_ms > 0
+
+
+@pytest.mark.sandbox
+def test_training_helps_and_the_seed_of_scoring_does_not_matter(trained):
+    first = evaluator.score(HONEST, trained.weights, TIER, FOLD, 1, probes=False)
+    second = evaluator.score(HONEST, trained.weights, TIER, FOLD, 2)
+    assert abs(first.nano_bpb - second.nano_bpb) < 1000
+    assert first.probes == {}
+    assert first.nano_bpb < 5_000_000_000
+
+
+@pytest.mark.sandbox
+@pytest.mark.parametrize(
+    ("name", "status"),
+    [
+        ("reads_ahead", "non_causal"),
+        ("whispers_ahead", "non_causal"),
+        ("reads_ahead_when_full", "non_causal"),
+        ("counts_from_the_right", "non_causal"),
+        ("leaks_across_the_batch", "leaks_across_batch"),
+        ("memorises_windows", "not_repeatable"),
+        ("learns_while_scored", "not_repeatable"),
+        ("is_noisy", "not_repeatable"),
+        ("answers_nan", "non_finite"),
+        ("answers_in_another_shape", "wrong_shape"),
+        ("forges_a_metric", "ok"),
+    ],
+)
+def test_every_cheat_has_its_name(name, status):
+    assert score(name).status == status
+
+
+@pytest.mark.sandbox
+def test_a_whisper_is_below_the_tolerance_and_found_in_the_mean():
+    found = score("whispers_ahead")
+    assert found.probes["future_nano"] < TOLERANCE_NANO
+    assert found.probes["mean_gain_nano"] > 4 * found.probes["mean_gain_error_nano"]
+
+
+@pytest.mark.sandbox
+def test_without_probes_reading_ahead_looks_wonderful():
+    found = score("reads_ahead", probes=False)
+    assert found.status == "ok"
+    assert found.nano_bpb < 2_000_000_000
+
+
+MODEL = """
+import os, time, torch
+from torch import nn
+class Model(nn.Module):
+    def __init__(self, vocab_size):
+        super().__init__()
+        self.table = nn.Embedding(vocab_size, vocab_size)
+    def forward(self, tokens):
+        {forward}
+def build_model(vocab_size, context):
+    return Model(vocab_size)
+def train(model, batches, budget):
+    pass
+"""
+
+
+@pytest.mark.sandbox
+@pytest.mark.parametrize(
+    ("forward", "status"),
+    [
+        ("raise ValueError('a word to the outside')", "crashed"),
+        ("os._exit(3)", "crashed"),
+        ("return None", "wrong_shape"),
+        ("return self.table(tokens).long() << 70", "ok"),
+        ("return self.table(tokens)[:, :-1]", "wrong_shape"),
+        ("return self.table(tokens).half().float() * 1e38 * 10", "non_finite"),
+        ("os.write(3, bytes(64)) if False else [os.write(n, bytes(64)) for n in G()]", "protocol"),
+    ],
+)
+def test_answers_that_are_none(forward, status, trained):
+    helper = """
+def G():
+    for n in range(3, 64):
+        try:
+            os.write(n, b'')
+        except OSError:
+            continue
+        yield n
+"""
+    code = MODEL.format(forward=forward).encode() + helper.encode()
+    found = evaluator.score(code, trained.weights, TIER, FOLD, 4)
+    assert found.status == status
+    assert "outside" not in found.detail
+
+
+@pytest.mark.sandbox
+@pytest.mark.parametrize("change", ["name", "shape", "dtype", "missing", "extra"])
+def test_weights_of_another_model_are_refused(trained, change):
+    (table,) = unpack(trained.weights)
+    tensors = {
+        "name": [table._replace(name="other")],
+        "shape": [table._replace(shape=(512, 128))],
+        "dtype": [table._replace(dtype="I32")],
+        "missing": [],
+        "extra": [table, TensorBytes("zzz", "F32", (), bytes(4))],
+    }[change]
+    found = evaluator.score(HONEST, pack(tensors), TIER, FOLD, 4)
+    assert found.status == "bad_weights"
+
+
+def test_every_byte_is_scored_once():
+    cut = windows.cut(FOLD, 32)
+    assert cut.text_bytes == FOLD.text_bytes == int(cut.sizes.sum())
+    joined = b"".join(bytes(cut.targets[row, : cut.sizes[row]]) for row in range(len(cut)))
+    assert joined == b"".join(FOLD)
+    assert (cut.inputs[:, 1:] == cut.targets[:, :-1]).all()
+    rng = windows.generator(1, "test")
+    groups = windows.batches_of(cut, 16, rng)
+    assert {len(group) for group in groups} == {16}
+    assert {row for group in groups for row in group} == set(range(len(cut)))
+    assert sum(map(len, groups)) < len(cut) + 16
+
+
+def test_neighbours_come_from_many_documents():
+    many = text(5, documents=64, words=100)
+    cut = windows.cut(many, 32)
+    for group in windows.batches_of(cut, 16, windows.generator(1, "test")):
+        assert len({int(cut.document[row]) for row in group}) >= 8
+
+
+@pytest.mark.parametrize("body", [b"a", b"ab" * 16, b"x" * 33])
+def test_tiny_folds_are_scored_too(body):
+    from training.documents import Documents
+
+    cut = windows.cut(Documents([body]), 32)
+    assert b"".join(bytes(t[:n]) for t, n in zip(cut.targets, cut.sizes, strict=True)) == body
+    assert cut.inputs[0, 0] == 0
+    assert windows.batches_of(cut, 8, windows.generator(1, "test"))
+
+
+def test_log_probabilities_are_normalised_here():
+    rng = np.random.default_rng(0)
+    logits = (rng.normal(size=(2, 3, 256)) * 30).astype(np.float32)
+    total = sum(
+        np.exp(log_probability(logits, np.full((2, 3), token, np.uint8))) for token in range(256)
+    )
+    assert np.allclose(total, 1.0)
+    huge = np.full((1, 1, 256), 3e38, np.float32)
+    huge[0, 0, 7] = -3e38
+    assert np.isfinite(log_probability(huge, np.array([[7]], np.uint8))).all()
