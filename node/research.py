@@ -1,8 +1,9 @@
 """The research loop: propose, measure against the frontier, keep the result, claim when it is real.
 
 Pairs on the public dev split decide what is *worth a claim*; they are never evidence. One claim of
-this node is open at a time; what else looks good meanwhile is kept as a result. Failures and ideas
-that did not help are signed too, as short ``experiment`` records, so that nobody repeats them.
+this node is open at a time; the best of what is found meanwhile is claimed when that one is decided
+and the frontier is still the same. Failures and ideas that did not help are signed too, as short
+``experiment`` records, so that nobody repeats them.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from node.environment import env_digest
+from node.proposers import Proposal
 from node.work import cancellable
 from swarm.records import Claim, DevPair, Experiment
 from verification.quarantine import CLOSED
@@ -22,15 +24,15 @@ from verification.quarantine import CLOSED
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from training.runner import TrainedRun
-
-    from node.proposers import Outcome, Proposal, Proposer
+    from node.proposers import Outcome, Proposer
     from node.service import Node
     from swarm.records import Member, TierPolicy
     from training.documents import Documents
+    from training.runner import TrainedRun
 
-MIN_PAIRS = 2
-MAX_PAIRS = 4
+MIN_PAIRS = 3
+MAX_PAIRS = 5
+MIN_T = 4.0
 IDLE_SECONDS = 2.0
 
 
@@ -38,8 +40,9 @@ def judge(gains: Sequence[int], min_effect: int) -> str:
     """Whether pairs so far are worth a claim: ``yes``, ``no`` or ``more``.
 
     ``gains`` are bpb(base) - bpb(candidate) on dev text, one per seed, in nano-bits per byte. A
-    claim costs verifiers work, so it takes two seeds or more, all better by more than
-    ``min_effect``, and a mean beyond it by at least two standard errors of the pairs at hand.
+    claim costs verifiers several times the work of its author, so it takes three seeds or more, all
+    better by more than ``min_effect``, and a mean beyond it by ``MIN_T`` standard errors of the
+    pairs at hand: such a claim is mostly true, and decided in a few pairs.
     """
     beyond = [gain - min_effect for gain in gains]
     if not beyond:
@@ -49,7 +52,7 @@ def judge(gains: Sequence[int], min_effect: int) -> str:
     if len(beyond) >= MIN_PAIRS:
         mean = sum(beyond) / len(beyond)
         variance = sum((value - mean) ** 2 for value in beyond) / (len(beyond) - 1)
-        if mean >= 2 * math.sqrt(variance / len(beyond)):
+        if mean >= MIN_T * math.sqrt(variance / len(beyond)):
             return "yes"
     return "more" if len(beyond) < MAX_PAIRS else "no"
 
@@ -139,6 +142,7 @@ async def research_forever(node: Node) -> None:
 
     proposer = open_proposer(node.settings.proposer, node.home.path, seed=_proposer_seed(node))
     trials: Trials | None = None
+    best: Find | None = None
     while True:
         state = await node.caught_up()
         if not node.has_role("researcher"):
@@ -147,13 +151,15 @@ async def research_forever(node: Node) -> None:
         frontier = state.frontier.get(node.settings.tier)
         if trials is None or trials.base_id != frontier:
             trials = Trials(node, frontier, await node.code_of(frontier))
+            best = None
+        best = await _claim_if_possible(node, trials, best)
         proposal = await _propose(proposer, trials)
         if proposal is None:
             node.activity = "out of ideas for this frontier"
             with trio.move_on_after(IDLE_SECONDS):
                 await node.changed.wait()
             continue
-        await _experiment(node, proposer, trials, proposal)
+        best = await _experiment(node, proposer, trials, proposal, best)
 
 
 async def _propose(proposer: Proposer, trials: Trials) -> Proposal | None:
@@ -170,29 +176,46 @@ def policy_of(node: Node, tier: str) -> TierPolicy:
     return next(policy for policy in rules.charter.tiers if policy.name == tier)
 
 
-async def _experiment(node: Node, proposer: Proposer, trials: Trials, proposal: Proposal) -> None:
+@dataclass(frozen=True, slots=True)
+class Find:
+    """A candidate that is worth a claim against ``base``."""
+
+    base: bytes | None
+    proposal: Proposal
+    measured: Measured
+
+    @property
+    def mean(self) -> int:
+        """Mean gain on dev text, nano-bits per byte."""
+        return self.measured.mean_nano or 0
+
+
+async def _experiment(
+    node: Node, proposer: Proposer, trials: Trials, proposal: Proposal, best: Find | None
+) -> Find | None:
+    """Measure a proposal, sign the result; return the best find that is still to be claimed."""
     from training.source import ast_hash
 
-    policy = policy_of(node, trials.tier.name)
+    effect = policy_of(node, trials.tier.name).min_effect_nano
     node.activity = f"trying {proposal.hypothesis}"
     node.journal.write(
         "experiment_started",
         hypothesis=proposal.hypothesis,
         base=trials.base_id.hex() if trials.base_id else "",
     )
-    measured = await trials.measure(proposal.code, policy.min_effect_nano)
-    better = measured.status == "ok" and judge(measured.gains, policy.min_effect_nano) == "yes"
-    state = await node.caught_up()
-    slot = _free_slot(node)
-    outcome, reason = _outcome(better, measured)
-    if better:
-        if state.frontier.get(trials.tier.name) != trials.base_id:
-            outcome, reason = "not_better", "the frontier moved meanwhile"
-        elif _has_open_claim(node):
-            outcome, reason = "not_better", "better, but another claim of this node is open"
-        elif slot is None:
-            outcome, reason = "not_better", "better, but no claim slot is left in this epoch"
+    measured = await trials.measure(proposal.code, effect)
     await trio.to_thread.run_sync(proposer.observe, proposal.id, _learnt(measured))
+    await node.caught_up()
+    outcome, reason = _outcome(measured, effect)
+    if outcome == "better":
+        find = Find(trials.base_id, proposal, measured)
+        best = max((one for one in (best, find) if one is not None), key=lambda one: one.mean)
+        if best is not find:
+            reason = "a better one waits to be claimed"
+        elif obstacle := _obstacle(node, trials):
+            reason = obstacle
+        else:
+            outcome = "claimed"
     await node.log.append(
         Experiment(
             tier=trials.tier.name,
@@ -215,9 +238,33 @@ async def _experiment(node: Node, proposer: Proposer, trials: Trials, proposal: 
         gain_bpb=gain / 1e9 if gain is not None else None,
         cost_ms=measured.cost_ms,
     )
-    if outcome == "claimed" and slot is not None:
-        await sign_claim(node, trials, proposal.code, proposal.hypothesis, proposal.proposer,
-                         measured.pairs, measured.cost_ms, slot)  # fmt: skip
+    return best
+
+
+async def _claim_if_possible(node: Node, trials: Trials, best: Find | None) -> Find | None:
+    """Claim the best find, unless something stands in the way; return what is left to claim."""
+    if best is None or _obstacle(node, trials):
+        return best
+    slot = _free_slot(node)
+    assert slot is not None
+    proposal, measured = best.proposal, best.measured
+    await sign_claim(
+        node, trials, proposal.code, proposal.hypothesis, proposal.proposer,
+        measured.pairs, measured.cost_ms, slot,
+    )  # fmt: skip
+    await node.caught_up()
+    return None
+
+
+def _obstacle(node: Node, trials: Trials) -> str:
+    """Why nothing can be claimed against the base of ``trials`` now; empty when it can."""
+    if node.state.frontier.get(trials.tier.name) != trials.base_id:
+        return "the frontier has moved"
+    if _has_open_claim(node):
+        return "another claim of this node is open"
+    if _free_slot(node) is None:
+        return "no claim slot is left in this epoch"
+    return ""
 
 
 def _learnt(measured: Measured) -> Outcome:
@@ -229,9 +276,9 @@ def _learnt(measured: Measured) -> Outcome:
     return Outcome("measured", measured.mean_nano)
 
 
-def _outcome(better: bool, measured: Measured) -> tuple[str, str]:
-    if better:
-        return "claimed", "better by more than noise on every seed"
+def _outcome(measured: Measured, min_effect: int) -> tuple[str, str]:
+    if measured.status == "ok" and judge(measured.gains, min_effect) == "yes":
+        return "better", "better by more than noise on every seed"
     if measured.status != "ok":
         return "failed", measured.status
     return "not_better", f"no more than noise or min_effect on {len(measured.gains)} seeds"

@@ -336,7 +336,10 @@ class Calibration:
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
-    """Digest of one experiment at home, negative ones too, so that peers need not repeat it."""
+    """Digest of one experiment at home, negative ones too, so that peers need not repeat it.
+
+    ``better``: better than its base, but not claimed at once; ``reason`` says why.
+    """
 
     KIND: ClassVar[str] = "experiment"
     tier: Name
@@ -344,7 +347,7 @@ class Experiment:
     ast_hash: Hash
     hypothesis: Text
     proposer: Short
-    outcome: Annotated[str, Meta(pattern=r"^(claimed|not_better|failed)\Z")]
+    outcome: Annotated[str, Meta(pattern=r"^(claimed|better|not_better|failed)\Z")]
     reason: Short
     dev_pairs: Annotated[tuple[DevPair, ...], Meta(max_length=64)]
     cost_ms: Count
