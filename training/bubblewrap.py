@@ -13,6 +13,7 @@ import shutil
 import socket
 import subprocess
 import threading
+from functools import cache
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -48,7 +49,9 @@ def command(program: str, layout: Layout, filter_fd: int, control_fd: int) -> li
         for capability in ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP"):  # the shim drops them first
             result += ["--cap-add", capability]
     else:
-        result += ["--unshare-all", "--unshare-user", "--disable-userns"]
+        result += ["--unshare-all", "--unshare-user"]
+        if _knows(program, "--disable-userns"):  # from 0.8 on; the filter refuses them anyway
+            result += ["--disable-userns"]
         result += ["--uid", str(UNPRIVILEGED), "--gid", str(UNPRIVILEGED), "--cap-drop", "ALL"]
     here = os.path.dirname(os.path.abspath(__file__))
     binds = [*layout.binds, (layout.pyc, PYC)]
@@ -75,6 +78,13 @@ def command(program: str, layout: Layout, filter_fd: int, control_fd: int) -> li
     )
     result += ["--seccomp", str(filter_fd), "--"]
     return [*result, layout.interpreter, *FLAGS, "-B", "-X", f"pycache_prefix={PYC}", "-c", code]
+
+
+@cache
+def _knows(program: str, option: str) -> bool:
+    """Whether this bubblewrap has an option."""
+    done = subprocess.run([program, "--help"], env={}, capture_output=True, timeout=60, check=False)
+    return option.encode() in done.stdout + done.stderr
 
 
 def start(program: str, layout: Layout) -> tuple[subprocess.Popen[bytes], socket.socket]:

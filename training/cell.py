@@ -200,6 +200,11 @@ _KNOWN: Final = (
         "kernel.unprivileged_userns_clone=1 (Debian), or run as root.",
     ),
     _Known(
+        "Unknown option",
+        "This bubblewrap is too old.",
+        "Install bubblewrap 0.5 or later.",
+    ),
+    _Known(
         "Permission denied",
         "Files that training needs cannot be read by an unprivileged user.",
         "Make the environment readable: chmod -R o+rX on the virtual environment and the "

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 _V1_CONTROLLERS: Final = ("memory", "pids")
+_PREFIX: Final = "lazaretto-"
 _REMOVE_TRIES: Final = 50
 _counter = itertools.count()
 
@@ -91,7 +92,16 @@ def create(memory_bytes: int, tasks: int) -> Group:
 
 
 def _name() -> str:
-    return f"sandbox-{os.getpid()}-{next(_counter)}"
+    return f"{_PREFIX}{os.getpid()}-{next(_counter)}"
+
+
+def _sweep(parent: Path) -> None:
+    """Removes empty groups of processes that were killed before they could do it."""
+    for path in parent.glob(f"{_PREFIX}*"):
+        pid = path.name[len(_PREFIX) :].split("-")[0]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            with contextlib.suppress(OSError):
+                path.rmdir()
 
 
 @cache
@@ -101,6 +111,7 @@ def _parents() -> tuple[str, dict[str, Path]]:
         made: list[Path] = []
         try:
             for parent in parents.values():
+                _sweep(parent)
                 path = parent / _name()
                 path.mkdir()
                 made.append(path)

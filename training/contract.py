@@ -16,7 +16,8 @@ manuals would be training text), and of the standard library what computing need
 files, no processes, no network.
 
 Logits at position i may depend on tokens up to i and on nothing else. Scoring runs after
-``model.eval()`` in a fresh process, with the same seed, the weights loaded from ``state_dict``.
+``model.eval()`` in a fresh process and under another seed, with the weights that ``state_dict``
+gave: what ``build_model`` draws at random must be in there.
 
 How the shim works. ``serve`` runs as the first process of a sandbox that nobody has used: it gives
 up its user id, imports everything that a candidate may need, takes all files away with Landlock,

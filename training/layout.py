@@ -26,12 +26,14 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import time
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from training.errors import TrainingError
+from training.mirror import Mirror
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,6 +44,7 @@ SITE: Final = "/site"
 PYC: Final = "/pyc"
 _VERSION: Final = 1
 _TIMEOUT_S: Final = 600
+_KEEP_S: Final = 30 * 24 * 3600
 _LOADERS: Final = ("/lib64/ld-linux-x86-64.so.2", "/lib/ld-linux-aarch64.so.1")
 _NOT_TEXT: Final = frozenset({"lib-dynload", "site-packages", "dist-packages", "__pycache__"})
 
@@ -200,6 +203,16 @@ def _measure(target: Path) -> None:
         if target.exists():
             shutil.rmtree(target)
         os.rename(built, target)
+    _forget_old(target)
+
+
+def _forget_old(target: Path) -> None:
+    """Removes measurements of interpreters and versions that were last made long ago."""
+    for other in target.parent.glob("sandbox-*"):
+        if other != target and other.is_dir():
+            with contextlib.suppress(OSError):
+                if time.time() - other.stat().st_mtime > _KEEP_S:
+                    shutil.rmtree(other)
 
 
 FLAGS: Final = ("-s", "-S", "-P", "-OO")
@@ -219,7 +232,7 @@ ENVIRONMENT: Final = {
 def _plan(interpreter: str, sites: list[str], seen: dict[str, list[str]]) -> dict[str, object]:
     """Turns the files seen into binds, symlinks and covers."""
     stdlib = sysconfig.get_path("stdlib")
-    mirror = _Mirror()
+    mirror = Mirror()
     mirror.add(interpreter)
     loaded = [os.path.realpath(path) for path in (*seen["files"], *seen["mapped"])]
     packages: dict[str, str] = {}
@@ -256,44 +269,6 @@ def _plan(interpreter: str, sites: list[str], seen: dict[str, list[str]]) -> dic
         "extra_modules": [name for name in seen["extra"] if name.replace("_", "a").isidentifier()
                           or "." in name],
     }  # fmt: skip
-
-
-class _Mirror:
-    """Paths that must exist inside as they do outside, symbolic links included."""
-
-    def __init__(self) -> None:
-        self.binds: dict[str, str] = {}
-        self.symlinks: dict[str, str] = {}
-
-    def add(self, path: str) -> None:
-        """Binds what ``path`` leads to, and makes every link on the way."""
-        done = "/"
-        rest = [part for part in path.split("/") if part]
-        for _ in range(1000):
-            if not rest:
-                self.binds[done] = done
-                return
-            step = os.path.normpath(os.path.join(done, rest.pop(0)))
-            if os.path.islink(step):
-                to = os.readlink(step)
-                self.symlinks[step] = to
-                rest = [part for part in to.split("/") if part] + rest
-                done = "/" if to.startswith("/") else done
-            else:
-                done = step
-        raise LayoutError(f"Too many symbolic links on the way to {path}.")
-
-    def add_names(self, path: str) -> None:
-        """Adds the names under which the loader finds a library: the links beside it."""
-        real = os.path.realpath(path)
-        folder, name = os.path.split(real)
-        stem = name.split(".so")[0]
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name.startswith(stem) and entry.is_symlink() and ".so." in entry.name:
-                    link = os.path.join(folder, entry.name)
-                    if os.path.realpath(link) == real:
-                        self.symlinks[link] = os.readlink(link)
 
 
 def _unused(package: str, loaded: list[str], depth: int) -> list[str]:

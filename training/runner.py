@@ -137,7 +137,7 @@ class _Run:
         while True:
             op, a, b, _ = sandbox.expect(frames.REQUEST, frames.WEIGHTS)
             if op == frames.WEIGHTS:
-                if a > size_cap(self.tier.max_params):
+                if a > min(size_cap(self.tier.max_params), self.tier.max_memory_bytes):
                     raise Stopped("too_many_params", "the weights are larger than the tier allows")
                 self.weights = bytes(sandbox.exactly(a))
                 return

@@ -19,11 +19,10 @@ from typing import Any, Final
 UNPRIVILEGED: Final = 64100
 """The user and group id in every sandbox."""
 _MODULES: Final = (
-    "numpy", "torch", "torch.nn", "torch.nn.functional",
-    "torch.nn.attention", "torch.nn.utils", "torch.nn.utils.parametrize", "torch.nn.utils.parametrizations",
-    "torch.optim", "torch.optim.lr_scheduler", "torch.optim.swa_utils", "torch.func", "torch.fft",
-    "torch.linalg", "torch.utils.checkpoint", "torch.utils.data",
-    "torch.utils.deterministic",
+    "numpy", "torch", "torch.nn", "torch.nn.functional", "torch.nn.attention", "torch.nn.utils",
+    "torch.nn.utils.parametrize", "torch.nn.utils.parametrizations", "torch.optim",
+    "torch.optim.lr_scheduler", "torch.optim.swa_utils", "torch.func", "torch.fft",
+    "torch.linalg", "torch.utils.checkpoint", "torch.utils.data", "torch.utils.deterministic",
     "abc", "array", "bisect", "collections", "contextlib", "copy", "dataclasses", "enum",
     "functools", "heapq", "itertools", "math", "operator", "random", "re", "string", "time",
     "types", "typing", "warnings",

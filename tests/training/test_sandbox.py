@@ -267,6 +267,32 @@ def test_readable_files_leave_out_what_is_covered():
     assert not [path for path in files if stdlib / "unittest" / "test" in path.parents]
 
 
+COLLECTS = b"""
+import gc, sys, types
+C_TYPES = (type, types.BuiltinFunctionType, types.MethodDescriptorType, types.GetSetDescriptorType)
+seen, size = set(), 0
+todo = [*gc.get_objects(), *(vars(m) for m in list(sys.modules.values()) if hasattr(m, "__dict__"))]
+while todo:
+    thing = todo.pop()
+    if id(thing) in seen:
+        continue
+    seen.add(id(thing))
+    if isinstance(thing, str):
+        size += len(thing) if len(thing) > 80 and thing.count(" ") > 10 else 0
+        continue
+    if isinstance(thing, C_TYPES):
+        todo.append(thing.__doc__)
+    todo.extend(gc.get_referents(thing))
+raise RuntimeError(f"collected={size}")
+"""
+
+
+def test_little_text_is_left_in_memory():
+    traces = []
+    runner.train(COLLECTS, TIER, TRAIN, 3, trace=traces.append)
+    assert int(traces[0].decode().rsplit("=", 1)[1]) < 400_000
+
+
 def test_cells_are_used_again_and_ended():
     sandbox.shutdown()
     sandbox.prestart(1)
