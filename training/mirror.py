@@ -8,7 +8,7 @@ from training.errors import TrainingError
 
 
 class Mirror:
-    """``binds``: target to source, both resolved. ``symlinks``: where a link lies to what it says."""
+    """``binds`` maps target to source, both resolved; ``symlinks`` maps a link to what it says."""
 
     def __init__(self) -> None:
         self.binds: dict[str, str] = {}
