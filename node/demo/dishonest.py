@@ -54,7 +54,7 @@ async def plant(node: Node) -> None:
     if 0 not in done:
         worse = make_worse(trials.base)
         pairs = tuple(DevPair(trials.seed(i), gain) for i, gain in enumerate(INVENTED_GAINS))
-        text = "a schedule tuned on a large cluster"
+        text = "longer rows, tuned on a large cluster"
         await sign_claim(node, trials, worse, text, "mallory", pairs, 9000, 0, planted=INVENTED)
     if 1 not in done:
         cheat = look_ahead(trials.base)
@@ -87,14 +87,14 @@ async def naive_gains(trials: Trials, candidate: bytes) -> tuple[DevPair, ...]:
 
 
 def make_worse(base: bytes) -> bytes:
-    """A real edit with nothing behind it: a quarter of the learning rate."""
+    """A real edit with nothing good in it: longer rows, and so fewer steps for the same tokens."""
     from training.source import literals, replace_literals
 
     values = {literal.name: literal.value for literal in literals(base)}
-    rate = values.get("MATRIX_LR")
-    if not isinstance(rate, float):
-        raise PlantError("the base has no MATRIX_LR")
-    return replace_literals(base, {"MATRIX_LR": rate / 4})
+    length = values.get("SEQ_LEN")
+    if not isinstance(length, int):
+        raise PlantError("the base has no SEQ_LEN")
+    return replace_literals(base, {"SEQ_LEN": length * 5 // 4})
 
 
 def look_ahead(base: bytes) -> bytes:
