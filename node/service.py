@@ -59,7 +59,8 @@ class Node:
         self._heard: list[Record] = [record for _, record in store.records()]
         self._wake = trio.Event()
         self._wake.set()
-        self._folding = trio.Lock()
+        self._busy = False  # a fold is under way, and ``changed`` will fire after it
+        self._folding = trio.Lock()  # whoever touches the quarantine
         self._told: dict[bytes, str] = {}
         self._started = time.time()
 
@@ -88,7 +89,7 @@ class Node:
 
     async def caught_up(self) -> State:
         """The state after everything heard so far."""
-        while self._heard or self._folding.locked():
+        while self._heard or self._busy:
             await self.changed.wait()
         return self.state
 
@@ -98,8 +99,9 @@ class Node:
             await self._wake.wait()
             self._wake = trio.Event()
             async with self._folding:
-                heard, self._heard = self._heard, []
+                heard, self._heard, self._busy = self._heard, [], True
                 self.state = await trio.to_thread.run_sync(self._fold, heard)
+            self._busy = False
             fired, self.changed = self.changed, trio.Event()
             fired.set()
             await self._act_on_decisions()

@@ -15,10 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from swarm.blobs import BlobStore
     from training.pair import TrainedPair
     from training.runner import TrainedRun
-
-    from swarm.blobs import BlobStore
 
 T = TypeVar("T")
 
@@ -27,7 +26,8 @@ async def cancellable(work: Callable[[threading.Event], T]) -> T:
     """Run blocking ``work(cancel)`` in a thread; when this task is cancelled, ``cancel`` is set."""
     cancel = threading.Event()
     try:
-        return await trio.to_thread.run_sync(work, cancel, abandon_on_cancel=True)
+        # The stubs of trio-typing, which libp2p installs, know an older trio.
+        return await trio.to_thread.run_sync(work, cancel, abandon_on_cancel=True)  # type: ignore[call-arg]
     except trio.Cancelled:
         cancel.set()
         raise
@@ -60,7 +60,9 @@ class Unfinished:
 
         try:
             bare: Any = msgspec.msgpack.decode(self._path(name).read_bytes(), type=TrainedPair)
-            return replace(bare, base=self._whole(bare.base), candidate=self._whole(bare.candidate))
+            base, candidate = self._whole(bare.base), self._whole(bare.candidate)
+            whole: TrainedPair = replace(bare, base=base, candidate=candidate)
+            return whole
         except (OSError, msgspec.MsgspecError, LookupError):
             return None
 

@@ -50,6 +50,7 @@ async def plant(node: Node) -> None:
         for _, record in node.log.store.records()
         if isinstance(record.payload, Claim) and record.author == node.key.public
     }
+    await node.caught_up()
     trials = Trials(node, None, await node.code_of(None))
     if 0 not in done:
         worse = make_worse(trials.base)

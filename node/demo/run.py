@@ -146,8 +146,8 @@ def _tell(facts: dict[str, Any], watch: Watch, ended_well: bool, where: Path) ->
     for item in facts["adopted"]:
         by = names.get(item["author"], item["author"])
         say(
-            f"  ADOPTED   {item['id'][:8]} by {by}: {item['effect_bpb']:+.4f} bits per byte better, "
-            f"mean of {item['pairs']} pairs by {item['verifiers']} verifiers on sealed text "
+            f"  ADOPTED   {item['id'][:8]} by {by}: {item['effect_bpb']:+.4f} bits per byte, "
+            f"the mean of {item['pairs']} pairs by {item['verifiers']} verifiers on sealed text "
             f"({item['quarantine_s']:.0f} s in quarantine)"
         )
     for item in facts["rejected"]:
