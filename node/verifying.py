@@ -11,21 +11,24 @@ What is due, and the payloads that count, come from :mod:`verification.duty`; he
 from __future__ import annotations
 
 import hmac
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import trio
 
 from node.environment import env_digest
 from node.work import Unfinished, cancellable
+from swarm.errors import SwarmError
 from swarm.records import Pair
+from training.errors import TrainingError
 from verification.duty import CommitDuty, PairDuty, duties
 
 if TYPE_CHECKING:
-    from training.pair import PairResult, TrainedPair
-
     from node.service import Node
+    from training.pair import PairResult, TrainedPair
     from verification.quarantine import State
 
+RETRY_SECONDS = 5.0
 _SECRET_DOMAIN = b"lazaretto/nonce-secret/1"
 
 
@@ -33,6 +36,7 @@ async def verify_forever(node: Node) -> None:
     """Commit to every claim whose bench seats us, and fill our positions when they are due."""
     secret = hmac.digest(node.key.seed, _SECRET_DOMAIN + node.swarm, "sha256")
     done: set[tuple[bytes, int]] = set()
+    tries: Counter[tuple[bytes, int]] = Counter()
     while True:
         state = await node.caught_up()
         changed = node.changed
@@ -41,7 +45,7 @@ async def verify_forever(node: Node) -> None:
         if not due:
             await changed.wait()
             continue
-        duty = min(due, key=lambda item: _precedence(state, item))
+        duty = min(due, key=lambda item: (tries[_place(item)], _precedence(state, item)))
         done.add(_place(duty))
         if isinstance(duty, CommitDuty):
             await node.log.append(duty.payload, refs=(duty.claim,))
@@ -49,9 +53,11 @@ async def verify_forever(node: Node) -> None:
             continue
         try:
             await _reproduce(node, duty)
-        except BaseException:
+        except (SwarmError, TrainingError) as error:  # of this machine; a candidate's is a result
             done.discard(_place(duty))
-            raise
+            tries[_place(duty)] += 1  # other duties first: one claim must not hold up the rest
+            node.trouble("verify", error)
+            await trio.sleep(RETRY_SECONDS)
 
 
 def _place(duty: CommitDuty | PairDuty) -> tuple[bytes, int]:

@@ -58,6 +58,8 @@ TOLERANCE_NANO: Final = 2_000_000
 GAIN_FLOOR_NANO: Final = 10_000
 """A mean gain from the future below this is rounding, nano-nats."""
 GAIN_ERRORS: Final = 4.0
+MAX_NANO: Final = 10**12
+"""A thousand bits per byte: what is beyond it is no score, and would not fit a record."""
 MAX_ROWS: Final = 32
 PREFIX_BATCHES: Final = 8
 PERTURBED_BATCHES: Final = 2
@@ -123,7 +125,12 @@ def score(
     verdict = sheet.verdict() if probes else ("ok", "")
     bits = sheet.nats() / math.log(2)
     size = sheet.windows.text_bytes
-    nano = round(bits / size * NANO) if verdict[0] == "ok" else 0
+    nano = 0
+    if verdict[0] == "ok":
+        if not bits / size * NANO < MAX_NANO:
+            verdict = ("non_finite", "the loss is beyond any meaning")
+        else:
+            nano = round(bits / size * NANO)
     return session.result(*verdict, nano, size, sheet.findings() if probes else {})
 
 
@@ -296,5 +303,5 @@ class _Sheet:
 
 
 def _nano(nats: float) -> int:
-    """Nano-nats; differences of finite float32 logits stay far below the largest record integer."""
-    return max(-(2**62), min(2**62, round(nats * NANO)))
+    """Nano-nats, clamped: finite float32 logits can differ by far more than a record can say."""
+    return round(max(-MAX_NANO, min(MAX_NANO, nats * NANO)))

@@ -75,6 +75,7 @@ def test_training_helps_and_the_seed_of_scoring_does_not_matter(trained):
         ("learns_while_scored", "not_repeatable"),
         ("is_noisy", "not_repeatable"),
         ("answers_nan", "non_finite"),
+        ("shouts", "non_finite"),
         ("answers_in_another_shape", "wrong_shape"),
         ("forges_a_metric", "ok"),
     ],
