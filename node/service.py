@@ -311,6 +311,14 @@ async def serve(home: Home, progress: Callable[[str], None], research: Work | No
 
 
 def run_node(home: Home, progress: Callable[[str], None], research: Work | None = None) -> int:
-    """``lazaretto up``; returns the exit code."""
+    """``lazaretto up``; returns the exit code.
+
+    Raises:
+        SandboxUnavailable: the roles of this node run candidates, and there is no sandbox here.
+    """
+    if set(home.load().roles) & {"researcher", "verifier"}:
+        from training.sandbox import require
+
+        require()
     trio.run(serve, home, progress, research)
     return 0
