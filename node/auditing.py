@@ -10,7 +10,9 @@ import string
 import sys
 from typing import TYPE_CHECKING
 
-from node.errors import EvidenceIncomplete, UsageError
+from node.errors import EvidenceIncomplete, EvidenceInvalid, UsageError
+from swarm.envelope import parse
+from swarm.errors import StoreError, SwarmError
 from swarm.records import Claim
 from swarm.store import Stored, read_raw
 from verification.audit import audit
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from node.settings import Home
+    from swarm.envelope import Record
 
 MIN_DIGITS = 6
 
@@ -31,32 +34,60 @@ def audit_here(home: Home, claim: str, *, as_json: bool) -> int:
         EvidenceIncomplete: no such claim is held here.
     """
     settings = home.load()
-    stored = read_raw(home.log)
-    chosen = _find(stored, claim.lower().strip())
+    digits = claim.lower().strip()
+    if len(digits) < MIN_DIGITS or set(digits) - set(string.hexdigits):
+        raise UsageError(
+            f"an id is {MIN_DIGITS} to 64 hex digits",
+            cure=f"lazaretto discoveries --home {home.path}   lists them",
+        )
+    stored = _read(home)
+    chosen = _find(home, stored, digits)
     report = audit(settings.swarm_id, chosen, [row.data for row in stored])
     if as_json:
         print(json.dumps(report.to_json()))
         return report.exit_code
     print(report.to_text())
+    where = f"--home {home.path}"
     if report.exit_code == EvidenceIncomplete.exit_code:
-        print("next: lazaretto up   (records that are missing come from peers)", file=sys.stderr)
+        print(f"next: lazaretto inbox {where}   shows what it waits for", file=sys.stderr)
     elif report.exit_code:
         print("next: do not build on this; compare with another member's audit", file=sys.stderr)
     return report.exit_code
 
 
-def _find(stored: Sequence[Stored], digits: str) -> bytes:
-    if len(digits) < MIN_DIGITS or set(digits) - set(string.hexdigits):
-        raise UsageError(
-            f"an id is {MIN_DIGITS} to 64 hex digits", cure="lazaretto discoveries   lists them"
+def _read(home: Home) -> list[Stored]:
+    if not home.log.exists():
+        raise EvidenceIncomplete(
+            f"there is no log in {home.path}", cure="lazaretto join INVITE fetches one"
         )
-    # By the name it was stored under: a claim whose bytes were changed is found all the same.
-    claims = (row.id for row in stored if row.kind == Claim.KIND)
-    fitting = {name for name in claims if name.hex().startswith(digits)}
+    try:
+        return read_raw(home.log)
+    except StoreError as error:
+        raise EvidenceInvalid(
+            f"the log was changed or is damaged: {error}",
+            cure="keep a copy of it; a new member (lazaretto join) gets the records anew",
+        ) from None
+
+
+def _find(home: Home, stored: Sequence[Stored], digits: str) -> bytes:
+    # By the name it was stored under as well as by its bytes: a claim of which either was changed
+    # is found all the same.
+    named = {row.id for row in stored if row.kind == Claim.KIND}
+    named |= {record.id for row in stored if (record := _claim(row.data)) is not None}
+    fitting = {name for name in named if name.hex().startswith(digits)}
     if not fitting:
         raise EvidenceIncomplete(
-            f"no claim {digits[:16]} is held here", cure="lazaretto discoveries   lists them"
+            f"no claim {digits[:16]} is held here",
+            cure=f"lazaretto discoveries --home {home.path}   lists them",
         )
     if len(fitting) > 1:
         raise UsageError(f"{digits} fits {len(fitting)} claims", cure="give more digits")
     return fitting.pop()
+
+
+def _claim(data: bytes) -> Record | None:
+    try:
+        record = parse(data, check_signature=False)
+    except SwarmError:
+        return None
+    return record if isinstance(record.payload, Claim) else None

@@ -69,7 +69,7 @@ def init(
     )  # fmt: skip
     print(f"swarm {swarm}")
     _hint("start it", "lazaretto up", home)
-    _hint("then, in another terminal, invite somebody", "lazaretto invite", home)
+    _hint("then, in another terminal, invite somebody", "lazaretto invite --operator NAME", home)
     return 0
 
 
@@ -176,11 +176,22 @@ def _hint(why: str, command: str, home: Path | None) -> None:
     _progress(f"{why}:  {command}{where}")
 
 
+def _run(argv: Sequence[str] | None) -> int:
+    """Run the command; an error from inside a nursery comes out as itself, not in a group."""
+    try:
+        result = app(argv, exit_on_error=False, print_error=False, result_action="return_value")
+    except BaseExceptionGroup as group:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+            error = error.exceptions[0]
+        raise error from None
+    return result if isinstance(result, int) else 0
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; every error becomes one line and a next step."""
     try:
-        result = app(argv, exit_on_error=False, print_error=False, result_action="return_value")
-        return result if isinstance(result, int) else 0
+        return _run(argv)
     except CycloptsError as error:
         _progress(f"lazaretto: {error}")
         _progress("next: lazaretto --help")

@@ -47,6 +47,14 @@ def _check_name(what: str, text: str) -> str:
     return text
 
 
+def _check_listen(address: str) -> None:
+    """An address to listen on: ``/ip4/.../tcp/PORT`` or ``/ip6/.../tcp/PORT``."""
+    if not re.fullmatch(r"/ip[46]/[0-9a-fA-F.:]+/tcp/[0-9]{1,5}", address):
+        raise UsageError(
+            f"{address!r} is not an address to listen on", cure="for example /ip4/0.0.0.0/tcp/4001"
+        )
+
+
 def _new_key(home: Home) -> KeyPair:
     """Make the directories and the key, or take the key that is there."""
     home.create()
@@ -84,6 +92,9 @@ def found_here(
 
     _check_name("the swarm's name", name)
     _check_name("operator", operator)
+    _check_listen(listen)
+    if corpus is not None and not corpus.is_dir():
+        raise UsageError(f"{corpus} is not a directory", cure="give a directory of text files")
     if home.settings.exists():
         raise UsageError(
             f"a node lives in {home.path} already", cure="choose another place with --home DIR"
@@ -136,7 +147,7 @@ def make_invitation(home: Home, *, operator: str, roles: tuple[str, ...]) -> str
     home.invitations.mkdir(exist_ok=True, mode=0o700)
     entry = {"operator": operator, "roles": sorted(set(roles)), "made": int(time.time())}
     write_atomic(_invitation_file(home, token), json.dumps(entry).encode())
-    addresses = tuple(parse_address(address) for address in state["addresses"][:8])
+    addresses = tuple(parse_address(address) for address in state.addresses[:8])
     return str(Invitation(settings.swarm_id, token, ",".join(sorted(set(roles))), addresses))
 
 
@@ -211,7 +222,11 @@ def join_here(
     """
     from swarm.joining import Invitation
 
-    parsed = Invitation.parse(invitation)
+    try:
+        parsed = Invitation.parse(invitation)
+    except SwarmError as error:
+        raise UsageError(str(error), cure=error.cure) from None
+    _check_listen(listen)
     settings = Settings(
         name=_check_name("name", name),
         swarm=parsed.swarm.hex(),
@@ -222,11 +237,12 @@ def join_here(
         roles=tuple(parsed.role.split(",")),
         limits=Limits(nice_verify=19, nice_research=19) if cpu_only else Limits(),
     )
-    if home.settings.exists() and home.load().swarm != settings.swarm:
-        raise UsageError(
-            f"the node in {home.path} belongs to another swarm",
-            cure="choose another place with --home DIR",
-        )
+    if home.settings.exists():
+        if (home.load().swarm, home.load().token) != (settings.swarm, settings.token):
+            raise UsageError(
+                f"a node lives in {home.path} already", cure="choose another place with --home DIR"
+            )
+        settings = home.load()  # the same invitation again: go on where it was cut off
     key = _new_key(home)
     home.save(settings)
     trio.run(_join, home, settings, key, progress)

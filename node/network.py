@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import trio
 
 from swarm.blobs import Blobs, BlobStore
-from swarm.errors import SwarmError
 from swarm.gossip import Gossip, topic_of
 from swarm.joining import JoinHandler, Joining
 from swarm.sync import Sync
@@ -89,21 +88,3 @@ def _remember_port(home: Home, addresses: list[str]) -> None:
     parts = addresses[0].split("/") if addresses else []
     if "tcp" in parts:
         (home.path / "port").write_text(parts[parts.index("tcp") + 1])
-
-
-async def wait_for_peer(network: Network, seconds: float) -> bytes:
-    """The key of a connected member, waiting up to ``seconds``.
-
-    Raises:
-        SwarmError: nobody answered.
-    """
-    with trio.move_on_after(seconds):
-        while True:
-            peers = network.transport.peers()
-            if peers:
-                return min(peers)
-            await trio.sleep(0.1)
-    raise SwarmError(
-        f"no peer answered within {seconds:.0f} s; nothing was lost",
-        cure="check that the inviting node runs (lazaretto status there), then try again",
-    )

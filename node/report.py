@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from node.errors import NotRunning
@@ -69,7 +70,9 @@ class Held:
             "reason": state.reason,
             "hypothesis": payload.hypothesis,
             "claimed_bpb": sum(gains) / len(gains) / 1e9 if gains else None,
-            "mean_bpb": decision.mean_nano / 1e9 if decision and decision.pairs else None,
+            "mean_bpb": decision.mean_nano / 1e9
+            if decision and decision.pairs > decision.lost
+            else None,
             "pairs": len(done),
             "verifiers": len({one.member for one in done}),
             "e_value": decision.e_value if decision else None,
@@ -89,7 +92,8 @@ class Held:
         """What a reader must know about the benches of this swarm."""
         rules = self.state.rules
         tiers = rules.charter.tiers if rules else ()
-        return "; ".join(f"{tier.name}: {trust_note(tier.n, tier.f)}" for tier in tiers)
+        notes = "; ".join(f"{tier.name}: {trust_note(tier.n, tier.f)}" for tier in tiers)
+        return notes or "unknown until the charter is here"
 
 
 def _outcome(state: ClaimState) -> str:
@@ -105,7 +109,7 @@ def summary(home: Home) -> dict[str, Any]:
     epoch = rules.current if rules else None
     member = epoch.roster.get(held.key) if epoch else None
     try:
-        running: dict[str, Any] | None = read_state(home)
+        running: dict[str, Any] | None = asdict(read_state(home))
     except NotRunning:
         running = None
     return {
@@ -141,7 +145,7 @@ def show_status(home: Home, *, as_json: bool) -> int:
         ("swarm", f"{facts['swarm_name'] or '?'} ({facts['swarm'][:16]})"),
         ("roles", ", ".join(facts["roles"]) or "none yet"),
         ("epoch", f"{facts['epoch'] or 'none yet'}, {facts['members']} members"),
-        ("running", f"yes, pid {running['pid']}" if running else "no  (lazaretto up)"),
+        ("running", f"yes, pid {running['pid']}" if running else f"no  ({_up(home)})"),
     ]
     if running:
         peers = ", ".join(short(peer) for peer in running["peers"]) or "none"
@@ -164,6 +168,10 @@ def show_status(home: Home, *, as_json: bool) -> int:
     return 0
 
 
+def _up(home: Home) -> str:
+    return f"lazaretto up --home {home.path}"
+
+
 def show_inbox(home: Home, *, as_json: bool) -> int:
     """``lazaretto inbox``: claims that wait for their verdict."""
     held = Held(home)
@@ -182,7 +190,7 @@ def show_inbox(home: Home, *, as_json: bool) -> int:
             _bpb(claim["mean_bpb"]),
             str(claim["pairs"]),
             claim["stage"],
-            claim["reason"].replace("_", " "),
+            claim["reason"].replace("_", " ") if claim["reason"] != claim["stage"] else "",
         )
         for claim in waiting
     ]

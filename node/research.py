@@ -20,6 +20,7 @@ from node.proposers import Proposal
 from node.work import cancellable
 from swarm.records import Claim, DevPair, Experiment
 from verification.quarantine import CLOSED
+from verification.reproduce import draw_bench
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from node.service import Node
     from swarm.records import Member, TierPolicy
     from training.documents import Documents
+    from training.evaluator import Score
     from training.runner import TrainedRun
 
 MIN_PAIRS = 3
@@ -78,7 +80,7 @@ class Measured:
 
 
 class Trials:
-    """Measures candidates against one base on dev text; base runs are trained once per seed."""
+    """Measures candidates against one base on dev text; the base runs once per seed."""
 
     def __init__(self, node: Node, base_id: bytes | None, base: bytes) -> None:
         assert node.data is not None
@@ -89,6 +91,7 @@ class Trials:
         self.train: Documents = node.data.train()
         self.dev: Documents = node.data.dev()
         self._runs: dict[int, TrainedRun] = {}
+        self._scores: dict[int, Score] = {}
 
     def seed(self, index: int) -> int:
         """The ``index``-th seed of this node on this base."""
@@ -106,7 +109,7 @@ class Trials:
         cost = 0
         while judge(gains, min_effect) == "more":
             seed = self.seed(len(gains))
-            known = self._runs.get(seed)
+            known, scored = self._runs.get(seed), self._scores.get(seed)
             trained = await cancellable(
                 lambda cancel, seed=seed, known=known: train_pair(  # type: ignore[misc]
                     self.base, candidate, self.tier, self.train, seed,
@@ -115,11 +118,13 @@ class Trials:
             )  # fmt: skip
             self._runs[seed] = trained.base
             result = await cancellable(
-                lambda cancel, trained=trained, seed=seed: score_pair(  # type: ignore[misc]
+                lambda cancel, trained=trained, seed=seed, scored=scored: score_pair(  # type: ignore[misc]
                     self.base, candidate, trained, self.tier, self.dev, seed,
-                    cancel=cancel, nice=nice,
+                    cancel=cancel, nice=nice, base_score=scored,
                 )
             )  # fmt: skip
+            if result.base is not None:
+                self._scores[seed] = result.base
             cost += trained.candidate.cpu_ms + (0 if known else trained.base.cpu_ms)
             if result.status != "ok":
                 return Measured(tuple(seeds), tuple(gains), result.status, cost)
@@ -262,8 +267,14 @@ def _obstacle(node: Node, trials: Trials) -> str:
         return "the frontier has moved"
     if _has_open_claim(node):
         return "another claim of this node is open"
-    if _free_slot(node) is None:
+    slot = _free_slot(node)
+    if slot is None:
         return "no claim slot is left in this epoch"
+    rules = node.state.rules
+    assert rules is not None
+    epoch, tier = rules.epochs[node.epoch], trials.tier.name
+    if draw_bench(epoch, node.key.public, slot, tier, policy_of(node, tier).n).waiting:
+        return "too few verifiers of other operators in this epoch"
     return ""
 
 
@@ -327,9 +338,12 @@ async def sign_claim(
 
 
 def _has_open_claim(node: Node) -> bool:
-    own = node.key.public
+    """A claim that can still be decided: not one whose epoch has too few verifiers for ever."""
     return any(
-        claim.author == own and claim.stage not in CLOSED for claim in node.state.claims.values()
+        claim.author == node.key.public
+        and claim.stage not in CLOSED
+        and not (claim.epoch < node.epoch and claim.bench is not None and claim.bench.waiting)
+        for claim in node.state.claims.values()
     )
 
 

@@ -3,16 +3,15 @@
 Every record heard, our own included, goes into the quarantine's fold; work loops look at the folded
 state and wait for it to change. Nothing else is remembered, so a node that was killed looks at its
 log and goes on. Loops: ``research`` proposes and claims, ``verify`` reproduces what its seat on a
-bench asks for, ``governing`` keeps the beacon revealed and answers join requests.
+bench asks for. A governor's node also answers join requests (``membership.Doorkeeper``).
 """
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -20,7 +19,7 @@ from node.data import Data, describe, obtain
 from node.journal import Journal
 from node.membership import Doorkeeper
 from node.network import Network, open_network
-from node.settings import write_atomic
+from node.state import RunningState, write_state
 from swarm.blobs import BlobStore
 from swarm.errors import SwarmError
 from swarm.keys import KeyPair, peer_id
@@ -212,27 +211,27 @@ class Node:
                 await self.changed.wait()
                 await trio.sleep(STATE_SECONDS / 4)
 
-    def tell(self, network: Network | None) -> None:
+    def tell(self, network: Network) -> None:
         """Write what a running node says of itself."""
-        peers = network.transport.peers() if network else set()
-        state: dict[str, Any] = {
-            "pid": os.getpid(),
-            "started": self._started,
-            "written": time.time(),
-            "peer": peer_id(self.key.public),
-            "addresses": network.transport.addresses if network else [],
-            "peers": sorted(peer_id(key) for key in peers),
-            "activity": self.activity,
-            "disk": str(self.log.full) if self.log.full else "",
-        }
+        state = RunningState(
+            pid=os.getpid(),
+            started=self._started,
+            written=time.time(),
+            peer=peer_id(self.key.public),
+            addresses=tuple(network.transport.addresses),
+            peers=tuple(sorted(peer_id(key) for key in network.transport.peers())),
+            activity=self.activity,
+            disk=str(self.log.full) if self.log.full else "",
+        )
         try:
-            write_atomic(self.home.state, json.dumps(state).encode(), durable=False)
+            write_state(self.home, state)
         except OSError:
             self.journal.lost += 1  # a full disk must not end the node
 
 
 async def _prepare(node: Node, network: Network) -> None:
     """Wait for the charter, then bring the data here and check every hash."""
+    node.activity = "waiting for charter and admission; if it stays so, run join again"
     while (rules := node.log.store.rules) is None or rules.current is None:
         await node.changed.wait()
     challenge = describe(rules.charter)

@@ -2,25 +2,63 @@
 
 from __future__ import annotations
 
-import json
+import fcntl
 import os
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from node.errors import NotRunning
+from node.settings import write_atomic
 
 if TYPE_CHECKING:
     from node.settings import Home
 
 
-def read_state(home: Home) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class RunningState:
+    """A running node: times in seconds since 1970, peers and itself as peer ids.
+
+    ``disk`` is the last failure to write the log, empty while all is well.
+    """
+
+    pid: int
+    started: float
+    written: float
+    peer: str
+    addresses: tuple[str, ...]
+    peers: tuple[str, ...]
+    activity: str
+    disk: str
+
+
+def write_state(home: Home, state: RunningState) -> None:
+    """Replace ``state.json``; not durable, since a restart writes it anew. Raises OSError."""
+    write_atomic(home.state, msgspec.json.encode(state), durable=False)
+
+
+def read_state(home: Home) -> RunningState:
     """What the running node of this home last said of itself.
 
     Raises:
-        NotRunning: no node runs here.
+        NotRunning: no node holds the log of this home.
     """
     try:
-        state: dict[str, Any] = json.loads(home.state.read_text())
-        os.kill(int(state["pid"]), 0)
-    except (OSError, ValueError, KeyError, TypeError):
-        raise NotRunning(f"no node is running in {home.path}", cure="lazaretto up") from None
-    return state
+        if _is_held(home):
+            return msgspec.json.decode(home.state.read_bytes(), type=RunningState)
+    except (OSError, msgspec.MsgspecError):
+        pass  # it is just starting, or the file is of another version
+    raise NotRunning(f"no node is running in {home.path}", cure=f"lazaretto up --home {home.path}")
+
+
+def _is_held(home: Home) -> bool:
+    """Whether a process holds the lock of the log; a pid alone may be somebody else's by now."""
+    handle = os.open(home.log.with_suffix(".lock"), os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False

@@ -21,7 +21,7 @@ from node.work import Unfinished, cancellable
 from swarm.errors import SwarmError
 from swarm.records import Pair
 from training.errors import TrainingError
-from verification.duty import CommitDuty, PairDuty, duties
+from verification.duty import CommitDuty, PairDuty, duties, lost_duties
 
 if TYPE_CHECKING:
     from node.service import Node
@@ -36,10 +36,20 @@ async def verify_forever(node: Node) -> None:
     """Commit to every claim whose bench seats us, and fill our positions when they are due."""
     secret = hmac.digest(node.key.seed, _SECRET_DOMAIN + node.swarm, "sha256")
     done: set[tuple[bytes, int]] = set()
+    told: set[bytes] = set()
     tries: Counter[tuple[bytes, int]] = Counter()
     while True:
         state = await node.caught_up()
         changed = node.changed
+        for lost in lost_duties(state, node.key.public, secret):
+            if lost.claim not in told:
+                told.add(lost.claim)
+                node.journal.write(
+                    "trouble",
+                    where="verify",
+                    error=f"claim {lost.claim.hex()[:12]} waits for a nonce of another key file: "
+                    "restore the key that this node committed with",
+                )
         # What was published and is asked for again does not count by some rule: never in circles.
         due = [duty for duty in duties(state, node.key.public, secret) if _place(duty) not in done]
         if not due:

@@ -326,9 +326,12 @@ def read_raw(path: Path) -> list[Stored]:
         with contextlib.closing(
             sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
         ) as db:
-            rows = db.execute("SELECT id, kind, data FROM records ORDER BY arrival").fetchall()
-    except sqlite3.Error as error:
-        raise StoreError(f"the log {path} cannot be read: {error}", cure="check --home") from None
+            rows = db.execute(
+                "SELECT CAST(id AS BLOB), CAST(kind AS TEXT), CAST(data AS BLOB) FROM records"
+                " ORDER BY arrival"
+            ).fetchall()
+    except (sqlite3.Error, UnicodeError) as error:
+        raise StoreError(f"the log {path} cannot be read: {error}") from None
     return [Stored(*row) for row in rows]
 
 

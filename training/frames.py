@@ -59,7 +59,6 @@ FAIL_WEIGHTS: Final = 8
 FAIL_FORWARD: Final = 9
 FAIL_SHAPE: Final = 10
 FAIL_MEMORY: Final = 11
-FAIL_SANDBOX: Final = 12
 
 FAILURES: Final[dict[int, tuple[str, str]]] = {
     FAIL_SYNTAX: ("crashed", "the code does not compile"),

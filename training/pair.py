@@ -113,10 +113,12 @@ def score_pair(
     *,
     cancel: threading.Event | None = None,
     nice: int = 0,
+    base_score: Score | None = None,
     trace: Callable[[bytes], None] | None = None,
 ) -> PairResult:
     """Scores both on ``text``, with the same batches and probes. A failed candidate is not scored.
 
+    ``base_score`` is a score of this very base run on this text with this seed, to be used again.
     Raises BaseFailed, SandboxUnavailable and Cancelled.
     """
     cost = trained.candidate.cpu_ms * 1000 // max(1, trained.base.cpu_ms)
@@ -129,8 +131,10 @@ def score_pair(
         ("base", base, trained.base.weights),
         ("candidate", candidate, trained.candidate.weights),
     ]
-    scores: dict[str, Score] = {}
+    scores: dict[str, Score] = {} if base_score is None else {"base": base_score}
     for side, code, weights in sides if _order(seed) == "base_first" else reversed(sides):
+        if side in scores:
+            continue
         scores[side] = evaluator.score(
             code,
             weights,

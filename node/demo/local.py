@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -11,10 +10,11 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from node.errors import NodeError
+from node.errors import NodeError, NotRunning
 from node.journal import read_new
 from node.membership import found_here
 from node.settings import Home, Limits, Settings
+from node.state import RunningState, read_state
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -60,7 +60,7 @@ class LocalNode:
                 start_new_session=True,
             )
 
-    def wait_started(self) -> dict[str, Any]:
+    def wait_started(self) -> RunningState:
         """Wait for the node's own word that it listens.
 
         Raises:
@@ -71,10 +71,9 @@ class LocalNode:
             if self.process is None or self.process.poll() is not None:
                 break
             try:
-                state: dict[str, Any] = json.loads(self.home.state.read_text())
-                return state
-            except (OSError, ValueError):
-                time.sleep(0.05)
+                return read_state(self.home)
+            except NotRunning:
+                time.sleep(0.05)  # until a file of another process is there
         raise NodeError(
             f"{self.part.name} did not start", cure=f"read {self.home.path / 'output.txt'}"
         )
@@ -145,7 +144,7 @@ class LocalSwarm:
         """Start the founder, then all others with its address."""
         founder, *others = self.nodes
         founder.start()
-        addresses = tuple(founder.wait_started()["addresses"])
+        addresses = founder.wait_started().addresses
         for node in others:
             part = node.part
             settings = Settings(

@@ -8,6 +8,8 @@ scripted but the two false claims.
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import sys
 import tempfile
 import time
@@ -18,7 +20,7 @@ from node.demo.dishonest import INVENTED, LOOKS_AHEAD
 from node.demo.display import Display, open_display
 from node.demo.local import LocalSwarm, Part
 from node.demo.watch import Watch
-from node.errors import NodeError
+from node.errors import NodeError, UsageError
 from node.report import summary
 
 if TYPE_CHECKING:
@@ -48,6 +50,10 @@ def run_demo(*, corpus: Path | None, directory: Path | None, limit: int, as_json
     """
     from training.sandbox import require
 
+    if limit < 1:
+        raise UsageError("a limit is a number of seconds", cure="lazaretto demo --limit 235")
+    if corpus is not None and not corpus.is_dir():
+        raise UsageError(f"{corpus} is not a directory", cure="give a directory of text files")
     require()
     start = time.monotonic()
     where = directory or Path(tempfile.mkdtemp(prefix="lazaretto-demo-"))
@@ -160,12 +166,19 @@ def _tell(facts: dict[str, Any], watch: Watch, ended_well: bool, where: Path) ->
         _explain_failure(watch)
     say("")
     say("Next")
-    home = where / PARTS[1].name
+    home, program = where / PARTS[1].name, program_name()
     for item in facts["adopted"][:1]:
-        say(f"  audit the discovery:     lazaretto audit {item['id'][:12]} --home {home}")
-    say(f"  look at what a node saw: lazaretto discoveries --home {home}")
-    say("  start a swarm:           lazaretto init NAME && lazaretto up")
-    say("  join one:                lazaretto join INVITE && lazaretto up")
+        say(f"  audit the discovery:     {program} audit {item['id'][:12]} --home {home}")
+    say(f"  look at what a node saw: {program} discoveries --home {home}")
+    say(f"  start a swarm:           {program} init NAME --home ~/lab")
+    say(f"  join one:                {program} join INVITE --home ~/member")
+
+
+def program_name() -> str:
+    """The command as it can be typed here: by name, or by its path where it is not on the path."""
+    if shutil.which("lazaretto"):
+        return "lazaretto"
+    return os.path.relpath(Path(sys.executable).with_name("lazaretto"))
 
 
 def _explain_failure(watch: Watch) -> None:
