@@ -165,6 +165,7 @@ class Doorkeeper:
 
     async def answer(self, peer: bytes, request: bytes) -> bytes:
         """Decide on a request of the key ``peer``, which the channel has authenticated."""
+        await self._log.may_sign.wait()
         store, own = self._log.store, self._log.key.public
         async with self._one:
             before = store.heads()[own].seq

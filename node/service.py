@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import time
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,8 @@ from swarm.keys import KeyPair, peer_id
 from swarm.log import SwarmLog
 from swarm.records import Adoption, Claim, Position
 from swarm.store import Store
+from training.errors import TrainingError
+from verification.errors import VerificationError
 from verification.quarantine import CLOSED, ClaimState, Quarantine, Stage, State
 
 if TYPE_CHECKING:
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
 
 STATE_SECONDS = 1.0
 RETRY_SECONDS = 5.0
+OWN_FEED_SECONDS = 8.0
 
 
 class Node:
@@ -58,7 +62,8 @@ class Node:
         self._heard: list[Record] = [record for _, record in store.records()]
         self._wake = trio.Event()
         self._wake.set()
-        self._busy = False  # a fold is under way, and ``changed`` will fire after it
+        self._heard_count = len(self._heard)
+        self._folded_count = 0
         self._folding = trio.Lock()  # whoever touches the quarantine
         self._told: dict[bytes, str] = {}
         self._started = time.time()
@@ -84,11 +89,13 @@ class Node:
 
     def _hear(self, records: list[Record]) -> None:
         self._heard += records
+        self._heard_count += len(records)
         self._wake.set()
 
     async def caught_up(self) -> State:
-        """The state after everything heard so far."""
-        while self._heard or self._busy:
+        """The state after everything heard before this call."""
+        heard = self._heard_count
+        while self._folded_count < heard:
             await self.changed.wait()
         return self.state
 
@@ -98,9 +105,9 @@ class Node:
             await self._wake.wait()
             self._wake = trio.Event()
             async with self._folding:
-                heard, self._heard, self._busy = self._heard, [], True
+                heard, self._heard = self._heard, []
                 self.state = await trio.to_thread.run_sync(self._fold, heard)
-            self._busy = False
+                self._folded_count += len(heard)
             fired, self.changed = self.changed, trio.Event()
             fired.set()
             await self._act_on_decisions()
@@ -132,7 +139,6 @@ class Node:
             before = self._told.get(claim.id)
             if before == claim.stage.value:
                 continue
-            self._told[claim.id] = claim.stage.value
             if before is None:
                 payload = await self.claim_record(claim.id)
                 gains = [pair.d_nano for pair in payload.dev_pairs]
@@ -144,8 +150,9 @@ class Node:
                 )
             if claim.stage in CLOSED:
                 self._tell_verdict(claim)
-            if claim.stage is Stage.ADOPTED:
-                await self._sign_adoption(claim)
+            if claim.stage is Stage.ADOPTED and not await self._sign_adoption(claim):
+                continue  # a full disk, say: tried again with the next news
+            self._told[claim.id] = claim.stage.value
 
     def _tell_verdict(self, claim: ClaimState) -> None:
         decision = claim.verdict
@@ -159,7 +166,8 @@ class Node:
             needed=f"{float(1 / claim.level):.3g}" if claim.level else "none",
         )
 
-    async def _sign_adoption(self, claim: ClaimState) -> None:
+    async def _sign_adoption(self, claim: ClaimState) -> bool:
+        """Sign our adoption of ``claim`` if that is still to do; False when it could not be."""
         decision = claim.verdict
         assert decision is not None
         assert decision.crossing is not None
@@ -168,7 +176,7 @@ class Node:
             for record in self._own_records()
         )
         if said:
-            return
+            return True
         try:
             await self.log.append(
                 Adoption(
@@ -189,6 +197,8 @@ class Node:
             )
         except SwarmError as error:
             self.trouble("adoption", error)
+            return False
+        return True
 
     def _own_records(self) -> list[Record]:
         from swarm.envelope import parse
@@ -247,17 +257,34 @@ async def _prepare(node: Node, network: Network) -> None:
     node.activity = "ready"
 
 
+async def _fetch_own_feed(node: Node, network: Network) -> None:
+    """Before the first signature of a process, ask a peer for our own feed.
+
+    A node that was restored from an old copy would otherwise sign a number twice. With no other
+    member, or when none answers in time, what is held here is all that there is.
+    """
+    rules, own = node.log.store.rules, node.key.public
+    epoch = rules.current if rules else None
+    if epoch is not None and not set(epoch.roster) - {own}:
+        return
+    with trio.move_on_after(OWN_FEED_SECONDS):
+        while True:
+            for peer in network.transport.peers():
+                try:
+                    await network.sync.pull(peer, own)
+                    return
+                except SwarmError as error:
+                    node.trouble("own feed", error)
+            await trio.sleep(0.2)
+
+
 async def _guarded(node: Node, name: str, work: Work) -> None:
     """Run a loop of the node again and again; one failure is written down and waited out."""
     while True:
         try:
             await work(node)
             return
-        except trio.Cancelled:
-            raise
-        except Exception as error:
-            if getattr(error, "cure", None) is None:
-                raise
+        except (SwarmError, TrainingError, VerificationError, OSError, sqlite3.Error) as error:
             node.trouble(name, error)
             await trio.sleep(RETRY_SECONDS)
 
@@ -282,7 +309,6 @@ async def serve(home: Home, progress: Callable[[str], None], research: Work | No
     settings = home.load()
     key = KeyPair.load(home.key)
     with Store(home.log, settings.swarm_id) as store:
-        reveal_beacon(store, key)
         node = Node(home, settings, key, store)
         governs = store.rules is not None and key.public in store.rules.charter.governors
         door = Doorkeeper(home, node.log).answer if governs else None
@@ -302,6 +328,9 @@ async def serve(home: Home, progress: Callable[[str], None], research: Work | No
             nursery.start_soon(_until_signal, nursery.cancel_scope)
             nursery.start_soon(node.keep_folding)
             nursery.start_soon(node.keep_telling, network)
+            await _fetch_own_feed(node, network)
+            node.log.may_sign.set()
+            await trio.to_thread.run_sync(reveal_beacon, store, key)
             await _prepare(node, network)
             progress("all data is here and checked; working")
             nursery.start_soon(_guarded, node, "verify", verify_forever)

@@ -63,7 +63,11 @@ async def verify_forever(node: Node) -> None:
             continue
         try:
             await _reproduce(node, duty)
-        except (SwarmError, TrainingError) as error:  # of this machine; a candidate's is a result
+        except (
+            SwarmError,
+            TrainingError,
+            OSError,
+        ) as error:  # not the candidate's: those are results
             done.discard(_place(duty))
             tries[_place(duty)] += 1  # other duties first: one claim must not hold up the rest
             node.trouble("verify", error)

@@ -22,6 +22,8 @@ from swarm.records import Admission, Beacon, BeaconCommit, Charter, Cosignature,
 if TYPE_CHECKING:
     from swarm.envelope import Record
 
+MAX_PROVABLE_CODE = 25 * 1024
+"""A claim with this much code, at its longest, fits twice into a proof of equivocation."""
 _BEACON_DOMAIN = b"lazaretto/beacon/1"
 
 
@@ -83,6 +85,11 @@ def check_charter(charter: Charter) -> None:
         raise CharterError("a governor's key is not a sound Ed25519 key")
     if not len(governors) / 2 < charter.k <= len(governors):
         raise CharterError(f"k={charter.k} of {len(governors)} governors is not a majority")
+    if charter.max_code_bytes > MAX_PROVABLE_CODE:
+        raise CharterError(
+            f"code of {charter.max_code_bytes} bytes makes claims too large for a proof of "
+            f"equivocation; at most {MAX_PROVABLE_CODE}"
+        )
     names = [tier.name for tier in charter.tiers]
     if not names or len(set(names)) != len(names):
         raise CharterError("a charter has one or more tiers, each name once")
@@ -165,12 +172,15 @@ def epoch_cosign_bytes(epoch: Epoch, swarm: bytes) -> bytes:
 
 
 def _is_authorised(epoch: Epoch, author: bytes, swarm: bytes, charter: Charter) -> bool:
-    signers = {author} & set(charter.governors)
+    if author not in charter.governors:
+        return False
+    signers = {author}
     message = epoch_cosign_bytes(epoch, swarm)
     for item in epoch.cosignatures:
-        if item.governor in charter.governors and _cosigned(item, message):
+        known = item.governor in charter.governors and item.governor not in signers
+        if known and _cosigned(item, message):
             signers.add(item.governor)
-    return author in signers and len(signers) >= charter.k
+    return len(signers) >= charter.k
 
 
 def _cosigned(item: Cosignature, message: bytes) -> bool:
@@ -187,11 +197,16 @@ def beacon_commit(governor: bytes, reveal: bytes) -> BeaconCommit:
 
 
 def _beacon(epoch: Epoch, epoch_id: bytes, reveals: Iterable[tuple[bytes, Beacon]]) -> bytes | None:
-    by_author = {author: reveal.reveal for author, reveal in reveals if reveal.epoch_id == epoch_id}
+    # Only what was committed to is a reveal; anything else that a governor says is passed over.
+    revealed = {
+        (author, hashlib.sha256(reveal.reveal).digest()): reveal.reveal
+        for author, reveal in reveals
+        if reveal.epoch_id == epoch_id
+    }
     digest = hashlib.sha256(_BEACON_DOMAIN + epoch_id)
     for item in sorted(epoch.beacon_commits, key=lambda item: item.governor):
-        reveal = by_author.get(item.governor)
-        if reveal is None or hashlib.sha256(reveal).digest() != item.commit:
+        reveal = revealed.get((item.governor, item.commit))
+        if reveal is None:
             return None
         digest.update(reveal)
     return digest.digest() if epoch.beacon_commits else None

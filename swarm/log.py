@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from swarm.errors import StoreError
+from swarm.errors import StoreError, SwarmError
+from swarm.feed import equivocator
 from swarm.peers import Ingested
+from swarm.records import Equivocation
 
 if TYPE_CHECKING:
     from swarm.envelope import Record
     from swarm.keys import KeyPair
-    from swarm.records import Equivocation, Payload
+    from swarm.records import Payload
     from swarm.store import Store
 
 Announce = Callable[[bytes], Awaitable[None]]
@@ -29,7 +31,9 @@ class SwarmLog:
 
     ``hear`` is called with every batch of new records, our own included, after they are durable.
     ``announce`` publishes a record of our own; set it when gossip is up. ``full`` is the last
-    failure to write, None while all is well: the node goes on reading and serving with a full disk.
+    failure to write, None while all is well: with a full disk the node goes on reading and serving.
+    Nothing is signed before ``may_sign`` is set: a node restored from an old copy must have
+    fetched its own feed first, or it would contradict itself and be convicted for it.
     """
 
     def __init__(self, store: Store, key: KeyPair, hear: Hear) -> None:
@@ -37,6 +41,12 @@ class SwarmLog:
         self.key = key
         self.announce: Announce | None = None
         self.full: StoreError | None = None
+        self.may_sign = trio.Event()
+        self._convicted = {
+            equivocator(record.payload)
+            for _, record in store.records()
+            if isinstance(record.payload, Equivocation)
+        }
         self._hear = hear
         self._writing = trio.Lock()
 
@@ -67,6 +77,11 @@ class SwarmLog:
                 return Ingested()
         self.full = None
         if result.new:
+            self._convicted |= {
+                equivocator(record.payload)
+                for record in result.new
+                if isinstance(record.payload, Equivocation)
+            }
             self._hear(result.new)
         for proof in result.proofs:
             await self._report(proof)
@@ -83,6 +98,7 @@ class SwarmLog:
         Raises:
             StoreError, RecordError: nothing was signed away and nothing was announced.
         """
+        await self.may_sign.wait()
         async with self._writing:
             try:
                 record = await trio.to_thread.run_sync(self.store.append, self.key, payload, refs)
@@ -101,14 +117,14 @@ class SwarmLog:
                 await self.announce(record.signed.to_bytes())
 
     async def _report(self, proof: Equivocation) -> None:
-        """Publish a proof once; a member's word is needed to carry it."""
-        rules = self.store.rules
+        """Publish the first proof against an author; more of them would prove nothing more."""
+        author, rules = equivocator(proof), self.store.rules
+        if author in self._convicted or author == self.key.public or not self.may_sign.is_set():
+            return
         if rules is None or not rules.is_member(self.key.public):
             return
-        reported = any(
-            record.payload == proof and record.author == self.key.public
-            for _, record in self.store.records()
-            if record.kind == "equivocation"
-        )
-        if not reported:
+        self._convicted.add(author)
+        try:
             await self.append(proof)
+        except SwarmError:
+            self._convicted.discard(author)  # the disk is full: the next contradiction reports it

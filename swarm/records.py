@@ -133,7 +133,7 @@ class Epoch:
     removed: tuple[Removed, ...]
     handovers: tuple[Handover, ...]
     beacon_commits: tuple[BeaconCommit, ...]
-    cosignatures: tuple[Cosignature, ...]
+    cosignatures: Annotated[tuple[Cosignature, ...], Meta(max_length=64)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -237,14 +237,22 @@ class Store:
             self._db.execute("BEGIN IMMEDIATE")
             work()
             self._db.execute("COMMIT")
-        except sqlite3.Error as error:
+        except BaseException as error:
             self._heads, self.rules = before
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            raise StoreError(
-                f"the log cannot be written: {error}; nothing that was stored is lost",
-                cure=f"free space on the disk of {self.path.parent}",
-            ) from None
+            with contextlib.suppress(sqlite3.Error):
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+            if isinstance(error, sqlite3.Error):
+                raise StoreError(
+                    f"the log cannot be written: {error}; nothing that was stored is lost",
+                    cure=f"free space on the disk of {self.path.parent}",
+                ) from None
+            if isinstance(error, SwarmError):  # not of the batch, which was checked before
+                raise StoreError(
+                    f"the log holds a damaged record: {error}",
+                    cure="lazaretto audit tells which; join anew in another home to fetch it",
+                ) from None
+            raise
 
     def _take(self, records: Iterable[Record], result: Ingest) -> None:
         waiting = list(records)
@@ -254,6 +262,8 @@ class Store:
             for record in waiting:
                 if record.kind == Charter.KIND and record.id != self.swarm:
                     result.refused.append("the charter of another swarm")
+                elif self._usurps(record):
+                    result.refused.append("a governor's record by somebody who is none")
                 elif not self._may_speak(record):
                     strangers.append(record)
                 elif self._place(record, result) and record.kind in _GOVERNANCE:
@@ -264,6 +274,16 @@ class Store:
                 continue
             result.gaps.update(record.author for record in strangers)
             return
+
+    def _usurps(self, record: Record) -> bool:
+        """A record that only governors may write, by another author: the charter pins them."""
+        governors = self.rules.charter.governors if self.rules else None
+        return (
+            governors is not None
+            and record.kind in _GOVERNANCE
+            and record.kind != Charter.KIND
+            and record.author not in governors
+        )
 
     def _may_speak(self, record: Record) -> bool:
         if record.kind == Charter.KIND:

@@ -47,6 +47,7 @@ MAX_BYTES = 4 * 1024 * 1024
 MAX_REQUEST = 66 + 40 * MAX_HEADS
 MAX_FRAME = 3 + MAX_BATCH_BYTES + MAX_RECORD_BYTES + 4 * (MAX_BATCH_RECORDS + 1)
 MAX_SWEEPS = 100
+MAX_PULL_SECONDS = 300.0
 
 _HEAD = struct.Struct("!32sQ")
 _BATCH, _END, _FULL = 1, 2, 3
@@ -209,11 +210,12 @@ class Sync:
             Misbehaviour: the peer broke the protocol, and has been penalised.
         """
         total = 0
-        for _ in range(MAX_SWEEPS):
-            new = await self._sweep(peer, author or FIRST, author or LAST)
-            total += new
-            if not new or author is not None:
-                break  # one more sweep after news: they may have made others placeable
+        with trio.move_on_after(MAX_PULL_SECONDS):  # what is left comes with the next pull
+            for _ in range(MAX_SWEEPS):
+                new = await self._sweep(peer, author or FIRST, author or LAST)
+                total += new
+                if not new or author is not None:
+                    break  # one more sweep after news: they may have made others placeable
         return total
 
     async def _sweep(self, peer: bytes, first: bytes, last: bytes) -> int:
@@ -241,6 +243,8 @@ class Sync:
                 if len(frame) == 33 and frame[0] == _FULL:
                     if not request.first <= frame[1:] <= request.last:
                         raise Misbehaviour("a response that stopped outside its range")
+                    if not count:
+                        raise Misbehaviour("a response that is full of nothing")
                     return new, frame[1:]
                 records = decode_batch(frame)
                 count += len(records)

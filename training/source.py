@@ -107,6 +107,8 @@ def parse(code: bytes) -> ast.Module:
     """The syntax tree of ``code``; bounded in memory and depth, also for hostile bytes."""
     if scan(code).f_strings:
         raise SourceError("the program has f-strings, which Python versions read differently")
+    if rb"\N{" in code:
+        raise SourceError("the program names characters, which Python versions know differently")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

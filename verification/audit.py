@@ -127,6 +127,7 @@ class _Audit:
         self.checks: list[Check] = []
         self.records: dict[bytes, Record] = {}
         self.foreign = 0
+        self.liars: tuple[str, ...] = ()
         self.quarantine = Quarantine(swarm, screen)
 
     def note(self, name: str, fault: str, passed: str, missing: str = "") -> None:
@@ -258,7 +259,7 @@ class _Audit:
             level = f"{state.level.numerator}/{state.level.denominator}"
             said = f"E = {_short(verdict.e_value)} after {verdict.pairs} pairs at level {level}"
             self.note("evidence", "", said)
-        missing = f"{state.stage}: {state.reason}; records that decide it are not here"
+        missing = f"not decided yet ({state.stage}: {state.reason}); what is here checks out"
         self.note("verdict", "", f"{state.stage}: {state.reason}", missing if open_ else "")
         self.statements(state, open_)
 
@@ -270,18 +271,19 @@ class _Audit:
             if isinstance(record.payload, Adoption) and record.payload.claim == state.id
         ]
         wrong = [record for record in said if not _agrees(record.payload, state)]
-        fault = ""
-        if wrong and not undecided:
-            fault = f"{peer_id(wrong[0].author)} signed an adoption that does not follow"
+        if wrong and not undecided:  # a liar's word takes nothing from evidence that holds
+            self.liars = tuple(sorted({peer_id(record.author) for record in wrong}))
+            said = [record for record in said if record not in wrong]
         adopted = state.stage is Stage.ADOPTED
         passed = (
             f"{len(said)} nodes signed this adoption" if adopted else "nobody says it is adopted"
         )
         missing = ""
-        if wrong or (adopted and not said):
+        if wrong and undecided:
             missing = "adoptions were signed, but the records that they rest on are not here"
-            missing = missing if wrong else "no node's adoption record is here"
-        self.note("adoptions", fault, passed, missing)
+        elif adopted and not said:
+            missing = "no node's adoption record is here"
+        self.note("adoptions", "", passed, missing)
 
     # --- report --------------------------------------------------------------------------------
 
@@ -320,6 +322,7 @@ class _Audit:
         assert isinstance(claim, Claim)
         facts: dict[str, Any] = {
             "author": peer_id(subject.author),
+            "signed_an_adoption_that_does_not_follow": list(self.liars),
             "proposer": printable(claim.proposer),
             "hypothesis": printable(claim.hypothesis),
             "tier": subject.tier,

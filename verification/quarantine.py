@@ -21,7 +21,20 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from swarm.charter import Rules, fold_rules
-from swarm.records import Admission, Beacon, Block, Charter, Claim, Commit, Epoch, Seal
+from swarm.envelope import parse
+from swarm.errors import SwarmError
+from swarm.feed import equivocator
+from swarm.records import (
+    Admission,
+    Beacon,
+    Block,
+    Charter,
+    Claim,
+    Commit,
+    Epoch,
+    Equivocation,
+    Seal,
+)
 from verification.admit import claim_of, cost_cap, drift, inadmissible, scope, slot_holders
 from verification.errors import ProfileError, VerificationError
 from verification.evidence import level
@@ -142,6 +155,8 @@ class Quarantine:
         if foreign or record.id in self._seen:
             return False
         payload = record.payload
+        if isinstance(payload, Equivocation):
+            return self._add_both_branches(record, payload)
         if isinstance(payload, Charter | Epoch | Beacon | Admission):
             self._rule_records.append(record)
             self._rules_known = False
@@ -157,6 +172,16 @@ class Quarantine:
         self._seen.add(record.id)
         self._state = None
         return True
+
+    def _add_both_branches(self, record: Record, proof: Equivocation) -> bool:
+        """What an author said twice counts on every node alike, whichever branch each one holds."""
+        self._seen.add(record.id)
+        try:
+            equivocator(proof)
+        except SwarmError:
+            return False
+        added = [self.add(parse(branch)) for branch in (proof.first, proof.second)]
+        return any(added)
 
     def claim(self, claim: bytes) -> Record | None:
         """The record of a claim, whatever its stage."""

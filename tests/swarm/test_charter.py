@@ -44,6 +44,7 @@ def test_a_sound_charter_passes():
         ("captured", {"tiers": (replace(TIER, n=3, f=1),), "liar_share_milli": 200}),
         ("holdout", {"max_diff_bytes": 4000}),
         ("holdout", {"sizes": {}}),
+        ("equivocation", {"max_code_bytes": 40_000}),
     ],
 )
 def test_an_unsound_charter_is_refused(match, changes):
@@ -107,6 +108,16 @@ def test_an_epoch_without_its_beacon_is_not_current():
     rules = fold_rules(founder.records)
     assert rules is not None
     assert rules.current is None
+
+
+def test_a_second_reveal_takes_no_beacon_back():
+    """One governor must not be able to undo an epoch that others have built on."""
+    founder = founded()
+    epoch = founder.say(make_epoch(founder.swarm, members(("verifier",))))
+    founder.say(Beacon(epoch.id, SECRET))
+    before = fold_rules(founder.records)
+    founder.say(Beacon(epoch.id, b"z" * 32))
+    assert fold_rules(founder.records) == fold_rules(founder.records[::-1]) == before
 
 
 def test_an_epoch_of_somebody_else_changes_nothing():

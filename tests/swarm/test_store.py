@@ -15,15 +15,16 @@ from hypothesis import strategies as st
 
 from swarm.errors import RecordError, StoreError
 from swarm.keys import KeyPair
-from swarm.records import Beacon, Equivocation
+from swarm.records import Beacon, Equivocation, Open
 from swarm.store import Store, read_raw
 from tests.swarm.founding import Feed, make_epoch, make_founded
 
 HEADROOM = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 
 
-def beacon(byte: bytes) -> Beacon:
-    return Beacon(b"e" * 32, byte * 32)
+def said(byte: bytes) -> Open:
+    """A record that any member may write."""
+    return Open(b"e" * 32, byte * 32)
 
 
 def fingerprint(store: Store):
@@ -42,7 +43,7 @@ def history():
     founded = make_founded()
     for feed in founded.feeds[1:]:
         for number in range(4):
-            feed.say(beacon(bytes([number])))
+            feed.say(said(bytes([number])))
     return founded
 
 
@@ -78,7 +79,7 @@ def test_a_reopened_log_is_the_same(tmp_path, founded):
 
 def test_strangers_are_refused_until_a_governor_admits_them(store, founded):
     stranger = Feed(KeyPair.from_seed(b"9" * 32), founded.swarm)
-    hello = stranger.say(beacon(b"h")).signed.to_bytes()
+    hello = stranger.say(said(b"h")).signed.to_bytes()
     store.ingest(founded.wire)
     refused = store.ingest([hello])
     assert not refused.new
@@ -107,14 +108,31 @@ def test_another_charter_is_refused(tmp_path, founded):
 def test_records_of_another_swarm_are_refused(store, founded):
     store.ingest(founded.wire)
     elsewhere = Feed(founded.feeds[1].key, b"t" * 32)
-    assert store.ingest([elsewhere.say(beacon(b"x")).signed.to_bytes()]).refused
+    assert store.ingest([elsewhere.say(said(b"x")).signed.to_bytes()]).refused
+
+
+def test_only_governors_write_what_governs(store, founded):
+    store.ingest(founded.wire)
+    member = founded.feeds[1]
+    result = store.ingest([member.say(Beacon(b"e" * 32, b"x" * 32)).signed.to_bytes()])
+    assert result.refused == ["a governor's record by somebody who is none"]
+    assert member.key.public not in store.heads()
+
+
+def test_a_failure_that_is_not_of_the_disk_leaves_the_log_usable(store, founded, monkeypatch):
+    monkeypatch.setattr("swarm.store.fold_rules", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        store.ingest(founded.wire)
+    monkeypatch.undo()
+    assert not store.heads()
+    assert len(store.ingest(founded.wire).new) == 3
 
 
 def test_a_gap_is_reported_and_nothing_behind_it_is_stored(store, founded):
     store.ingest(founded.wire)
     feed = founded.feeds[1]
-    feed.say(beacon(b"1"))
-    late = feed.say(beacon(b"2")).signed.to_bytes()
+    feed.say(said(b"1"))
+    late = feed.say(said(b"2")).signed.to_bytes()
     result = store.ingest([late])
     assert result.gaps == {feed.key.public}
     assert feed.key.public not in store.heads()
@@ -123,16 +141,16 @@ def test_a_gap_is_reported_and_nothing_behind_it_is_stored(store, founded):
 def test_equivocation_is_refused_and_proven(store, founded):
     store.ingest(founded.wire)
     feed = founded.feeds[1]
-    said = feed.say(beacon(b"1")).signed.to_bytes()
-    other = Feed(feed.key, founded.swarm).say(beacon(b"2")).signed.to_bytes()
-    result = store.ingest([said, other])
+    first = feed.say(said(b"1")).signed.to_bytes()
+    other = Feed(feed.key, founded.swarm).say(said(b"2")).signed.to_bytes()
+    result = store.ingest([first, other])
     assert len(result.new) == 1
     assert result.forked == 1
     assert not result.refused
     (proof,) = result.proofs
     witness = founded.feeds[2]
     assert store.ingest([witness.say(proof).signed.to_bytes()]).new
-    empty = Equivocation(said, said)
+    empty = Equivocation(first, first)
     assert store.ingest([witness.say(empty).signed.to_bytes()]).refused
 
 
@@ -145,12 +163,12 @@ def test_garbage_is_refused_and_costs_nothing_else(store, founded):
 def test_appending_needs_membership(store, founded):
     store.ingest(founded.wire)
     member = founded.feeds[1].key
-    first = store.append(member, beacon(b"1"))
-    second = store.append(member, beacon(b"2"))
+    first = store.append(member, said(b"1"))
+    second = store.append(member, said(b"2"))
     assert second.envelope.prev == first.id
     assert second.envelope.epoch == 1
     with pytest.raises(RecordError, match="member"):
-        store.append(KeyPair.from_seed(b"9" * 32), beacon(b"3"))
+        store.append(KeyPair.from_seed(b"9" * 32), said(b"3"))
 
 
 def test_a_second_writer_is_kept_out_and_a_reader_is_not(tmp_path, founded, store):
@@ -167,7 +185,7 @@ def test_a_full_disk_loses_nothing_and_is_survived(store, founded):
     pages = store._db.execute("PRAGMA page_count").fetchone()[0]
     store._db.execute(f"PRAGMA max_page_count = {pages}")
     feed = founded.feeds[0]
-    big = [feed.say(beacon(bytes([n % 250]))).signed.to_bytes() for n in range(200)]
+    big = [feed.say(said(bytes([n % 250]))).signed.to_bytes() for n in range(200)]
     with pytest.raises(StoreError, match="nothing that was stored is lost"):
         store.ingest([*founded.wire, *big])
     assert fingerprint(store) == before
@@ -180,14 +198,14 @@ WRITER = """
     from pathlib import Path
     from swarm.store import Store, read_raw
     from tests.swarm.founding import make_founded
-    from swarm.records import Beacon
+    from swarm.records import Open
 
     founded = make_founded()
     store = Store(Path(sys.argv[1]), founded.swarm)
     store.ingest(founded.wire)
     number = 0
     while True:
-        record = store.append(founded.feeds[1].key, Beacon(b"e" * 32, number.to_bytes(32)))
+        record = store.append(founded.feeds[1].key, Open(b"e" * 32, number.to_bytes(32)))
         print(record.id.hex(), flush=True)
         number += 1
 """

@@ -166,3 +166,11 @@ def test_rules_that_cannot_be_read_are_an_error(rules):
     with pytest.raises(ScreenRulesError) as caught:
         screen(BASE, BETTER, rules)
     assert caught.value.cure
+
+
+def test_named_characters_are_refused_alike_on_every_python():
+    """Python versions know different names, so one claim would be a program here and none there."""
+    result = screen(BASE, BASE + b'NAME = "\\N{KAWI LETTER A}"\n', {})
+    known = screen(BASE, BASE + b'NAME = "\\N{LATIN SMALL LETTER A}"\n', {})
+    assert not result.ok
+    assert result.reasons == known.reasons

@@ -18,7 +18,6 @@ DEPTH = 2  # transformer blocks
 HEADS = 2  # attention heads per block
 HEAD_SIZE = 32  # channels per head, an even number
 MLP_RATIO = 2.0  # hidden size of the MLP over WIDTH
-ROTARY_BASE = 10000.0  # longest rotary wavelength, in tokens
 HISTORY = 2  # earlier bytes that each position sees directly
 EMBED_STD = 0.05  # standard deviation of the initial embedding
 MATRIX_GAIN = 1.0  # initial scale of the matrices, times 1 / sqrt(inputs)
@@ -34,8 +33,6 @@ MOMENTUM = 0.95  # momentum of Muon
 EMBED_LR = 0.005  # step size of Adam for the embedding
 HEAD_LR = 0.004  # step size of Adam for the output layer
 BETA1 = 0.9  # Adam, decay of the mean gradient
-BETA2 = 0.99  # Adam, decay of the mean squared gradient
-EPSILON = 1e-8  # Adam, floor of the denominator
 WEIGHT_DECAY = 0.1  # pull of the block matrices towards zero, per unit of step size
 WARMUP = 0.1  # share of the budget in which the step size rises
 COOLDOWN = 0.3  # share of the budget in which the step size falls to zero
@@ -87,7 +84,7 @@ class GPT(nn.Module):
 
     def forward(self, tokens):
         half = HEAD_SIZE // 2
-        speed = ROTARY_BASE ** (-torch.arange(half) / half)
+        speed = 10000.0 ** (-torch.arange(half) / half)
         angle = torch.arange(tokens.size(1))[:, None] * speed
         cos, sin = angle.cos(), angle.sin()
         x = F.embedding(tokens, self.embed[0])
@@ -136,10 +133,10 @@ class Adam:
         self.steps += 1
         grad = self.param.grad
         self.mean.lerp_(grad, 1 - BETA1)
-        self.square.lerp_(grad * grad, 1 - BETA2)
+        self.square.lerp_(grad * grad, 0.01)
         mean = self.mean / (1 - BETA1**self.steps)
-        square = self.square / (1 - BETA2**self.steps)
-        self.param.sub_(mean / (square.sqrt() + EPSILON), alpha=self.lr * scale)
+        square = self.square / (1 - 0.99**self.steps)
+        self.param.sub_(mean / (square.sqrt() + 1e-8), alpha=self.lr * scale)
 
 
 def schedule(progress):
