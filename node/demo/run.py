@@ -139,9 +139,8 @@ def _facts(watch: Watch, seconds: float) -> dict[str, Any]:
 
 def _tell(facts: dict[str, Any], watch: Watch, ended_well: bool, where: Path) -> None:
     """The short story of what happened, and what to type next."""
-    names = {
-        summary(node.home)["id"]: node.part.name for node in watch.swarm.nodes
-    }  # fmt: skip
+    nodes = zip(facts["nodes"], watch.swarm.nodes, strict=True)
+    names = {one["id"]: node.part.name for one, node in nodes}
     say = _say
     say("")
     say("What happened")
