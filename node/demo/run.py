@@ -51,11 +51,11 @@ def run_demo(*, corpus: Path | None, directory: Path | None, limit: int, as_json
     from training.sandbox import require
 
     if limit < 1:
-        raise UsageError("a limit is a number of seconds", cure="lazaretto demo --limit 235")
+        raise UsageError("a limit is a number of seconds", cure="lazaretto demo --limit 230")
     if corpus is not None and not corpus.is_dir():
         raise UsageError(f"{corpus} is not a directory", cure="give a directory of text files")
-    require()
     start = time.monotonic()
+    require()
     where = directory or Path(tempfile.mkdtemp(prefix="lazaretto-demo-"))
     where.mkdir(parents=True, exist_ok=True)
     display = open_display()
