@@ -126,7 +126,7 @@ class LiveDisplay:
                 claim.author + planted,
                 f"{claim.claimed_bpb:+.4f}",
                 str(claim.pairs),
-                f"{claim.last_d:+.4f}" if claim.pairs else "",
+                claim.last_pair,
                 _STATE[state] + (f" ({reasons})" if state == "reject" else ""),
                 f"{count} of {len(watch.busy)}",
             )

@@ -26,7 +26,7 @@ class ClaimSeen:
     claimed_bpb: float
     first_seen: float
     pairs: int = 0
-    last_d: float = 0.0
+    last_pair: str = ""
     states: dict[str, str] = field(default_factory=dict)
     reasons: set[str] = field(default_factory=set)
     decided_at: dict[str, float] = field(default_factory=dict)
@@ -119,7 +119,9 @@ class Watch:
                 entry["claim"], self._who(entry["author"]), entry["claimed_bpb"], entry["t"]
             )
             self.claims[entry["claim"]] = claim
-        claim.states.setdefault(name, "quarantined")
+        if name in claim.states:
+            return  # a restarted node goes through its log again
+        claim.states[name] = "quarantined"
         if len(claim.states) == len(self.busy):
             yield f"{claim.id[:8]} of {claim.author} is in quarantine on every node"
 
@@ -138,7 +140,8 @@ class Watch:
         claim = self.claims.get(entry["claim"])
         if claim is not None:
             claim.pairs += 1
-            claim.last_d = entry["gain_bpb"]
+            ok = entry["status"] == "ok"
+            claim.last_pair = f"{entry['gain_bpb']:+.4f}" if ok else "refused"
         yield f"{name}: reproduced {entry['claim'][:8]} (round {entry['round'] + 1}): {result}"
 
     def _on_verdict(self, name: str, busy: Busy, entry: dict[str, Any]) -> Iterator[str]:
