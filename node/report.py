@@ -17,7 +17,8 @@ from swarm.charter import trust_note
 from swarm.keys import KeyPair, peer_id, short
 from swarm.records import Claim
 from swarm.store import Store
-from verification.quarantine import CLOSED, ClaimState, Quarantine, Stage, State
+from verification.quarantine import Quarantine
+from verification.states import CLOSED, ClaimState, Stage, State
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -19,14 +19,14 @@ from node.environment import env_digest
 from node.proposers import Proposal
 from node.work import cancellable
 from swarm.records import Claim, DevPair, Experiment
-from verification.quarantine import CLOSED
 from verification.reproduce import draw_bench
+from verification.states import CLOSED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from node.member import Node
     from node.proposers import Outcome, Proposer
-    from node.service import Node
     from swarm.records import Member, TierPolicy
     from training.documents import Documents
     from training.evaluator import Score

@@ -1,242 +1,36 @@
-"""A running node: the log, the network, the state folded from both, and its work.
+"""``lazaretto up``: open a member's log and network, run its loops, and close all of it in order.
 
-Every record heard, our own included, goes into the quarantine's fold; work loops look at the folded
-state and wait for it to change. Nothing else is remembered, so a node that was killed looks at its
-log and goes on. Loops: ``research`` proposes and claims, ``verify`` reproduces what its seat on a
-bench asks for. A governor's node also answers join requests (``membership.Doorkeeper``).
+Loops: ``research`` proposes and claims, ``verify`` reproduces what its seat on a bench asks for. A
+governor's node also answers join requests (``membership.Doorkeeper``).
 """
 
 from __future__ import annotations
 
-import os
 import signal
 import sqlite3
-import time
 from typing import TYPE_CHECKING
 
 import trio
 
-from node.data import Data, describe, obtain
-from node.journal import Journal
+from node.data import describe, obtain
+from node.member import Node
 from node.membership import Doorkeeper
 from node.network import Network, open_network
-from node.state import RunningState, write_state
-from swarm.blobs import BlobStore
 from swarm.errors import SwarmError
 from swarm.keys import KeyPair, peer_id
-from swarm.log import SwarmLog
-from swarm.records import Adoption, Claim, Position
 from swarm.store import Store
 from training.errors import TrainingError
 from verification.errors import VerificationError
-from verification.quarantine import CLOSED, ClaimState, Quarantine, Stage, State
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from node.settings import Home, Settings
-    from swarm.envelope import Record
+    from node.settings import Home
 
     Work = Callable[["Node"], Awaitable[None]]
 
-STATE_SECONDS = 1.0
 RETRY_SECONDS = 5.0
 OWN_FEED_SECONDS = 8.0
-
-
-class Node:
-    """One member while it runs. ``state`` is the latest fold; ``changed`` fires when it is new."""
-
-    def __init__(self, home: Home, settings: Settings, key: KeyPair, store: Store) -> None:
-        self.home = home
-        self.settings = settings
-        self.key = key
-        self.journal = Journal(home.journal)
-        self.blobs = BlobStore(home.blobs)
-        self.log = SwarmLog(store, key, self._hear)
-        self.quarantine = Quarantine(store.swarm)
-        self.state = State(None)
-        self.changed = trio.Event()
-        self.data: Data | None = None
-        self.activity = "starting"
-        self._heard: list[Record] = [record for _, record in store.records()]
-        self._wake = trio.Event()
-        self._wake.set()
-        self._heard_count = len(self._heard)
-        self._folded_count = 0
-        self._folding = trio.Lock()  # whoever touches the quarantine
-        self._told: dict[bytes, str] = {}
-        self._started = time.time()
-
-    @property
-    def swarm(self) -> bytes:
-        """The 32-byte swarm id."""
-        return self.log.store.swarm
-
-    @property
-    def epoch(self) -> int:
-        """The number of the current epoch, 0 before the first."""
-        rules = self.log.store.rules
-        return rules.current.number if rules and rules.current else 0
-
-    def has_role(self, role: str) -> bool:
-        """Whether the current roster gives this node ``role``."""
-        rules = self.log.store.rules
-        member = rules.member(self.epoch, self.key.public) if rules else None
-        return member is not None and role in member.roles
-
-    # --- the fold ----------------------------------------------------------------------------
-
-    def _hear(self, records: list[Record]) -> None:
-        self._heard += records
-        self._heard_count += len(records)
-        self._wake.set()
-
-    async def caught_up(self) -> State:
-        """The state after everything heard before this call."""
-        heard = self._heard_count
-        while self._folded_count < heard:
-            await self.changed.wait()
-        return self.state
-
-    async def keep_folding(self) -> None:
-        """Fold what is heard, act on decisions, wake the loops. Runs as long as the node."""
-        while True:
-            await self._wake.wait()
-            self._wake = trio.Event()
-            async with self._folding:
-                heard, self._heard = self._heard, []
-                self.state = await trio.to_thread.run_sync(self._fold, heard)
-                self._folded_count += len(heard)
-            fired, self.changed = self.changed, trio.Event()
-            fired.set()
-            await self._act_on_decisions()
-
-    def _fold(self, heard: list[Record]) -> State:
-        for record in heard:
-            self.quarantine.add(record)
-        return self.quarantine.state()
-
-    async def code_of(self, claim: bytes | None) -> bytes:
-        """The train.py of an adopted claim, or the challenge's own for None."""
-        async with self._folding:
-            code = self.quarantine.code(claim)
-        if code is None:
-            raise SwarmError("the code of the base is not held yet", cure="wait for the next sync")
-        return code
-
-    async def claim_record(self, claim: bytes) -> Claim:
-        """The payload of a claim in the state."""
-        async with self._folding:
-            record = self.quarantine.claim(claim)
-        assert record is not None
-        assert isinstance(record.payload, Claim)
-        return record.payload
-
-    async def _act_on_decisions(self) -> None:
-        """Write down what is new, and sign the adoption of what was adopted."""
-        for claim in list(self.state.claims.values()):
-            before = self._told.get(claim.id)
-            if before == claim.stage.value:
-                continue
-            if before is None:
-                payload = await self.claim_record(claim.id)
-                gains = [pair.d_nano for pair in payload.dev_pairs]
-                self.journal.write(
-                    "quarantined",
-                    claim=claim.id.hex(),
-                    author=claim.author.hex(),
-                    claimed_bpb=sum(gains) / len(gains) / 1e9 if gains else 0.0,
-                )
-            if claim.stage in CLOSED:
-                self._tell_verdict(claim)
-            if claim.stage is Stage.ADOPTED and not await self._sign_adoption(claim):
-                continue  # a full disk, say: tried again with the next news
-            self._told[claim.id] = claim.stage.value
-
-    def _tell_verdict(self, claim: ClaimState) -> None:
-        decision = claim.verdict
-        self.journal.write(
-            "verdict",
-            claim=claim.id.hex(),
-            outcome="adopt" if claim.stage is Stage.ADOPTED else "reject",
-            reason=claim.reason,
-            pairs=decision.pairs if decision else 0,
-            e_value=f"{float(decision.e_value):.3g}" if decision else "none",
-            needed=f"{float(1 / claim.level):.3g}" if claim.level else "none",
-        )
-
-    async def _sign_adoption(self, claim: ClaimState) -> bool:
-        """Sign our adoption of ``claim`` if that is still to do; False when it could not be."""
-        decision = claim.verdict
-        assert decision is not None
-        assert decision.crossing is not None
-        said = any(
-            isinstance(record.payload, Adoption) and record.payload.claim == claim.id
-            for record in self._own_records()
-        )
-        if said:
-            return True
-        try:
-            await self.log.append(
-                Adoption(
-                    claim=claim.id,
-                    rule_version=decision.rule_version,
-                    positions_digest=decision.positions_digest,
-                    crossing=Position(*decision.crossing),
-                    e_value=decision.e_value[:80],
-                    level_num=decision.level.numerator,
-                    level_den=decision.level.denominator,
-                    r_ids=claim.r_ids,
-                    n=decision.n,
-                    f=decision.f,
-                    g=decision.g,
-                    approvals=(),
-                ),
-                refs=(claim.id, decision.crossing[2]),
-            )
-        except SwarmError as error:
-            self.trouble("adoption", error)
-            return False
-        return True
-
-    def _own_records(self) -> list[Record]:
-        from swarm.envelope import parse
-
-        own = self.log.store.records_after(self.key.public, -1, 2**31, 2**40)
-        return [parse(data, check_signature=False) for data in own]
-
-    # --- what people see ---------------------------------------------------------------------
-
-    def trouble(self, where: str, error: Exception) -> None:
-        """Write down that something failed; the node goes on."""
-        text = "".join(char if " " <= char <= "~" else "?" for char in str(error))[:300]
-        self.journal.write("trouble", where=where, error=f"{where}: {text}")
-
-    async def keep_telling(self, network: Network) -> None:
-        """Rewrite ``state.json`` about once a second, for ``status``."""
-        while True:
-            self.tell(network)
-            with trio.move_on_after(STATE_SECONDS):
-                await self.changed.wait()
-                await trio.sleep(STATE_SECONDS / 4)
-
-    def tell(self, network: Network) -> None:
-        """Write what a running node says of itself."""
-        state = RunningState(
-            pid=os.getpid(),
-            started=self._started,
-            written=time.time(),
-            peer=peer_id(self.key.public),
-            addresses=tuple(network.transport.addresses),
-            peers=tuple(sorted(peer_id(key) for key in network.transport.peers())),
-            activity=self.activity,
-            disk=str(self.log.full) if self.log.full else "",
-        )
-        try:
-            write_state(self.home, state)
-        except OSError:
-            self.journal.lost += 1  # a full disk must not end the node
 
 
 async def _prepare(node: Node, network: Network) -> None:

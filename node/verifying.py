@@ -24,9 +24,9 @@ from training.errors import TrainingError
 from verification.duty import CommitDuty, PairDuty, duties, lost_duties
 
 if TYPE_CHECKING:
-    from node.service import Node
+    from node.member import Node
     from training.pair import PairResult, TrainedPair
-    from verification.quarantine import State
+    from verification.states import State
 
 RETRY_SECONDS = 5.0
 _SECRET_DOMAIN = b"lazaretto/nonce-secret/1"

@@ -23,13 +23,15 @@ from swarm.envelope import parse
 from swarm.errors import CharterError, SwarmError
 from swarm.keys import peer_id
 from swarm.records import Adoption, Claim, Position
-from verification.quarantine import ClaimState, Quarantine, Stage
+from verification.quarantine import Quarantine
+from verification.states import ClaimState, Stage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from swarm.envelope import Record
-    from verification.quarantine import Screen, State
+    from verification.quarantine import Screen
+    from verification.states import State
 
 SCHEMA: Final = "lazaretto.audit/1"
 

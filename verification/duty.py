@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from swarm.records import Block, Commit, Pair, Position, Seal
-from verification.quarantine import CLOSED
 from verification.reproduce import fold_index, nonce_chain, scoring_seed, training_seed
+from verification.states import CLOSED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from verification.quarantine import ClaimState, State
+    from verification.states import ClaimState, State
 
 
 @dataclass(frozen=True, slots=True)

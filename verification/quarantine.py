@@ -14,9 +14,7 @@ in every case.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from enum import StrEnum
+from dataclasses import replace
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -38,85 +36,19 @@ from swarm.records import (
 from verification.admit import claim_of, cost_cap, drift, inadmissible, scope, slot_holders
 from verification.errors import ProfileError, VerificationError
 from verification.evidence import level
-from verification.reproduce import Bench, Seat, digest, draw_bench, next_position
+from verification.reproduce import Bench, digest, draw_bench, next_position
 from verification.settle import Docket, Settlement, settle
+from verification.states import CLOSED, ClaimState, Stage, State, Turn
 from verification.verdict import Terms, Verdict, check_profile, verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from swarm.charter import EpochView
     from swarm.envelope import Record
     from swarm.records import Member, TierPolicy
 
     Screen = Callable[[bytes, bytes, Mapping[str, object]], tuple[str, ...]]
-
-
-class Stage(StrEnum):
-    """How far a claim has come."""
-
-    RECEIVED = "received"
-    SCREENED = "screened"
-    ASSIGNED = "assigned"
-    COMMITTED = "committed"
-    REPRODUCING = "reproducing"
-    APPROVAL = "approval"
-    ADOPTED = "adopted"
-    REJECTED = "rejected"
-    REFUSED = "refused"
-    VOID = "void"
-
-
-CLOSED = frozenset({Stage.ADOPTED, Stage.REJECTED, Stage.REFUSED, Stage.VOID})
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """The position that is open: who has to fill it, and the seal if it was given already."""
-
-    round: int
-    seat: Seat
-    seal: bytes | None
-
-
-@dataclass(frozen=True, slots=True)
-class ClaimState:
-    """One claim as every node with the same records sees it.
-
-    ``r_ids`` are the adopted ancestors of its base in its epoch and family (tier, epoch, kind);
-    ``depth`` counts all claims below it on its tree, its base included.
-    """
-
-    id: bytes
-    author: bytes
-    epoch: int
-    tier: str
-    kind: str
-    slot: int
-    base: bytes | None
-    stage: Stage = Stage.RECEIVED
-    reason: str = ""
-    bench: Bench | None = None
-    settlement: Settlement | None = None
-    turn: Turn | None = None
-    level: Fraction | None = None
-    r_ids: tuple[bytes, ...] = ()
-    depth: int = 0
-    verdict: Verdict | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """Everything that follows from a set of records.
-
-    ``frontier``: for each tier the adopted claim to build on, None for the challenge's own base.
-    ``ignored``: ids of commits, seals and blocks that do not count, with the reason.
-    """
-
-    rules: Rules | None
-    claims: Mapping[bytes, ClaimState] = field(default_factory=dict)
-    frontier: Mapping[str, bytes | None] = field(default_factory=dict)
-    ignored: Mapping[bytes, str] = field(default_factory=dict)
 
 
 def fold(swarm: bytes, records: Iterable[Record], screen: Screen | None = None) -> State:

@@ -19,7 +19,7 @@ from node.work import cancellable
 from swarm.records import Claim, DevPair
 
 if TYPE_CHECKING:
-    from node.service import Node
+    from node.member import Node
 
 INVENTED = "not_reproduced"
 LOOKS_AHEAD = "non_causal"

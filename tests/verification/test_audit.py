@@ -17,7 +17,7 @@ from swarm.keys import peer_id
 from swarm.records import Adoption, Charter
 from tests.verification.small_swarm import BASE_CODE, SmallSwarm, digest, measure
 from verification.audit import AuditReport, Outcome, audit, printable
-from verification.quarantine import Stage
+from verification.states import Stage
 
 if TYPE_CHECKING:
     from swarm.envelope import Record

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from swarm.records import Block, Commit
 from tests.verification.small_swarm import TIER, SmallSwarm, digest, measure, no_screen
 from verification.duty import CommitDuty, LostDuty, PairDuty, duties, lost_duties
-from verification.quarantine import CLOSED, ClaimState, Stage, State, fold
+from verification.quarantine import fold
+from verification.states import CLOSED, ClaimState, Stage, State
 
 if TYPE_CHECKING:
     from swarm.envelope import Record
