@@ -80,12 +80,15 @@ def invite(
     role: Annotated[
         tuple[str, ...], Parameter(help="researcher, verifier, archivist; repeatable.")
     ] = ("researcher", "verifier"),
+    host: Annotated[
+        str | None, Parameter(help="IP address at which others reach this machine.")
+    ] = None,
     home: HomeFlag = None,
 ) -> int:
     """Print one string with which one node can join. Needs a running governor node."""
     from node.membership import make_invitation
 
-    print(make_invitation(find_home(home), operator=operator, roles=role))
+    print(make_invitation(find_home(home), operator=operator, roles=role, host=host))
     return 0
 
 

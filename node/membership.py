@@ -9,6 +9,7 @@ data by hash. Every step can be repeated: ``join`` again goes on where it was cu
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import json
 import os
 import re
@@ -125,11 +126,45 @@ def found_here(
 # --- inviting ------------------------------------------------------------------------------------
 
 
-def make_invitation(home: Home, *, operator: str, roles: tuple[str, ...]) -> str:
+def reachable(addresses: tuple[str, ...], host: str | None) -> tuple[str, ...]:
+    """Addresses as others dial them: ``host`` in place of "all interfaces".
+
+    Raises:
+        UsageError: the node listens on all interfaces and ``host`` is missing, or no IP address.
+    """
+    wild = {"/ip4/0.0.0.0/": 4, "/ip6/::/": 6}
+    listens_everywhere = any(address.startswith(tuple(wild)) for address in addresses)
+    if host is None:
+        if listens_everywhere:
+            raise UsageError(
+                "this node listens on all interfaces; say at which address others reach it",
+                cure="lazaretto invite --operator NAME --host IP",
+            )
+        return addresses
+    try:
+        version = ipaddress.ip_address(host).version
+    except ValueError:
+        raise UsageError(f"{host!r} is not an IP address", cure="for example 192.0.2.7") from None
+    found = tuple(
+        f"/ip{version}/{host}/{address.removeprefix(prefix)}"
+        for address in addresses
+        for prefix, family in wild.items()
+        if address.startswith(prefix) and family == version
+    )
+    if not found:
+        raise UsageError(
+            f"this node does not listen on {host}", cure="leave --host away, or listen on 0.0.0.0"
+        )
+    return found
+
+
+def make_invitation(
+    home: Home, *, operator: str, roles: tuple[str, ...], host: str | None = None
+) -> str:
     """One string with which one key can join; this node must be running and a governor's.
 
     Raises:
-        UsageError: not a governor, or unknown roles.
+        UsageError: not a governor, unknown roles, or no address that others can reach.
         NotRunning: nobody could answer the newcomer.
     """
     from swarm.addresses import parse_address
@@ -142,12 +177,12 @@ def make_invitation(home: Home, *, operator: str, roles: tuple[str, ...]) -> str
         raise UsageError(f"unknown role {unknown}", cure=f"choose from {', '.join(ROLES)}")
     if "governor" not in settings.roles:
         raise UsageError("only a governor's node can invite", cure="ask the founder of the swarm")
-    state = read_state(home)
+    listed = reachable(read_state(home).addresses, host)
     token = os.urandom(TOKEN_SIZE)
     home.invitations.mkdir(exist_ok=True, mode=0o700)
     entry = {"operator": operator, "roles": sorted(set(roles)), "made": int(time.time())}
     write_atomic(_invitation_file(home, token), json.dumps(entry).encode())
-    addresses = tuple(parse_address(address) for address in state.addresses[:8])
+    addresses = tuple(parse_address(address) for address in listed[:8])
     return str(Invitation(settings.swarm_id, token, ",".join(sorted(set(roles))), addresses))
 
 

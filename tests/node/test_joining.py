@@ -10,6 +10,8 @@ import sys
 import pytest
 
 from node.demo.local import LocalSwarm, Part
+from node.errors import UsageError
+from node.membership import reachable
 from node.report import summary
 from node.settings import Home
 from swarm.addresses import parse_address
@@ -47,6 +49,22 @@ def test_a_wrong_listen_address_changes_nothing(listen, tmp_path):
     done = lazaretto("join", an_invitation(1), "--listen", listen, "--home", str(home))
     assert done.returncode == 2
     assert not home.exists()
+
+
+def test_an_invitation_names_an_address_that_others_can_dial():
+    loopback = ("/ip4/127.0.0.1/tcp/7/p2p/x",)
+    everywhere = ("/ip4/0.0.0.0/tcp/7/p2p/x",)
+    assert reachable(loopback, None) == loopback
+    assert reachable(everywhere, "192.0.2.7") == ("/ip4/192.0.2.7/tcp/7/p2p/x",)
+    for addresses, host in (
+        (everywhere, None),
+        (everywhere, "example.org"),
+        (everywhere, "2001:db8::7"),
+        (loopback, "192.0.2.7"),
+    ):
+        with pytest.raises(UsageError) as caught:
+            reachable(addresses, host)
+        assert caught.value.cure
 
 
 @pytest.mark.sandbox
