@@ -41,7 +41,11 @@ class TierSpec:
     threads: int
     """torch threads in the sandbox."""
     budget_tokens: int
-    """Tokens that the runner hands out in one training run."""
+    """Tokens that the runner hands out in one training run; 0 where time alone is the budget."""
+    budget_ms: int
+    """Milliseconds of training on the tier's clock; 0 where tokens alone are the budget. With both,
+    whichever is spent first. The clock is CPU time on ``cpu`` and wall time on ``cuda``; it starts
+    with the first token, or when ``startup_ms`` have passed since the first byte of code."""
     context: int
     """Sequence length for scoring, in tokens."""
     max_batch_tokens: int
@@ -51,13 +55,17 @@ class TierSpec:
     max_wall_ms: int
     """Outer wall clock of one training run, milliseconds; generous, a machine may be busy."""
     startup_ms: int
-    """Declared start-up allowance, milliseconds, the same for base and candidate."""
+    """Start-up allowance: milliseconds on the tier's clock, from the first byte of code to the
+    first token, that are not counted as cost. The same for base and candidate; no token, no text
+    and no other run is within reach while it lasts."""
     max_cost_ratio_milli: int
     """Largest candidate cost / base cost, in thousandths (1000 = equal)."""
     max_params: int
     """Largest number of parameters of the model."""
     max_memory_bytes: int
     """Memory limit of the sandbox."""
+    max_device_bytes: int
+    """Memory limit on the accelerator; 0 on ``cpu``."""
     max_code_bytes: int
     """Largest train.py, at most ``MAX_CODE_BYTES``."""
 
@@ -69,7 +77,8 @@ class TierSpec:
             name=read.text("name", 32),
             device=read.text("device", 8, ("cpu", "cuda")),
             threads=read.integer("threads", 1, 1024),
-            budget_tokens=read.integer("budget_tokens", 1, 10**13),
+            budget_tokens=read.integer("budget_tokens", 0, 10**13),
+            budget_ms=read.integer("budget_ms", 0, 10**9),
             context=read.integer("context", 2, 1 << 20),
             max_batch_tokens=read.integer("max_batch_tokens", 1, 1 << 26),
             max_cpu_ms=read.integer("max_cpu_ms", 1, 10**10),
@@ -78,12 +87,17 @@ class TierSpec:
             max_cost_ratio_milli=read.integer("max_cost_ratio_milli", 1000, 10**5),
             max_params=read.integer("max_params", 1, 10**12),
             max_memory_bytes=read.integer("max_memory_bytes", 64 << 20, 1 << 44),
+            max_device_bytes=read.integer("max_device_bytes", 0, 1 << 44),
             max_code_bytes=read.integer("max_code_bytes", 1, MAX_CODE_BYTES),
         )
         if not _NAME.match(tier.name):
             raise read.fail("name", "is not lower-case letters, digits and hyphens")
-        if tier.max_batch_tokens > tier.budget_tokens:
+        if not tier.budget_tokens and not tier.budget_ms:
+            raise read.fail("budget_tokens", "and budget_ms are both 0: a tier needs a budget")
+        if tier.budget_tokens and tier.max_batch_tokens > tier.budget_tokens:
             raise read.fail("max_batch_tokens", "is larger than budget_tokens")
+        if (tier.device == "cpu") != (tier.max_device_bytes == 0):
+            raise read.fail("max_device_bytes", "is for tiers on cuda, and only for those")
         if tier.context > tier.max_batch_tokens:
             raise read.fail("context", "is larger than max_batch_tokens")
         return tier

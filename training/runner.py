@@ -95,12 +95,6 @@ def train(
     limits = Limits(tier.max_cpu_ms, tier.max_wall_ms, tier.max_memory_bytes, tier.threads)
     with Sandbox(limits, cancel=cancel, nice=nice, trace=trace) as sandbox:
         run.startup_ms = sandbox.startup_ms
-        if run.startup_ms > tier.startup_ms:
-            raise SandboxUnavailable(
-                f"Starting a process took {run.startup_ms} ms of CPU, more than the "
-                f"{tier.startup_ms} ms that the tier declares.",
-                cure="Run on an idle machine, or in a swarm whose tiers allow more.",
-            )
         try:
             sandbox.start_candidate(
                 frames.MODE_TRAIN,

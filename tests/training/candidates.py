@@ -16,14 +16,16 @@ TIER = TierSpec(
     device="cpu",
     threads=1,
     budget_tokens=16_384,
+    budget_ms=0,
     context=32,
     max_batch_tokens=512,
     max_cpu_ms=60_000,
     max_wall_ms=300_000,
-    startup_ms=60_000,
+    startup_ms=0,
     max_cost_ratio_milli=1500,
     max_params=1_000_000,
     max_memory_bytes=512 << 20,
+    max_device_bytes=0,
     max_code_bytes=16 << 10,
 )
 IMPATIENT = replace(TIER, max_cpu_ms=400, max_wall_ms=300_000)
