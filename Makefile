@@ -37,7 +37,7 @@ $(READY): pyproject.toml .ci/system-packages
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
 	@$(BIN)/python -m compileall -q $(VENV)/lib node swarm training verification >/dev/null || true
-	@$(BIN)/python -c "from training.sandbox import probe; probe()"  # measures what it carries, once
+	@$(BIN)/python -c "from training.availability import probe; probe()"  # measures what it carries, once
 	@touch $(READY)
 
 clean:

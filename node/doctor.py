@@ -77,7 +77,7 @@ def _python() -> Iterator[Finding]:
 
 
 def _sandbox() -> Iterator[Finding]:
-    from training.sandbox import probe
+    from training.availability import probe
 
     report = probe()
     if not report.available:

@@ -125,7 +125,7 @@ class Trials:
             )  # fmt: skip
             if result.base is not None:
                 self._scores[seed] = result.base
-            cost += trained.candidate.cpu_ms + (0 if known else trained.base.cpu_ms)
+            cost += result.candidate_cost_ms + (0 if known else result.base_cost_ms)
             if result.status != "ok":
                 return Measured(tuple(seeds), tuple(gains), result.status, cost)
             if result.cost_ratio_milli > self.tier.max_cost_ratio_milli:

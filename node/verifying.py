@@ -114,8 +114,8 @@ async def _reproduce(node: Node, duty: PairDuty) -> None:
         round=duty.round,
         status=pair.status,
         gain_bpb=pair.d_nano / 1e9,
-        base_cpu_ms=pair.base_cpu_ms,
-        candidate_cpu_ms=pair.candidate_cpu_ms,
+        base_cost_ms=pair.base_cost_ms,
+        candidate_cost_ms=pair.candidate_cost_ms,
     )
     node.activity = "ready"
 
@@ -169,8 +169,8 @@ def _pair_of(result: PairResult, fold: int) -> Pair:
         status=result.status,
         base_nano=base.nano_bpb if base else 0,
         candidate_nano=candidate.nano_bpb if candidate else 0,
-        base_cpu_ms=trained.base.cpu_ms,
-        candidate_cpu_ms=trained.candidate.cpu_ms,
+        base_cost_ms=result.base_cost_ms,
+        candidate_cost_ms=result.candidate_cost_ms,
         tokens=trained.candidate.tokens,
     )
 

@@ -241,8 +241,8 @@ class Pair:
     status: Name
     base_nano: Nano
     candidate_nano: Nano
-    base_cpu_ms: Count
-    candidate_cpu_ms: Count
+    base_cost_ms: Count
+    candidate_cost_ms: Count
     tokens: Count
 
 

@@ -17,8 +17,8 @@ from functools import cache
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from training import seccomp
-from training.layout import ENVIRONMENT, FLAGS, PYC, SHIM, SHIM_MODULES, SITE, Layout
+from training import accelerator, seccomp
+from training.layout import PYC, SHIM, SHIM_MODULES, SITE, Layout
 from training.startup import UNPRIVILEGED
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _CPUS: Final = "/sys/devices/system/cpu"
 """Without it torch does not know its processor and takes its slowest code."""
+_SCRATCH_BYTES: Final = 8 << 30
+"""Room for what a compiler writes, on ``cuda`` only; it counts as memory of the run."""
 _PATH: Final = "/usr/local/bin:/usr/bin:/bin"
 
 
@@ -41,7 +43,8 @@ def kind() -> str:
 
 
 def command(program: str, layout: Layout, filter_fd: int, control_fd: int) -> list[str]:
-    """The full command. Nothing in the tree can be written by anybody."""
+    """The full command. On ``cpu`` nothing in the tree can be written by anybody; on ``cuda`` an
+    empty /tmp and /dev/shm can, which are gone with the sandbox."""
     result = [program, "--die-with-parent", "--new-session", "--hostname", "sandbox"]
     if kind() == "root":
         result += ["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"]
@@ -54,7 +57,7 @@ def command(program: str, layout: Layout, filter_fd: int, control_fd: int) -> li
             result += ["--disable-userns"]
         result += ["--uid", str(UNPRIVILEGED), "--gid", str(UNPRIVILEGED), "--cap-drop", "ALL"]
     here = os.path.dirname(os.path.abspath(__file__))
-    binds = [*layout.binds, (layout.pyc, PYC)]
+    binds = [*layout.binds, *([(layout.pyc, PYC)] if layout.pyc else [])]
     if os.path.isdir(_CPUS):
         binds.append((_CPUS, _CPUS))
     binds += [(f"{here}/{name}.py", f"{SHIM}/training/{name}.py") for name in SHIM_MODULES]
@@ -68,16 +71,24 @@ def command(program: str, layout: Layout, filter_fd: int, control_fd: int) -> li
         result += ["--ro-bind", source, inside]
     for inside in layout.covers:
         result += ["--tmpfs", inside, "--remount-ro", inside]
-    result += ["--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev", "--dir", "/tmp"]
+    result += ["--proc", "/proc", "--dev", "/dev"]
+    if layout.device == "cpu":
+        result += ["--dir", "/tmp"]
+    else:
+        for node in accelerator.nodes():
+            result += ["--dev-bind", node, node]
+        for folder in ("/tmp", "/dev/shm"):
+            result += ["--perms", "1777", "--size", str(_SCRATCH_BYTES), "--tmpfs", folder]
+    result += ["--remount-ro", "/dev"]
     result += ["--remount-ro", "/", "--chdir", "/", "--clearenv"]
-    for name, value in ENVIRONMENT.items():
+    for name, value in layout.environment:
         result += ["--setenv", name, value]
     code = (
         f"import sys; sys.path += {[SHIM, SITE]!r}; from training.contract import serve; "
-        f"serve({control_fd}, {layout.extra_modules!r})"
+        f"serve({control_fd}, {layout.extra_modules!r}, {layout.device!r})"
     )
     result += ["--seccomp", str(filter_fd), "--"]
-    return [*result, layout.interpreter, *FLAGS, "-B", "-X", f"pycache_prefix={PYC}", "-c", code]
+    return [*result, layout.interpreter, *layout.flags, "-c", code]
 
 
 @cache

@@ -23,6 +23,7 @@ from training import bubblewrap, landlock, seccomp
 from training.contract import STARTED
 from training.errors import Cancelled, SandboxUnavailable, TrainingError
 from training.layout import layout
+from training.toolchain import device_layout
 
 START_TIMEOUT_S: Final = 180.0
 MAX_IDLE: Final = 2
@@ -33,21 +34,22 @@ _STDERR_MAX: Final = 4096
 class Cell:
     """One prepared sandbox. ``spawn`` forks a process in it; ``close`` ends everything in it."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: str) -> None:
+        self.device = device
         program = bubblewrap.find()
         if program is None:
             raise SandboxUnavailable(
                 "bubblewrap is not installed, so no candidate can run here.",
                 cure="Install it: apt install bubblewrap (or dnf, pacman: bubblewrap).",
             )
-        if landlock.abi() < 1:
+        if device == "cpu" and landlock.abi() < 1:
             raise SandboxUnavailable(
                 "This kernel has no Landlock, so files could not be taken away from a candidate.",
                 cure="Use Linux 5.13 or later, with landlock in the kernel parameter lsm=.",
             )
         try:
             seccomp.machine()
-            measured = layout()
+            measured = layout() if device == "cpu" else device_layout()
         except TrainingError as error:
             raise SandboxUnavailable(str(error), cure=error.cure) from None
         self.runs = 0
@@ -101,7 +103,8 @@ class Cell:
 
     def usable(self) -> bool:
         """Whether another run may be started in it."""
-        return self._process.poll() is None and self.runs < MAX_RUNS
+        allowed = MAX_RUNS if self.device == "cpu" else 1
+        return self._process.poll() is None and self.runs < allowed
 
     def close(self) -> None:
         """Kills the cell and all that is in it; harmless when repeated."""
@@ -130,16 +133,16 @@ class Cell:
 
 
 class Pool:
-    """The cells of this process: idle ones are kept for the next run, at most ``MAX_IDLE``."""
+    """The cells of this process: idle ones are kept, at most ``MAX_IDLE`` of each device."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._idle: list[Cell] = []
         self._pid = os.getpid()
 
-    def take(self, cancel: threading.Event | None = None) -> Cell:
+    def take(self, device: str, cancel: threading.Event | None = None) -> Cell:
         """A cell that is ready, for one run; raises SandboxUnavailable, or Cancelled."""
-        cell = self._take_idle() or Cell()
+        cell = self._take_idle(device) or Cell(device)
         try:
             cell.wait_ready(cancel)
         except Cancelled:
@@ -150,15 +153,18 @@ class Pool:
     def give_back(self, cell: Cell) -> None:
         """Keeps the cell for another run, or closes it."""
         with self._lock:
-            if cell.usable() and len(self._idle) < MAX_IDLE:
+            held = sum(other.device == cell.device for other in self._idle)
+            if cell.usable() and held < MAX_IDLE:
                 self._idle.append(cell)
                 return
         cell.close()
 
-    def prestart(self, count: int) -> None:
+    def prestart(self, count: int, device: str) -> None:
         """Starts cells until ``count`` wait; does not wait for them."""
-        for _ in range(max(0, min(count, MAX_IDLE) - len(self._idle))):
-            self.give_back(Cell())
+        with self._lock:
+            held = sum(cell.device == device for cell in self._idle)
+        for _ in range(max(0, min(count, MAX_IDLE) - held)):
+            self.give_back(Cell(device))
 
     def close(self) -> None:
         """Ends all idle cells."""
@@ -167,12 +173,12 @@ class Pool:
         for cell in idle:
             cell.close()
 
-    def _take_idle(self) -> Cell | None:
+    def _take_idle(self, device: str) -> Cell | None:
         with self._lock:
             if self._pid != os.getpid():  # a fork of the process that started them
                 self._idle, self._pid = [], os.getpid()
-            while self._idle:
-                cell = self._idle.pop()
+            for cell in [cell for cell in self._idle if cell.device == device]:
+                self._idle.remove(cell)
                 if cell.usable():
                     return cell
                 cell.close()

@@ -3,16 +3,17 @@
 Every frame is a header of 16 bytes, little-endian: operation (u8), three zero bytes, and three
 u32 values a, b, c. What follows a header is fixed by the operation and by what the receiver asked
 for; the sender's own word is believed for the weights only, and there up to a cap. One request is
-in flight at a time. Nothing is pickled, and no text crosses.
+in flight at a time. Nothing is pickled, and no text crosses. A token takes one byte where the
+vocabulary has at most 256 tokens, and two otherwise (``token_width``).
 
     trusted side -> shim
     GO       a = threads, b = niceness, c = bytes of payload; payload ``GO_LIMITS`` + the filter
     START    a = mode, b = vocabulary, c = bytes of code; payload ``START_HEAD``, then code
-    BATCH    a = batch_size, b = seq_len; payload a * (b + 1) bytes, one token each
+    BATCH    a = batch_size, b = seq_len, c = milliseconds spent; payload a * (b + 1) tokens
     SPENT    the next batch does not fit: a normal end
     REFUSED  the request breaks the tier's limits; nothing was paid
     WEIGHTS  a = bytes; payload the weights (scoring)
-    TOKENS   a = rows, b = length; payload a * b bytes, one token each
+    TOKENS   a = rows, b = length; payload a * b tokens
     BYE      nothing more is wanted
 
     shim -> trusted side
@@ -22,7 +23,7 @@ in flight at a time. Nothing is pickled, and no text crosses.
     REQUEST  a = batch_size, b = seq_len
     WEIGHTS  a = bytes; payload the trained weights
     LOADED   the weights fit the model
-    LOGITS   a = rows, b = length; payload a * b * vocabulary float32
+    LOGITS   a = rows, b = length, c = a code of ``LOGIT_WIDTHS``; payload a * b * vocabulary
     FAILED   a = one of the ``FAIL_*`` codes
     TRACE    a = bytes, at most ``TRACE_MAX``; sent before FAILED, and only where GO asked for it
 """
@@ -35,14 +36,18 @@ from typing import Final
 HEADER: Final = struct.Struct("<B3xIII")
 GO_LIMITS: Final = struct.Struct("<QQQQ")
 """Data bytes, CPU seconds, processes and threads, 1 where a trace is wanted."""
-START_HEAD: Final = struct.Struct("<QQQ")
-"""Seed, token budget, context."""
+START_HEAD: Final = struct.Struct("<QQQQ")
+"""Seed, budget in tokens, budget in milliseconds (0: no such budget), context."""
 
 GO, START, BATCH, SPENT, REFUSED, WEIGHTS, TOKENS, BYE = range(1, 9)
 HELLO, READY, BUILT, REQUEST, LOADED, LOGITS, FAILED, TRACE = range(32, 40)
 
 MODE_TRAIN: Final = 1
 MODE_SCORE: Final = 2
+
+FLOAT32, BFLOAT16, FLOAT16 = range(3)
+LOGIT_WIDTHS: Final[dict[int, int]] = {FLOAT32: 4, BFLOAT16: 2, FLOAT16: 2}
+"""Bytes of one logit, by the code in a LOGITS header: they travel as the model made them."""
 
 TRACE_MAX: Final = 4096
 DIGEST_BYTES: Final = 32
@@ -74,3 +79,8 @@ FAILURES: Final[dict[int, tuple[str, str]]] = {
     FAIL_MEMORY: ("memory", "out of memory"),
 }
 """What a FAILED code means: (status, detail), both from this closed list."""
+
+
+def token_width(vocabulary: int) -> int:
+    """Bytes of one token on the wire; two bytes are little-endian."""
+    return 1 if vocabulary <= 256 else 2

@@ -38,7 +38,9 @@ from training.mirror import Mirror
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SHIM_MODULES: Final = ("__init__", "contract", "frames", "landlock", "startup", "weights")
+SHIM_MODULES: Final = (
+    "__init__", "contract", "frames", "landlock", "shim", "startup", "weights",
+)  # fmt: skip
 SHIM: Final = "/shim"
 SITE: Final = "/site"
 PYC: Final = "/pyc"
@@ -55,8 +57,13 @@ class LayoutError(TrainingError):
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Files of one interpreter and one torch; paths on the host, and where they lie inside."""
+    """Files of one interpreter and one torch; paths on the host, and where they lie inside.
 
+    ``binds`` are (host path, path inside), ``covers`` folders inside that are made empty, ``pyc``
+    the host folder of compiled modules ("" for none).
+    """
+
+    device: str
     interpreter: str
     stdlib: str
     binds: tuple[tuple[str, str], ...]
@@ -64,6 +71,8 @@ class Layout:
     covers: tuple[str, ...]
     extra_modules: tuple[str, ...]
     pyc: str
+    flags: tuple[str, ...]
+    environment: tuple[tuple[str, str], ...]
 
     def readable(self) -> Iterator[Path]:
         """Every host file that lies readable in the sandbox before files are taken away."""
@@ -96,6 +105,7 @@ def layout() -> Layout:
                 cure=f"Remove {target} and try again: it will be made anew.",
             ) from None
     return Layout(
+        device="cpu",
         interpreter=found["interpreter"],
         stdlib=found["stdlib"],
         binds=tuple((source, inside) for source, inside in found["binds"]),
@@ -103,6 +113,8 @@ def layout() -> Layout:
         covers=tuple(found["covers"]),
         extra_modules=tuple(found["extra_modules"]),
         pyc=str(target / "pyc"),
+        flags=(*FLAGS, "-B", "-X", f"pycache_prefix={PYC}"),
+        environment=tuple(ENVIRONMENT.items()),
     )
 
 

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from training import evaluator, runner
 from training.errors import BaseFailed
 from training.evaluator import Score
 from training.runner import TrainedRun
+from training.sheet import noisier
+from training.tokenizer import BYTES, Tokenizer
 
 if TYPE_CHECKING:
     import threading
@@ -46,7 +49,8 @@ class PairResult:
 
     ``d_nano`` is bits per byte of the base minus those of the candidate, in nano: positive where
     the candidate is better, 0 where it failed. A score is None where there was nothing to score.
-    ``cost_ratio_milli`` is the candidate's CPU time over the base's, in thousandths.
+    Costs are those of training and scoring together, milliseconds on the tier's clock
+    (``TrainedRun.cost_ms``): what is computed while a model is scored is paid for like the rest.
     """
 
     status: str
@@ -54,7 +58,21 @@ class PairResult:
     base: Score | None
     candidate: Score | None
     trained: TrainedPair
-    cost_ratio_milli: int
+
+    @property
+    def base_cost_ms(self) -> int:
+        """What the base cost, training and scoring, milliseconds."""
+        return self.trained.base.cost_ms + (self.base.cost_ms if self.base else 0)
+
+    @property
+    def candidate_cost_ms(self) -> int:
+        """What the candidate cost, training and scoring, milliseconds."""
+        return self.trained.candidate.cost_ms + (self.candidate.cost_ms if self.candidate else 0)
+
+    @property
+    def cost_ratio_milli(self) -> int:
+        """The candidate's cost over the base's, in thousandths."""
+        return min(MAX_RATIO_MILLI, self.candidate_cost_ms * 1000 // max(1, self.base_cost_ms))
 
 
 def train_pair(
@@ -66,13 +84,16 @@ def train_pair(
     *,
     cancel: threading.Event | None = None,
     nice: int = 0,
+    tokenizer: Tokenizer = BYTES,
+    progress: Callable[[str, float], None] | None = None,
     base_run: TrainedRun | None = None,
     trace: Callable[[bytes], None] | None = None,
 ) -> TrainedPair:
     """Trains both, one after the other, in an order drawn from the seed.
 
     ``base_run`` is a run of this very base, tier and seed on this machine, to be used again; the
-    candidate then runs alone. ``trace`` is for the candidate (see ``runner.train``). Raises
+    candidate then runs alone. ``trace`` is for the candidate (see ``runner.train``); ``progress``
+    is given the side and the spent share of its budget. Raises
     BaseFailed, SandboxUnavailable and Cancelled.
     """
     order = _order(seed)
@@ -87,7 +108,9 @@ def train_pair(
             seed,
             cancel=cancel,
             nice=nice,
+            tokenizer=tokenizer,
             trace=trace if side == "candidate" else None,
+            progress=None if progress is None else partial(progress, side),
         )
         if side == "base" and runs[side].status != "ok":
             break
@@ -113,6 +136,7 @@ def score_pair(
     *,
     cancel: threading.Event | None = None,
     nice: int = 0,
+    tokenizer: Tokenizer = BYTES,
     base_score: Score | None = None,
     trace: Callable[[bytes], None] | None = None,
 ) -> PairResult:
@@ -121,12 +145,10 @@ def score_pair(
     ``base_score`` is a score of this very base run on this text with this seed, to be used again.
     Raises BaseFailed, SandboxUnavailable and Cancelled.
     """
-    cost = trained.candidate.cpu_ms * 1000 // max(1, trained.base.cpu_ms)
-    ratio = min(MAX_RATIO_MILLI, cost)
     if trained.base.status != "ok" or trained.base.weights is None:
         raise BaseFailed("There are no weights of the base to score.", status=trained.base.status)
     if trained.candidate.status != "ok" or trained.candidate.weights is None:
-        return PairResult(trained.candidate.status, 0, None, None, trained, ratio)
+        return PairResult(trained.candidate.status, 0, None, None, trained)
     sides = [
         ("base", base, trained.base.weights),
         ("candidate", candidate, trained.candidate.weights),
@@ -143,6 +165,7 @@ def score_pair(
             seed,
             cancel=cancel,
             nice=nice,
+            tokenizer=tokenizer,
             trace=trace if side == "candidate" else None,
         )
         if side == "base" and scores[side].status != "ok":
@@ -156,9 +179,11 @@ def score_pair(
         )
     second = scores["candidate"]
     if second.status != "ok":
-        return PairResult(second.status, 0, first, second, trained, ratio)
+        return PairResult(second.status, 0, first, second, trained)
+    if noisier(first.probes, second.probes):
+        return PairResult("not_repeatable", 0, first, second, trained)
     gain = first.nano_bpb - second.nano_bpb
-    return PairResult("ok", gain, first, second, trained, ratio)
+    return PairResult("ok", gain, first, second, trained)
 
 
 def _order(seed: int) -> str:

@@ -22,12 +22,11 @@ import select
 import signal
 import socket
 import struct
-import sys
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from training import bubblewrap, cgroup, frames, seccomp
+from training import accelerator, cgroup, frames, seccomp
 from training.cell import Cell, Pool
 from training.errors import Cancelled, SandboxUnavailable
 from training.layout import hidden_stdlib, readable_files, readable_roots
@@ -40,12 +39,10 @@ if TYPE_CHECKING:
 __all__ = [
     "Limits",
     "Sandbox",
-    "SandboxReport",
     "SandboxUnavailable",
     "Stopped",
     "hidden_stdlib",
     "prestart",
-    "probe",
     "readable_files",
     "readable_roots",
     "require",
@@ -54,7 +51,9 @@ __all__ = [
 
 TASKS_PER_THREAD: Final = 4
 SPARE_TASKS: Final = 32
+TASKS_ON_DEVICE: Final = 2048
 _SLICE_S: Final = 0.05
+_DEVICE_SLICE_S: Final = 1.0
 _HELLO_S: Final = 60.0
 _END_S: Final = 10.0
 _CHUNK: Final = 1 << 20
@@ -65,12 +64,15 @@ atexit.register(_pool.close)
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one run may use: CPU and wall milliseconds, bytes of memory, torch threads."""
+    """What one run may use: CPU and wall milliseconds, bytes of memory, torch threads, and on
+    ``cuda`` bytes of the device's memory (0: not limited)."""
 
     cpu_ms: int
     wall_ms: int
     memory_bytes: int
     threads: int = 1
+    device: str = "cpu"
+    device_bytes: int = 0
 
 
 _TRIAL: Final = Limits(cpu_ms=10_000, wall_ms=60_000, memory_bytes=1 << 30)
@@ -116,6 +118,10 @@ class Sandbox:
         self._wall_start = 0.0
         self._running = False
         self._peak = 0
+        self._turn = accelerator.Turn()
+        self._device_before = self._device_peak = 0
+        self._device_read = 0.0
+        self._stop_cost_ms: int | None = None
 
     def __enter__(self) -> Sandbox:
         try:
@@ -190,13 +196,23 @@ class Sandbox:
         raise self._gone() if not pending else Stopped("protocol", "more than was asked for")
 
     def start_candidate(
-        self, mode: int, code: bytes, *, seed: int, vocab_size: int, context: int, budget: int
+        self,
+        mode: int,
+        code: bytes,
+        *,
+        seed: int,
+        vocab_size: int,
+        context: int,
+        budget_tokens: int = 0,
+        budget_ms: int = 0,
     ) -> None:
         """Hands the code over: the clocks start with its first byte."""
+        if self.limits.device != "cpu":
+            self._device_before = accelerator.memory_used() or 0
         self._cpu_start_ns = self._read_cpu()
         self._wall_start = time.monotonic()
         self._running = True
-        head = frames.START_HEAD.pack(seed, budget, context)
+        head = frames.START_HEAD.pack(seed, budget_tokens, budget_ms, context)
         self.send(frames.START, mode, vocab_size, len(code), head + code)
 
     # --- clocks -----------------------------------------------------------------------------------
@@ -209,6 +225,18 @@ class Sandbox:
         """Wall milliseconds since the first candidate byte."""
         return int((time.monotonic() - self._wall_start) * 1000)
 
+    def cost_ms(self) -> int:
+        """Milliseconds on the tier's clock since the first candidate byte: CPU or wall time."""
+        return self.cpu_ms() if self.limits.device == "cpu" else self.wall_ms()
+
+    def stop_at(self, cost_ms: int) -> None:
+        """From now on the run is stopped where ``cost_ms()`` passes this number."""
+        self._stop_cost_ms = cost_ms
+
+    def peak_device_bytes(self) -> int:
+        """Memory of the device at its highest, less what was in use before (the last known)."""
+        return self._device_peak
+
     def peak_memory_bytes(self) -> int:
         """Resident memory at its highest, shared libraries included (the last known)."""
         if self._pid:
@@ -219,13 +247,17 @@ class Sandbox:
     # --- inside -----------------------------------------------------------------------------------
 
     def _start(self) -> None:
-        self._cell = _pool.take(self._cancel)
+        if self.limits.device != "cpu":
+            self._turn.take(self._cancel)
+        self._cell = _pool.take(self.limits.device, self._cancel)
         self._socket = self._cell.spawn()
         self._pid = self._hello()
         self._pidfd = os.pidfd_open(self._pid)
         self._socket.setblocking(False)
         limits = self.limits
         tasks = SPARE_TASKS + TASKS_PER_THREAD * limits.threads
+        if limits.device != "cpu":
+            tasks = TASKS_ON_DEVICE
         self._group = cgroup.create(limits.memory_bytes + _GROUP_SPARE, tasks)
         try:
             self._group.add(self._pid)
@@ -237,7 +269,7 @@ class Sandbox:
         go = frames.GO_LIMITS.pack(
             data,
             limits.cpu_ms // 1000 + 5,
-            1024 if self._group.kind != "none" else tasks * 4,
+            max(1024, tasks) if self._group.kind != "none" else tasks * 4,
             int(self._trace is not None),
         ) + seccomp.inner_filter(seccomp.machine())
         try:
@@ -284,6 +316,7 @@ class Sandbox:
             else:
                 self._cell.close()
         self._group.remove()
+        self._turn.give_back()
         self._cell, self._socket, self._pidfd, self._pid = None, None, -1, 0
 
     def _channel(self) -> socket.socket:
@@ -307,6 +340,21 @@ class Sandbox:
             raise Stopped("timeout", "the CPU clock ran out")
         if self.wall_ms() > self.limits.wall_ms:
             raise Stopped("timeout", "the wall clock ran out")
+        if self._stop_cost_ms is not None and self.cost_ms() > self._stop_cost_ms:
+            raise Stopped("timeout", "it went on after the budget was spent")
+        if self.limits.device != "cpu":
+            self._check_device()
+
+    def _check_device(self) -> None:
+        """Reads the device's memory once a second."""
+        now = time.monotonic()
+        if now - self._device_read < _DEVICE_SLICE_S:
+            return
+        self._device_read = now
+        used = (accelerator.memory_used() or 0) - self._device_before
+        self._device_peak = max(self._device_peak, used)
+        if 0 < self.limits.device_bytes < used:
+            raise Stopped("memory", "out of memory on the device")
 
     def _gone(self) -> Stopped:
         """Why the process has ended by itself."""
@@ -332,51 +380,15 @@ def _status_kib(pid: int, field: str) -> int:
     raise ValueError(field)
 
 
-# --- is there one? --------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class SandboxReport:
-    """Whether a sandbox can be had. ``kind`` is ``root``, ``user`` or ``none``; ``cgroup`` is
-    ``v1``, ``v2`` or ``none``; ``problems`` are (what, cure), also those that stop nothing."""
-
-    available: bool
-    kind: str
-    cgroup: str
-    problems: tuple[tuple[str, str], ...]
-
-
-def probe() -> SandboxReport:
-    """Tries a real sandbox, from bubblewrap to the inner filter. Seconds, or ten at first use."""
-    problems = []
-    groups = cgroup.kind()
-    if groups == "none":
-        problems.append(
-            (
-                "No control group can be made: memory is limited per process by rlimits only.",
-                "Run as root, or in a delegated cgroup: systemd-run --user --scope -p Delegate=yes",
-            )
-        )
-    if not sys.platform.startswith("linux"):
-        problems.append(("Sandboxes need Linux.", "Use a Linux machine or a virtual machine."))
-        return SandboxReport(False, "none", groups, tuple(problems))
-    try:
-        require()
-    except SandboxUnavailable as error:
-        problems.append((str(error), error.cure))
-        return SandboxReport(False, "none", groups, tuple(problems))
-    return SandboxReport(True, bubblewrap.kind(), groups, tuple(problems))
-
-
 def require() -> None:
     """Raises SandboxUnavailable, with the cure, unless a sandbox can be had."""
     with Sandbox(_TRIAL):
         pass
 
 
-def prestart(count: int = 1) -> None:
+def prestart(count: int = 1, device: str = "cpu") -> None:
     """Starts cells ahead of use, without waiting; raises SandboxUnavailable."""
-    _pool.prestart(count)
+    _pool.prestart(count, device)
 
 
 def shutdown() -> None:

@@ -53,7 +53,7 @@ def drop_privileges() -> None:
         raise OSError("the sandbox has no seccomp filter")
 
 
-def preload(extra: tuple[str, ...] = ()) -> None:
+def preload(extra: tuple[str, ...] = (), device: str = "cpu") -> None:
     """Imports all that a candidate may use; nothing can be imported from a file afterwards.
 
     torch.compile would need a compiler and three more seconds of imports, for which optimisers

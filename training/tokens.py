@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from training.tokenizer import BYTES, Tokenizer
+
 if TYPE_CHECKING:
     from training.documents import Documents
 
@@ -24,15 +26,15 @@ SEPARATOR: Final = b"\0"
 class Stream:
     """The tokens of one run. ``documents`` is the train split."""
 
-    def __init__(self, documents: Documents, seed: int) -> None:
+    def __init__(self, documents: Documents, seed: int, tokenizer: Tokenizer = BYTES) -> None:
         prefix = b"lazaretto tokens" + seed.to_bytes(8, "little")
         order = sorted(
             range(len(documents)),
             key=lambda index: hashlib.sha256(prefix + index.to_bytes(8, "little")).digest(),
         )
         packed = b"".join(part for index in order for part in (SEPARATOR, documents[index]))
-        self._tokens = np.frombuffer(packed, dtype=np.uint8)
-        size = len(packed)
+        self._tokens = tokenizer.encode(packed)
+        size = len(self._tokens)
         self._at = [size * lane // LANES for lane in range(LANES)]
         self._row = 0
 

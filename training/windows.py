@@ -1,10 +1,10 @@
 """The text of a fold as rows of tokens, and the probe rows that are mixed with them.
 
-A document is scored in windows of ``context`` bytes, each predicted from the bytes of its own
-window and the one byte before it (byte 0 before a document). Every byte of the fold is scored
-exactly once. A window at a document's end is filled up with text of another document, which is not
-scored. Rows are dealt into batches so that a row's neighbours come from other documents, as far as
-there are enough of them.
+A document is scored in windows of ``context`` tokens, each predicted from the tokens of its own
+window and the one token before it (the boundary before a document). Every token of the fold is
+scored exactly once. A window at a document's end is filled up with tokens of another document,
+which are not scored. Rows are dealt into batches so that a row's neighbours come from other
+documents, as far as there are enough of them.
 """
 
 from __future__ import annotations
@@ -12,23 +12,26 @@ from __future__ import annotations
 import hashlib
 import random
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+
+from training.tokenizer import BOUNDARY, BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from training.documents import Documents
+    from training.tokenizer import Tokenizer
 
-    Tokens = npt.NDArray[np.uint8]
+    Tokens = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """``inputs`` and ``targets``: uint8 [rows, context]; ``sizes``: scored positions of each row;
-    ``document``: index of the document of each row; ``text_bytes``: the sum of ``sizes``."""
+    """``inputs`` and ``targets``: tokens [rows, context]; ``sizes``: scored positions of each row;
+    ``document``: index of the document of each row; ``text_bytes``: raw bytes of the text."""
 
     inputs: Tokens
     targets: Tokens
@@ -42,7 +45,7 @@ class Windows:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One batch of tokens, uint8 [rows, length], and which window each row stands for.
+    """One batch of tokens [rows, length], and which window each row stands for.
 
     ``known[r]`` positions at the start of row r equal those of the window ``rows[r]``; what follows
     is other text. In a whole row ``known`` is the row's length. ``probe`` says what a difference
@@ -61,24 +64,25 @@ def generator(seed: int, what: str) -> random.Random:
     return random.Random(int.from_bytes(digest, "big"))
 
 
-def cut(text: Documents, context: int) -> Windows:
+def cut(text: Documents, context: int, tokenizer: Tokenizer = BYTES) -> Windows:
     """All windows of a fold, in the order of its documents."""
     inputs, targets, sizes, document = [], [], [], []
-    last = len(text) - 1
-    for index, body in enumerate(text):
-        other = text[index - 1 if index else last]  # fills up the end; itself where it is alone
-        filled = b"\0" + body + b"\0" + (other * (context // len(other) + 1))[:context]
+    bodies = [tokenizer.encode(body) for body in text]
+    boundary = np.array([BOUNDARY], tokenizer.dtype)
+    for index, body in enumerate(bodies):
+        other = bodies[index - 1]  # fills up the end; itself where it is alone
+        filled = np.concatenate((boundary, body, boundary, np.resize(other, context)))
         for start in range(0, len(body), context):
             inputs.append(filled[start : start + context])
             targets.append(filled[start + 1 : start + 1 + context])
             sizes.append(min(context, len(body) - start))
             document.append(index)
     return Windows(
-        inputs=np.frombuffer(b"".join(inputs), np.uint8).reshape(-1, context),
-        targets=np.frombuffer(b"".join(targets), np.uint8).reshape(-1, context),
+        inputs=np.stack(inputs).astype(tokenizer.dtype),
+        targets=np.stack(targets).astype(tokenizer.dtype),
         sizes=np.array(sizes, np.int64),
         document=np.array(document, np.int64),
-        text_bytes=sum(sizes),
+        text_bytes=text.text_bytes,
     )
 
 

@@ -138,7 +138,7 @@ def _is_too_costly(pair: Pair, terms: Terms) -> bool:
     most = terms.max_cost_ratio_milli
     if terms.kind == "economy":
         most = min(most, 1000 - terms.policy.min_saving_milli)
-    return pair.candidate_cpu_ms * 1000 > pair.base_cpu_ms * most
+    return pair.candidate_cost_ms * 1000 > pair.base_cost_ms * most
 
 
 def _outcome_of(pair: Pair, terms: Terms) -> tuple[int | None, str]:

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from tests.training.candidates import FOLD, TIER, TRAIN, load, text
-from training import evaluator, runner, windows
-from training.evaluator import TOLERANCE_NANO, log_probability
+from training import evaluator, frames, runner, windows
+from training.scoring import log_probability
+from training.sheet import TOLERANCES
 from training.weights import TensorBytes, pack, unpack
 
 HONEST = load("honest")
@@ -87,7 +88,7 @@ def test_every_cheat_has_its_name(name, status):
 @pytest.mark.sandbox
 def test_a_whisper_is_below_the_tolerance_and_found_in_the_mean():
     found = score("whispers_ahead")
-    assert found.probes["future_nano"] < TOLERANCE_NANO
+    assert found.probes["future_nano"] < TOLERANCES["cpu"].largest_nano
     assert found.probes["mean_gain_nano"] > 4 * found.probes["mean_gain_error_nano"]
 
 
@@ -190,11 +191,51 @@ def test_tiny_folds_are_scored_too(body):
 
 def test_log_probabilities_are_normalised_here():
     rng = np.random.default_rng(0)
-    logits = (rng.normal(size=(2, 3, 256)) * 30).astype(np.float32)
-    total = sum(
-        np.exp(log_probability(logits, np.full((2, 3), token, np.uint8))) for token in range(256)
-    )
+    logits = (rng.normal(size=(2, 3, 256)) * 30).astype(np.float32).tobytes()
+
+    def of(raw, targets):
+        return log_probability(bytearray(raw), frames.FLOAT32, targets, 256)
+
+    total = sum(np.exp(of(logits, np.full((2, 3), token, np.uint8))) for token in range(256))
     assert np.allclose(total, 1.0)
     huge = np.full((1, 1, 256), 3e38, np.float32)
     huge[0, 0, 7] = -3e38
-    assert np.isfinite(log_probability(huge, np.array([[7]], np.uint8))).all()
+    assert np.isfinite(of(huge.tobytes(), np.array([[7]], np.uint8))).all()
+    for bad in (np.nan, np.inf, -np.inf):
+        huge[0, 0, 3] = bad
+        assert np.isnan(of(huge.tobytes(), np.array([[7]], np.uint8))).all()
+
+
+def test_large_vocabularies_give_the_same_log_probabilities():
+    import torch
+
+    logits = torch.randn(2, 300, 3000, generator=torch.Generator().manual_seed(1)) * 20
+    targets = np.arange(600, dtype="<u2").reshape(2, 300)
+    exact = torch.log_softmax(logits.double(), dim=2).numpy()
+    exact = np.take_along_axis(exact, targets[:, :, None].astype(np.intp), axis=2)[:, :, 0]
+    raw = bytearray(logits.numpy().tobytes())
+    assert np.abs(log_probability(raw, frames.FLOAT32, targets, 3000) - exact).max() < 2e-5
+    for kind, code in ((torch.bfloat16, frames.BFLOAT16), (torch.float16, frames.FLOAT16)):
+        half = logits.to(kind)
+        raw = bytearray(half.view(torch.int16).numpy().tobytes())
+        wide = log_probability(bytearray(half.float().numpy().tobytes()), 0, targets, 3000)
+        assert np.array_equal(log_probability(raw, code, targets, 3000), wide)
+    logits[1, 7, 11] = -torch.inf
+    raw = bytearray(logits.numpy().tobytes())
+    found = log_probability(raw, frames.FLOAT32, targets, 3000)
+    assert np.argwhere(np.isnan(found)).tolist() == [[1, 7]]
+
+
+@pytest.mark.sandbox
+@pytest.mark.parametrize("kind", ["bfloat16", "float16", "float64"])
+def test_logits_of_any_precision_are_scored(kind, trained):
+    code = HONEST.replace(
+        b"return self.table(tokens)",
+        b"return self.table(tokens)."
+        + {"bfloat16": b"bfloat16()", "float16": b"half()", "float64": b"double()"}[kind],
+    )
+    assert code != HONEST
+    exact = evaluator.score(HONEST, trained.weights, TIER, FOLD, 4)
+    found = evaluator.score(code, trained.weights, TIER, FOLD, 4)
+    assert found.status == "ok"
+    assert abs(found.nano_bpb - exact.nano_bpb) < 20_000_000

@@ -337,3 +337,58 @@ def test_every_kind_of_infinity_is_seen(dtype):
     assert not runner._finite(one)
     assert not runner._finite(one._replace(data=(bits + 1).to_bytes(width, "little")))
     assert runner._finite(one._replace(data=(bits - 1).to_bytes(width, "little")))
+
+
+TIMED = replace(TIER, budget_tokens=0, budget_ms=400)
+
+
+def test_a_budget_of_time_is_a_normal_end():
+    shares = []
+    result = runner.train(load("honest"), TIMED, TRAIN, 3, progress=shares.append)
+    assert (result.status, result.detail) == ("ok", "")
+    assert result.tokens > 0
+    assert 400 <= result.cost_ms < 400 + runner.GRACE_MS
+    assert shares == sorted(shares)
+    assert shares[-1] <= 1
+
+
+def test_with_two_budgets_the_first_that_is_spent_counts():
+    both = replace(TIER, budget_tokens=4096, budget_ms=50_000)
+    assert runner.train(load("honest"), both, TRAIN, 3).tokens == 4096
+
+
+def test_who_goes_on_after_the_time_is_ended(monkeypatch):
+    monkeypatch.setattr(runner, "GRACE_MS", 300)
+    spins = runner.train(load("spins"), TIMED, TRAIN, 3)
+    assert (spins.status, spins.detail) == ("timeout", "it went on after the budget was spent")
+    assert spins.cost_ms < 5_000
+
+
+WARM = b"""
+import time
+import torch
+def busy(seconds):
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+def build_model(vocab_size, context):
+    busy(0.5)
+    return torch.nn.Embedding(vocab_size, vocab_size)
+def train(model, batches, budget):
+    assert budget.progress == 0
+    while True:
+        batches(1, 32)
+        busy(0.01)
+        assert 0 < budget.progress <= 1
+"""
+
+
+@pytest.mark.parametrize(("allowance", "counted"), [(0, 1), (300, 0), (10_000, 0)])
+def test_the_start_up_allowance_is_not_counted(allowance, counted):
+    tier = replace(TIMED, budget_ms=300, startup_ms=allowance)
+    result = runner.train(WARM, tier, TRAIN, 3)
+    assert result.status == "ok"
+    assert (result.tokens == 0) == bool(counted)
+    assert result.cpu_ms >= 500
+    if allowance > 1000:
+        assert result.cpu_ms - result.cost_ms >= 500

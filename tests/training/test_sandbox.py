@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.training.candidates import FOLD, IMPATIENT, SHORT, TIER, TRAIN, load
-from training import bubblewrap, cell, evaluator, landlock, layout, runner, sandbox
+from training import availability, bubblewrap, cell, evaluator, landlock, layout, runner, sandbox
 from training.errors import Cancelled, SandboxUnavailable
 
 pytestmark = pytest.mark.sandbox
@@ -26,7 +26,7 @@ def run(name, tier=TIER, **options):
 
 
 def test_probe_finds_a_sandbox():
-    report = sandbox.probe()
+    report = availability.probe()
     assert report.available, report.problems
     assert report.kind == ("root" if os.geteuid() == 0 else "user")
     assert all(what and cure for what, cure in report.problems)
@@ -214,7 +214,7 @@ def test_without_bubblewrap_nothing_runs(monkeypatch):
     with pytest.raises(SandboxUnavailable) as caught:
         runner.train(load("honest"), TIER, TRAIN, 3)
     assert "bubblewrap" in caught.value.cure
-    report = sandbox.probe()
+    report = availability.probe()
     assert not report.available
     assert report.problems[-1][1] == caught.value.cure
 

@@ -82,8 +82,8 @@ def measure(gain: int, noise: int = 1_000_000, **changes: object) -> Measure:
             status="ok",
             base_nano=3_000_000_000,
             candidate_nano=3_000_000_000 - gain - wobble,
-            base_cpu_ms=4000,
-            candidate_cpu_ms=4100,
+            base_cost_ms=4000,
+            candidate_cost_ms=4100,
             tokens=100_000,
         )
         return replace(pair, **changes)  # type: ignore[arg-type]

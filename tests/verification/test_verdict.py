@@ -29,8 +29,8 @@ def pair(d_nano: int = 0, status: str = "ok", cpu: tuple[int, int] = (1000, 1000
         status=status,
         base_nano=0,
         candidate_nano=0,
-        base_cpu_ms=cpu[0],
-        candidate_cpu_ms=cpu[1],
+        base_cost_ms=cpu[0],
+        candidate_cost_ms=cpu[1],
         tokens=1,
     )
 
@@ -111,11 +111,11 @@ def test_failures_are_losses_and_name_the_reason() -> None:
 
 
 def test_a_gain_bought_with_compute_is_no_gain() -> None:
-    dear = [replace(item, candidate_cpu_ms=1501) for item in GOOD]
+    dear = [replace(item, candidate_cost_ms=1501) for item in GOOD]
     assert judge(*dear).reason == "too_costly"
-    just = [replace(item, candidate_cpu_ms=1500) for item in GOOD]
+    just = [replace(item, candidate_cost_ms=1500) for item in GOOD]
     assert judge(*just).outcome == "adopt"
-    free = [replace(item, base_cpu_ms=0) for item in GOOD]
+    free = [replace(item, base_cost_ms=0) for item in GOOD]
     assert judge(*free).reason == "too_costly"
 
 
@@ -150,7 +150,7 @@ def test_simplification_is_not_worse_and_economy_is_cheaper() -> None:
     assert judge(*equal, terms=replace(TERMS, kind="simplification")).outcome == "adopt"
     economy = replace(TERMS, kind="economy")
     assert judge(*equal, terms=economy).reason == "too_costly"
-    cheaper = [replace(item, candidate_cpu_ms=900) for item in equal]
+    cheaper = [replace(item, candidate_cost_ms=900) for item in equal]
     assert judge(*cheaper, terms=economy).outcome == "adopt"
     worse = [pair(-3_000_000 + item.d_nano, cpu=(1000, 500)) for item in equal]
     assert judge(*worse, terms=economy).reason == "not_reproduced"

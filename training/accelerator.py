@@ -1,0 +1,121 @@
+"""The GPU of this machine: its device nodes, the right to have it alone, and its memory.
+
+The clock of a tier on ``cuda`` is wall time, which means something only while nobody else computes
+there: runs of all programs of this kind take turns by a lock file. The process here never opens the
+device itself; memory is read through the management library (NVML), which needs no context.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import stat
+import tempfile
+import time
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from training.errors import Cancelled, SandboxUnavailable
+
+if TYPE_CHECKING:
+    import threading
+
+_SHARED_NODES: Final = ("/dev/nvidiactl", "/dev/nvidia-uvm")
+_WAIT_S: Final = 0.2
+
+
+def index() -> int:
+    """Which GPU is used: the first that CUDA_VISIBLE_DEVICES names by number, else 0."""
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
+    return int(first) if first.isdigit() else 0
+
+
+def nodes() -> tuple[str, ...]:
+    """The device nodes of one GPU, and nothing more; raises SandboxUnavailable without one."""
+    wanted = (f"/dev/nvidia{index()}", *_SHARED_NODES)
+    for node in wanted:
+        try:
+            if stat.S_ISCHR(os.stat(node).st_mode):
+                continue
+        except OSError:
+            pass
+        raise SandboxUnavailable(
+            f"This tier needs an NVIDIA GPU, and {node} is not here.",
+            cure="Use a tier on cpu, or install the driver and load it: nvidia-modprobe -u -c 0",
+        )
+    return wanted
+
+
+class Turn:
+    """The right to use the GPU alone, held from ``take`` to ``give_back``."""
+
+    def __init__(self) -> None:
+        self._handle: int | None = None
+
+    def take(self, cancel: threading.Event | None = None) -> None:
+        """Waits until nobody else has it; raises Cancelled, or SandboxUnavailable."""
+        path = Path(tempfile.gettempdir()) / f"lazaretto-gpu-{index()}.lock"
+        try:
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            handle = os.open(path, flags, 0o666)
+        except OSError:
+            raise SandboxUnavailable(
+                f"The lock {path} cannot be opened, so the GPU cannot be had alone.",
+                cure=f"Remove {path}, or make it writable for all who use the GPU.",
+            ) from None
+        with contextlib.suppress(OSError):
+            os.fchmod(handle, 0o666)  # others on this machine take turns with us
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if cancel is not None and cancel.is_set():
+                    os.close(handle)
+                    raise Cancelled("Cancelled while waiting for the GPU.") from None
+                time.sleep(_WAIT_S)
+            else:
+                self._handle = handle
+                return
+
+    def give_back(self) -> None:
+        """Lets others have it; harmless when repeated."""
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+
+def memory_used() -> int | None:
+    """Bytes in use on the GPU, by anybody; None where that cannot be read."""
+    library = _management()
+    if library is None:
+        return None
+    try:
+        handle = library.nvmlDeviceGetHandleByIndex(index())
+        return int(library.nvmlDeviceGetMemoryInfo(handle).used)
+    except library.NVMLError:
+        return None
+
+
+def name() -> str | None:
+    """The GPU's name as its driver gives it; None where there is none."""
+    library = _management()
+    if library is None:
+        return None
+    try:
+        found = library.nvmlDeviceGetName(library.nvmlDeviceGetHandleByIndex(index()))
+    except library.NVMLError:
+        return None
+    return found.decode() if isinstance(found, bytes) else str(found)
+
+
+@cache
+def _management() -> Any:
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+    except Exception:  # no library, no driver, or one of another version
+        return None
+    return pynvml

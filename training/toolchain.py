@@ -1,0 +1,121 @@
+"""What a sandbox on ``cuda`` carries: Python, torch with what it requires, a compiler, the driver.
+
+torch.compile writes programs and compiles them, so unlike on ``cpu`` (``training.layout``) files
+stay readable while a candidate runs, and a candidate can read the text of the tools. Nothing else
+of the host is there, and a corpus is scanned against all of it before it is used
+(``Layout.readable``). /tmp is empty, of this run alone, and gone with it: so are compile caches,
+since a cache that one candidate can write must not be read by another.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Final
+
+from training.layout import ENVIRONMENT, SITE, Layout, LayoutError
+from training.mirror import Mirror
+
+_SYSTEM: Final = (
+    "/bin", "/sbin", "/lib", "/lib64", "/usr/bin", "/usr/sbin", "/usr/lib", "/usr/lib64",
+    "/usr/libexec", "/usr/include", "/usr/local", "/etc/ld.so.cache", "/etc/alternatives",
+)  # fmt: skip
+_WANTED: Final = ("torch", "triton", "numpy", "setuptools")
+_DRIVER: Final = "libcuda.so.1"
+
+
+@cache
+def device_layout() -> Layout:
+    """The layout for ``cuda``; raises LayoutError where torch or the driver is not found."""
+    interpreter = os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
+    mirror = Mirror()
+    for path in (*_SYSTEM, sys.base_prefix, interpreter):
+        if os.path.exists(path):
+            mirror.add(path)
+    driver = _driver_folder()
+    mirror.add(driver)
+    binds = {(source, inside) for inside, source in mirror.binds.items()}
+    binds = {(source, inside) for source, inside in binds if not _below(inside, mirror.binds)}
+    binds |= {(path, f"{SITE}/{name}") for name, path in _packages().items()}
+    environment = {
+        **ENVIRONMENT,
+        "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
+        "LD_LIBRARY_PATH": driver,
+        "TRITON_LIBCUDA_PATH": driver,
+        "TRITON_CACHE_DIR": "/tmp/triton",
+        "TORCHINDUCTOR_CACHE_DIR": "/tmp/inductor",
+        "TMPDIR": "/tmp",
+    }
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY"):
+        del environment[name]
+    return Layout(
+        device="cuda",
+        interpreter=interpreter,
+        stdlib=sysconfig.get_path("stdlib"),
+        binds=tuple(sorted(binds)),
+        symlinks=tuple(sorted((to, inside) for inside, to in mirror.symlinks.items())),
+        covers=(),
+        extra_modules=(),
+        pyc="",
+        flags=("-s", "-S", "-P"),
+        environment=tuple(environment.items()),
+    )
+
+
+def _below(path: str, others: dict[str, str]) -> bool:
+    """Whether a folder above ``path`` is bound already."""
+    return any(str(parent) in others for parent in Path(path).parents)
+
+
+def _driver_folder() -> str:
+    """Where the driver's own library lies: beside it are those that it loads."""
+    for folder in os.environ.get("LD_LIBRARY_PATH", "").split(":"):
+        if folder.startswith("/") and os.path.exists(f"{folder}/{_DRIVER}"):
+            return os.path.abspath(folder)
+    known = ""
+    for program in ("/sbin/ldconfig", "/usr/sbin/ldconfig"):
+        if os.path.exists(program):
+            done = subprocess.run([program, "-p"], env={}, capture_output=True, check=False)
+            known = done.stdout.decode("utf-8", "replace")
+            break
+    for line in known.splitlines():
+        wanted, _, path = line.partition(" => ")
+        if wanted.split()[:1] == [_DRIVER] and os.path.exists(path):
+            return os.path.dirname(path)
+    raise LayoutError(
+        f"The GPU driver's library {_DRIVER} was not found.",
+        cure="Install the NVIDIA driver, or name its folder: export LD_LIBRARY_PATH=FOLDER",
+    )
+
+
+def _packages() -> dict[str, str]:
+    """Top-level entries of site-packages that torch and its compiler need: name to path."""
+    found: dict[str, str] = {}
+    seen: set[str] = set()
+    waiting = list(_WANTED)
+    while waiting:
+        name = re.sub(r"[-_.]+", "-", waiting.pop()).lower()
+        if name in seen:
+            continue
+        seen.add(name)
+        try:
+            distribution = metadata.distribution(name)
+        except metadata.PackageNotFoundError:
+            continue  # an extra, or for another platform
+        for requirement in distribution.requires or ():
+            if "extra ==" not in requirement:
+                waiting.append(re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0])
+        for file in distribution.files or ():
+            top = file.parts[0]
+            path = str(distribution.locate_file(top))
+            if top not in ("..", "__pycache__", "bin") and os.path.exists(path):
+                found[top] = path
+    if "torch" not in found:
+        raise LayoutError("torch is not installed as a package.", cure="Run: make setup")
+    return found
