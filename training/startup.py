@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import importlib
 import os
 import struct
 import sys
@@ -26,6 +27,9 @@ _MODULES: Final = (
     "abc", "array", "bisect", "collections", "contextlib", "copy", "dataclasses", "enum",
     "functools", "heapq", "itertools", "math", "operator", "random", "re", "string", "time",
     "types", "typing", "warnings",
+)  # fmt: skip
+_COMPILER: Final = (
+    "torch._dynamo", "torch._inductor.compile_fx", "torch._inductor.codegen.triton", "triton",
 )  # fmt: skip
 
 
@@ -54,12 +58,19 @@ def drop_privileges() -> None:
 
 
 def preload(extra: tuple[str, ...] = (), device: str = "cpu") -> None:
-    """Imports all that a candidate may use; nothing can be imported from a file afterwards.
+    """Imports all that a candidate may use; on ``cpu`` nothing can be imported from a file later.
 
-    torch.compile would need a compiler and three more seconds of imports, for which optimisers
-    reach too: here it returns its argument. Texts of documentation are not kept in memory, because
-    to a candidate any text is training data.
+    On ``cuda`` that includes the compiler, and the device is woken up: a context and the libraries
+    of matrix products take seconds, which are nobody's to pay for. On ``cpu`` torch.compile would
+    need a compiler and three more seconds of imports, for which optimisers reach too: there it
+    returns its argument, and texts of documentation are not kept in memory, because to a candidate
+    any text is training data.
     """
+    if device != "cpu":
+        for name in (*_MODULES, *_COMPILER):
+            importlib.import_module(name)
+        _wake()
+        return
     sys.modules["torch._dynamo"] = _no_dynamo()
     sys.meta_path.insert(0, _NoDocumentation())
     for name in (*_MODULES, *extra):
@@ -80,6 +91,16 @@ def preload(extra: tuple[str, ...] = (), device: str = "cpu") -> None:
     torch.backends.cpu.get_cpu_capability()  # looked up in /sys once: later there is no /sys
     torch.mm(torch.ones(8, 8), torch.ones(8, 8))
     forget_texts()
+
+
+def _wake() -> None:
+    """A first use of the device: context, allocator, matrix library, pinned memory."""
+    import torch
+
+    weight = torch.ones(256, 256, device="cuda", dtype=torch.bfloat16)
+    weight @ weight
+    torch.ones(1024).pin_memory().to("cuda", non_blocking=True)
+    torch.cuda.synchronize()
 
 
 def forget_texts() -> None:
