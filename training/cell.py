@@ -26,7 +26,7 @@ from training.layout import layout
 from training.toolchain import device_layout
 
 START_TIMEOUT_S: Final = 180.0
-MAX_IDLE: Final = 2
+MAX_IDLE: Final = 3
 MAX_RUNS: Final = 256
 _STDERR_MAX: Final = 4096
 

@@ -26,7 +26,8 @@ memory of the device or of the host is shared with the side that holds the targe
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from training import frames, windows
@@ -43,7 +44,8 @@ if TYPE_CHECKING:
 
     from training.challenge import TierSpec
     from training.documents import Documents
-    from training.windows import Request, Windows
+    from training.scoring import Reals
+    from training.windows import Request, Tokens, Windows
 
 STATUSES: Final = frozenset(
     "ok non_causal leaks_across_batch not_repeatable non_finite wrong_shape crashed bad_contract "
@@ -104,14 +106,19 @@ def score(
     groups = windows.batches_of(sheet.windows, batch, windows.generator(seed, "batches"))
     scored = [windows.whole(sheet.windows, rows) for rows in groups]
     asked = _with_repeats(scored, windows.generator(seed, "repeats")) if probes else scored
-    session = _Session(code, weights, tier, seed, tokenizer.vocab_size, cancel, nice, trace)
-    try:
-        session.ask(asked, sheet)
-        if probes:
-            rng = windows.generator(seed, "probes")
-            session.ask(_probes(sheet.windows, scored, rng, tier.device), sheet)
-    except Stopped as stopped:
-        return session.result(stopped.status, stopped.detail, 0, 0, sheet.findings())
+    sessions = [_Session(asked)]
+    if probes:
+        rng = windows.generator(seed, "probes")
+        sessions.append(_Session(_probes(sheet.windows, scored, rng, tier.device)))
+    asker = _Asker(code, weights, tier, seed, tokenizer.vocab_size, cancel, nice, trace)
+    asker.ask(sessions, sheet.windows.targets)
+    times = _times(sessions, asker.together)
+    for session in sessions:
+        for request, found in zip(session.requests, session.answers, strict=False):
+            sheet.take(request, found)
+        if session.stopped is not None:
+            stopped = session.stopped
+            return Score(stopped.status, stopped.detail, 0, 0, sheet.findings(), *times)
     verdict = sheet.verdict(TOLERANCES[tier.device]) if probes else ("ok", "")
     bits = sheet.nats() / math.log(2)
     size = sheet.windows.text_bytes
@@ -121,7 +128,7 @@ def score(
             verdict = ("non_finite", "the loss is beyond any meaning")
         else:
             nano = round(bits / size * NANO)
-    return session.result(*verdict, nano, size, sheet.findings() if probes else {})
+    return Score(*verdict, nano, size, sheet.findings() if probes else {}, *times)
 
 
 def _with_repeats(scored: list[Request], rng: random.Random) -> list[Request]:
@@ -150,8 +157,30 @@ def _probes(rows: Windows, scored: list[Request], rng: random.Random, device: st
     return asked
 
 
+def _times(sessions: list[_Session], together: bool) -> tuple[int, int, int]:
+    """Milliseconds of CPU, of wall time and of cost, of all sessions."""
+    walls = [session.wall_ms for session in sessions]
+    return (
+        sum(session.cpu_ms for session in sessions),
+        max(walls) if together else sum(walls),
+        sum(session.cost_ms for session in sessions),
+    )
+
+
+@dataclass(slots=True)
 class _Session:
-    """The two sandboxes of one score, one after the other."""
+    """One sandbox of a score: the questions put to it, in order, and what was answered so far."""
+
+    requests: list[Request]
+    answers: list[Reals] = field(default_factory=list)
+    stopped: Stopped | None = None
+    cpu_ms: int = 0
+    wall_ms: int = 0
+    cost_ms: int = 0
+
+
+class _Asker:
+    """Puts questions to fresh sandboxes with the weights in them."""
 
     def __init__(
         self,
@@ -167,43 +196,64 @@ class _Session:
         self.code, self.weights, self.tier, self.seed = code, weights, tier, seed
         self.vocabulary = vocabulary
         self.cancel, self.nice, self.trace = cancel, nice, trace
-        self.cpu_ms = self.wall_ms = self.cost_ms = 0
+        self.limits = limits_of(tier)
+        self.together = tier.device == "cpu"
+        if self.together:
+            self.limits = replace(self.limits, threads=max(1, tier.threads // 2))
 
-    def ask(self, requests: list[Request], sheet: Sheet) -> None:
-        """Puts the requests to a fresh sandbox, in order, and the answers on the sheet.
+    def ask(self, sessions: list[_Session], targets: Tokens) -> None:
+        """Asks all questions of each session in a sandbox of its own, and notes the answers.
 
-        Raises Stopped.
+        On ``cpu`` the sandboxes work at the same time, with half the threads each. A device belongs
+        to one after the other, and the second is left out where the first was stopped. Raises
+        SandboxUnavailable and Cancelled.
         """
-        limits, targets = limits_of(self.tier), sheet.windows.targets
+        if not self.together:
+            for session in sessions:
+                self._session(session, targets)
+                if session.stopped is not None:
+                    return
+            return
+        with ThreadPoolExecutor(len(sessions)) as pool:
+            done = [pool.submit(self._session, session, targets) for session in sessions]
+        for future in done:
+            future.result()
+
+    def _session(self, session: _Session, targets: Tokens) -> None:
         with (
-            Sandbox(limits, cancel=self.cancel, nice=self.nice, trace=self.trace) as sandbox,
+            Sandbox(self.limits, cancel=self.cancel, nice=self.nice, trace=self.trace) as sandbox,
             Reader(self.vocabulary) as reader,
         ):
             try:
-                sandbox.start_candidate(
-                    frames.MODE_SCORE,
-                    self.code,
-                    seed=self.seed,
-                    vocab_size=self.vocabulary,
-                    context=self.tier.context,
-                )
-                sandbox.expect(frames.BUILT)
-                sandbox.exactly(frames.DIGEST_BYTES)
-                sandbox.nothing_pending()
-                sandbox.send(frames.WEIGHTS, len(self.weights), payload=self.weights)
-                sandbox.expect(frames.LOADED)
-                for request in requests:
+                self._load(sandbox)
+                waiting: Callable[[], Reals] | None = None
+                for request in session.requests:
                     sandbox.nothing_pending()
                     length = request.tokens.shape[1]
                     wanted = targets[list(request.rows), :length]
-                    sheet.take(request, reader.answer(sandbox, request, wanted))
+                    answer = reader.answer(sandbox, request, wanted)
+                    if waiting is not None:
+                        session.answers.append(waiting())
+                    waiting = answer
+                if waiting is not None:
+                    session.answers.append(waiting())
+            except Stopped as stopped:
+                session.stopped = stopped
             finally:
-                self.cpu_ms += sandbox.cpu_ms()
-                self.wall_ms += sandbox.wall_ms()
-                self.cost_ms += sandbox.cost_ms()
+                session.cpu_ms = sandbox.cpu_ms()
+                session.wall_ms = sandbox.wall_ms()
+                session.cost_ms = sandbox.cost_ms()
 
-    def result(
-        self, status: str, detail: str, nano: int, size: int, probes: dict[str, int]
-    ) -> Score:
-        times = self.cpu_ms, self.wall_ms, self.cost_ms
-        return Score(status, detail, nano, size, probes, *times)
+    def _load(self, sandbox: Sandbox) -> None:
+        sandbox.start_candidate(
+            frames.MODE_SCORE,
+            self.code,
+            seed=self.seed,
+            vocab_size=self.vocabulary,
+            context=self.tier.context,
+        )
+        sandbox.expect(frames.BUILT)
+        sandbox.exactly(frames.DIGEST_BYTES)
+        sandbox.nothing_pending()
+        sandbox.send(frames.WEIGHTS, len(self.weights), payload=self.weights)
+        sandbox.expect(frames.LOADED)

@@ -13,7 +13,7 @@ vocabulary has at most 256 tokens, and two otherwise (``token_width``).
     SPENT    the next batch does not fit: a normal end
     REFUSED  the request breaks the tier's limits; nothing was paid
     WEIGHTS  a = bytes; payload the weights (scoring)
-    TOKENS   a = rows, b = length; payload a * b tokens
+    TOKENS   a = rows, b = length, c = last positions wanted; payload a * b tokens
     BYE      nothing more is wanted
 
     shim -> trusted side
@@ -23,7 +23,7 @@ vocabulary has at most 256 tokens, and two otherwise (``token_width``).
     REQUEST  a = batch_size, b = seq_len
     WEIGHTS  a = bytes; payload the trained weights
     LOADED   the weights fit the model
-    LOGITS   a = rows, b = length, c = a code of ``LOGIT_WIDTHS``; payload a * b * vocabulary
+    LOGITS   a = rows, b = positions, c = a code of ``LOGIT_WIDTHS``; payload a * b * vocabulary
     FAILED   a = one of the ``FAIL_*`` codes
     TRACE    a = bytes, at most ``TRACE_MAX``; sent before FAILED, and only where GO asked for it
 """

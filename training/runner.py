@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from training import frames
-from training.sandbox import Limits, Sandbox, Stopped
+from training.sandbox import Limits, Sandbox, Stopped, prestart
 from training.tokenizer import BYTES, Tokenizer
 from training.tokens import Stream
 from training.weights import TensorBytes, WeightsError, elements, size_cap, unpack
@@ -40,6 +40,7 @@ STATUSES: Final = frozenset(
 )
 """Every status of a run."""
 MAX_REFUSALS: Final = 1000
+PRESTARTED: Final = 3
 GRACE_MS: Final = 5_000
 GRACE_SHARE: Final = 20
 """After a budget of time is spent there is a twentieth of it, or ``GRACE_MS``, to hand over the
@@ -101,6 +102,8 @@ def train(
     if len(code) > tier.max_code_bytes:
         return run.result("code_too_large", "the code is larger than the tier allows")
     stream = Stream(text, seed, tokenizer)
+    if tier.device != "cpu":
+        prestart(PRESTARTED, tier.device)  # one for this run; scoring finds the others ready
     with Sandbox(limits_of(tier), cancel=cancel, nice=nice, trace=trace) as sandbox:
         run.startup_ms = sandbox.startup_ms
         try:

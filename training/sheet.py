@@ -68,10 +68,10 @@ class Sheet:
                 self.known[row] = found[at]
                 continue
             probe = request.probe or "neighbours"  # a window that fills up the last batch
-            difference = before[:known] - found[at, :known]
+            difference = before[request.first : known] - found[at, : known - request.first]
             self.largest[probe] = max(self.largest[probe], float(np.abs(difference).max()))
             self.squares[probe] += float(np.square(difference).sum())
-            self.counts[probe] += known
+            self.counts[probe] += len(difference)
             if probe == "future":
                 self.gains.append(float(difference[-1]))
 

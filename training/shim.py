@@ -174,7 +174,7 @@ def score(model: torch.nn.Module, pipe: Pipe, vocabulary: int, device: str) -> N
     pipe.send(frames.LOADED)
     held = torch.empty(0, dtype=torch.uint8)
     while True:
-        op, rows, length, _ = pipe.header()
+        op, rows, length, wanted = pipe.header()
         if op != frames.TOKENS:
             os._exit(0)
         tokens = as_tokens(pipe.exactly(rows * length * width), rows, width, device)
@@ -186,7 +186,7 @@ def score(model: torch.nn.Module, pipe: Pipe, vocabulary: int, device: str) -> N
         if not isinstance(logits, torch.Tensor) or logits.shape != (rows, length, vocabulary):
             raise Failure(frames.FAIL_SHAPE)
         try:
-            logits = logits.detach()
+            logits = logits.detach()[:, length - wanted :]
             if str(logits.dtype).removeprefix("torch.") not in _LOGITS:
                 logits = logits.float()
             size = logits.numel() * logits.element_size()
@@ -202,7 +202,7 @@ def score(model: torch.nn.Module, pipe: Pipe, vocabulary: int, device: str) -> N
         except BaseException as error:
             raise Failure(frames.FAIL_SHAPE) from error
         del logits
-        pipe.send(frames.LOGITS, rows, length, code, payload=raw)
+        pipe.send(frames.LOGITS, rows, wanted, code, payload=raw)
 
 
 def pack_state(model: torch.nn.Module) -> bytes:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import random
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from training.tokenizer import Tokenizer
 
     Tokens = npt.NDArray[Any]
+
+
+TAIL: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +53,16 @@ class Request:
     ``known[r]`` positions at the start of row r equal those of the window ``rows[r]``; what follows
     is other text. In a whole row ``known`` is the row's length. ``probe`` says what a difference
     would mean: ``repeat``, ``neighbours`` or ``future``; empty where the answer is the score.
+    ``first`` is the first position that is answered. It is above 0 only where a row ends before its
+    text does: there it may be told, because what was answered with the whole row at hand cannot be
+    taken back.
     """
 
     tokens: Tokens
     rows: tuple[int, ...]
     known: tuple[int, ...]
     probe: str = ""
+    first: int = 0
 
 
 def generator(seed: int, what: str) -> random.Random:
@@ -112,10 +119,11 @@ def whole(windows: Windows, rows: Sequence[int], probe: str = "") -> Request:
 
 
 def truncated(windows: Windows, rows: Sequence[int], length: int) -> Request:
-    """Only the first ``length`` tokens: there is no future to be read."""
-    return Request(
-        windows.inputs[list(rows), :length], tuple(rows), (length,) * len(rows), "future"
-    )
+    """Only the first ``length`` tokens: there is no future to be read. The last ``TAIL`` positions
+    are answered: those before them have a future still."""
+    tokens = windows.inputs[list(rows), :length]
+    known = (length,) * len(rows)
+    return Request(tokens, tuple(rows), known, "future", max(0, length - TAIL))
 
 
 def perturbed(windows: Windows, rows: Sequence[int], rng: random.Random) -> Request:
