@@ -33,9 +33,10 @@ from typing import TYPE_CHECKING, Final
 from training import frames, windows
 from training.runner import limits_of
 from training.sandbox import Sandbox, Stopped
-from training.scoring import Reader
+from training.scoring import Reader, Reals
 from training.sheet import MAX_NANO, NANO, TOLERANCES, Sheet
 from training.tokenizer import BYTES, Tokenizer
+from training.windows import Request
 
 if TYPE_CHECKING:
     import random
@@ -44,8 +45,7 @@ if TYPE_CHECKING:
 
     from training.challenge import TierSpec
     from training.documents import Documents
-    from training.scoring import Reals
-    from training.windows import Request, Tokens, Windows
+    from training.windows import Tokens, Windows
 
 STATUSES: Final = frozenset(
     "ok non_causal leaks_across_batch not_repeatable non_finite wrong_shape crashed bad_contract "
@@ -222,15 +222,15 @@ class _Asker:
     def _session(self, session: _Session, targets: Tokens) -> None:
         with (
             Sandbox(self.limits, cancel=self.cancel, nice=self.nice, trace=self.trace) as sandbox,
-            Reader(self.vocabulary) as reader,
+            Reader(self.vocabulary, self.tier.device) as reader,
         ):
             try:
                 self._load(sandbox)
                 waiting: Callable[[], Reals] | None = None
                 for request in session.requests:
                     sandbox.nothing_pending()
-                    length = request.tokens.shape[1]
-                    wanted = targets[list(request.rows), :length]
+                    asked = slice(request.first, request.tokens.shape[1])
+                    wanted = targets[list(request.rows), asked]
                     answer = reader.answer(sandbox, request, wanted)
                     if waiting is not None:
                         session.answers.append(waiting())

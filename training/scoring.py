@@ -1,10 +1,11 @@
 """From logits to log-probabilities, on the trusted side: our own log-softmax, slice by slice.
 
 The reader takes a slice of rows off the pipe while the slice before is being summed up by another
-thread, and the next question can be asked meanwhile, so the arithmetic costs hardly any time. Small vocabularies are computed in float64 by
-numpy; large ones in float32 by torch, whose sums are then kept in float64: the largest error of one
-log-probability is about 1e-5 nats. On ``cuda`` the log-sums are computed on the device, in this
-process's own context; the targets never leave the memory of this process.
+thread, and the next question can be asked meanwhile, so the arithmetic costs hardly any time. Small
+vocabularies are computed in float64 by numpy; large ones in float32 by torch, whose sums are then
+kept in float64: the largest error of one log-probability is about 1e-5 nats. On ``cuda`` the
+log-sums are computed on the device, in this process's own context; the targets never leave the
+memory of this process.
 """
 
 from __future__ import annotations
@@ -15,19 +16,20 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from training import frames
 from training.sandbox import Stopped
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
+    from collections.abc import Callable
+
     import torch
 
     from training.sandbox import Sandbox
     from training.windows import Request, Tokens
 
-    Reals = npt.NDArray[np.float64]
-
+Reals = npt.NDArray[np.float64]
 SLICE_BYTES: Final = 32 << 20
 SMALL_VOCABULARY: Final = 1024
 _CHUNK: Final = {"cpu": 256, "cuda": 4096}
@@ -47,11 +49,12 @@ class Reader:
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def answer(self, sandbox: Sandbox, request: Request, targets: Tokens) -> Reals:
-        """Asks one question; log-probabilities in nats, float64 [rows, length - request.first].
+    def answer(self, sandbox: Sandbox, request: Request, targets: Tokens) -> Callable[[], Reals]:
+        """Asks one question and takes the whole answer off the pipe; raises Stopped.
 
-        ``targets`` are those of the positions that are answered. Raises Stopped, for logits that are
-        not finite too.
+        What is returned gives the log-probabilities of ``targets``, those of the positions that are
+        answered: nats, float64 [rows, length - request.first]. It waits until they are computed,
+        and raises Stopped for logits that are not finite.
         """
         rows, length = request.tokens.shape
         wanted = length - request.first
