@@ -18,7 +18,8 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from training import accelerator, seccomp
-from training.layout import PYC, SHIM, SHIM_MODULES, SITE, Layout
+from training.layout import SHIM_MODULES, Layout
+from training.measured import PYC, SHIM, SITE
 from training.startup import UNPRIVILEGED
 
 if TYPE_CHECKING:

@@ -15,24 +15,25 @@ interpreter, of torch and of this code. It takes some ten seconds to make, once.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import hashlib
-import importlib.util
 import json
 import os
-import shutil
-import subprocess
 import sys
 import sysconfig
-import tempfile
-import time
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from training.errors import TrainingError
+from training.measured import (
+    ENVIRONMENT,
+    PYC,
+    SITE,
+    LayoutError,
+    interpreter_path,
+    kept,
+    run_clean,
+    sites,
+)
 from training.mirror import Mirror
 
 if TYPE_CHECKING:
@@ -41,18 +42,8 @@ if TYPE_CHECKING:
 SHIM_MODULES: Final = (
     "__init__", "contract", "frames", "landlock", "shim", "startup", "weights",
 )  # fmt: skip
-SHIM: Final = "/shim"
-SITE: Final = "/site"
-PYC: Final = "/pyc"
-_VERSION: Final = 1
-_TIMEOUT_S: Final = 600
-_KEEP_S: Final = 30 * 24 * 3600
 _LOADERS: Final = ("/lib64/ld-linux-x86-64.so.2", "/lib/ld-linux-aarch64.so.1")
 _NOT_TEXT: Final = frozenset({"lib-dynload", "site-packages", "dist-packages", "__pycache__"})
-
-
-class LayoutError(TrainingError):
-    """What a sandbox needs could not be found or measured on this machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,18 +83,14 @@ class Layout:
 @cache
 def layout() -> Layout:
     """The layout of the running interpreter, measured on first use; raises LayoutError."""
-    root = _cache_root()
-    target = root / f"sandbox-{_key()}"
-    with _locked(root / "sandbox.lock"):
-        if not (target / "layout.json").is_file():
-            _measure(target)
-        try:
-            found = json.loads((target / "layout.json").read_text())
-        except (OSError, ValueError):
-            raise LayoutError(
-                "The measured layout of the sandbox cannot be read.",
-                cure=f"Remove {target} and try again: it will be made anew.",
-            ) from None
+    target = kept("sandbox", (*SHIM_MODULES, "layout", "measured"), _measure)
+    try:
+        found = json.loads((target / "layout.json").read_text())
+    except (OSError, ValueError):
+        raise LayoutError(
+            "The measured layout of the sandbox cannot be read.",
+            cure=f"Remove {target} and try again: it will be made anew.",
+        ) from None
     return Layout(
         device="cpu",
         interpreter=found["interpreter"],
@@ -178,70 +165,17 @@ def report() -> None:
     print(json.dumps({"extra": extra, "files": sorted(files), "mapped": sorted(mapped)}))
 
 
-def _measure(target: Path) -> None:
-    """Fills ``target``; an incomplete one never gets its final name."""
-    interpreter = os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
-    sites = _sites()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix="measuring-") as folder:
-        prefix = Path(folder) / "prefix"
-        root = str(Path(__file__).resolve().parents[1])
-        code = (
-            f"import sys; sys.path += {[*sites, root]!r}; "
-            "from training.layout import report; report()"
-        )
-        command = [interpreter, *FLAGS, "-X", f"pycache_prefix={prefix}", "-c", code]
-        try:
-            done = subprocess.run(
-                command, env=ENVIRONMENT, capture_output=True, timeout=_TIMEOUT_S, check=True
-            )
-            seen = json.loads(done.stdout)
-        except subprocess.CalledProcessError as error:
-            tail = error.stderr.decode("utf-8", "replace").strip().splitlines()[-1:]
-            raise LayoutError(
-                f"Importing torch failed in a clean process: {''.join(tail)[:200]}",
-                cure="Check the installation: python -c 'import torch, numpy'.",
-            ) from None
-        except (OSError, ValueError, subprocess.TimeoutExpired):
-            raise LayoutError(
-                "What training needs could not be measured.",
-                cure="Check the installation: python -c 'import torch, numpy'.",
-            ) from None
-        built = Path(folder) / "built"
-        _keep_compiled(prefix, built / "pyc", sites, root)
-        (built / "layout.json").write_text(json.dumps(_plan(interpreter, sites, seen)))
-        for path in [built, *built.rglob("*")]:
-            path.chmod(0o755 if path.is_dir() else 0o644)
-        if target.exists():
-            shutil.rmtree(target)
-        os.rename(built, target)
-    _forget_old(target)
-
-
-def _forget_old(target: Path) -> None:
-    """Removes measurements of interpreters and versions that were last made long ago."""
-    for other in target.parent.glob("sandbox-*"):
-        if other != target and other.is_dir():
-            with contextlib.suppress(OSError):
-                if time.time() - other.stat().st_mtime > _KEEP_S:
-                    shutil.rmtree(other)
+def _measure(built: Path) -> None:
+    """Fills the new folder ``built``."""
+    interpreter = interpreter_path()
+    seen = json.loads(run_clean("from training.layout import report; report()", built, FLAGS))
+    (built / "layout.json").write_text(json.dumps(_plan(interpreter, sites(), seen)))
 
 
 FLAGS: Final = ("-s", "-S", "-P", "-OO")
-ENVIRONMENT: Final = {
-    "PATH": "/usr/bin",
-    "HOME": "/tmp",
-    "USER": "candidate",
-    "LANG": "C.UTF-8",
-    "PYTHONHASHSEED": "0",
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "OMP_WAIT_POLICY": "PASSIVE",
-}
 
 
-def _plan(interpreter: str, sites: list[str], seen: dict[str, list[str]]) -> dict[str, object]:
+def _plan(interpreter: str, places: list[str], seen: dict[str, list[str]]) -> dict[str, object]:
     """Turns the files seen into binds, symlinks and covers."""
     stdlib = sysconfig.get_path("stdlib")
     mirror = Mirror()
@@ -250,7 +184,7 @@ def _plan(interpreter: str, sites: list[str], seen: dict[str, list[str]]) -> dic
     packages: dict[str, str] = {}
     libraries = []
     for path in (*seen["files"], *seen["mapped"]):
-        site = next((s for s in sites if path.startswith(s + "/")), None)
+        site = next((s for s in places if path.startswith(s + "/")), None)
         if site is not None:
             top = path[len(site) + 1 :].split("/")[0]
             packages[f"{SITE}/{top}"] = f"{site}/{top}"
@@ -302,79 +236,3 @@ def _unused(package: str, loaded: list[str], depth: int) -> list[str]:
         if folder.count("/") - real.count("/") + 1 >= depth:
             folders.clear()
     return found
-
-
-def _keep_compiled(prefix: Path, pyc: Path, sites: list[str], root: str) -> None:
-    """Moves compiled modules from where they lay outside to where they lie inside."""
-    pyc.mkdir(parents=True)
-    for site in sites:
-        _move_tree(Path(f"{prefix}{site}"), Path(f"{pyc}{SITE}"))
-    _move_tree(Path(f"{prefix}{root}/training"), Path(f"{pyc}{SHIM}/training"))
-    _move_tree(prefix, pyc)
-
-
-def _move_tree(source: Path, target: Path) -> None:
-    if not source.is_dir():
-        return
-    target.mkdir(parents=True, exist_ok=True)
-    for path in source.iterdir():
-        if (target / path.name).is_dir():
-            _move_tree(path, target / path.name)
-        else:
-            path.rename(target / path.name)
-
-
-def _sites() -> list[str]:
-    """The site directories that hold what is imported; raises LayoutError where torch is absent."""
-    found: list[str] = []
-    for name in ("torch", "numpy", "typing_extensions"):
-        spec = importlib.util.find_spec(name)
-        if spec is None or not spec.origin:
-            raise LayoutError(f"{name} is not installed.", cure="Run: make setup")
-        path = Path(os.path.abspath(spec.origin))
-        site = str(path.parent if path.name != "__init__.py" else path.parent.parent)
-        if site not in found:
-            found.append(site)
-    return found
-
-
-def _key() -> str:
-    """Names the cache: changes with the interpreter, with torch and numpy, and with this code."""
-    digest = hashlib.sha256(f"{_VERSION} {sys.version} {sys.base_prefix} {sys.executable}".encode())
-    for name in ("torch", "numpy"):
-        spec = importlib.util.find_spec(name)
-        if spec is None or not spec.origin:
-            raise LayoutError(f"{name} is not installed.", cure="Run: make setup")
-        version = Path(spec.origin).with_name("version.py")
-        stat = version.stat()
-        digest.update(f"{version} {stat.st_mtime_ns} {stat.st_size}".encode())
-    for module in (*SHIM_MODULES, "layout"):
-        digest.update((Path(__file__).parent / f"{module}.py").read_bytes())
-    return digest.hexdigest()[:20]
-
-
-def _cache_root() -> Path:
-    """A directory of ours: nobody else may write it, since its files decide what runs."""
-    wanted = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    root = Path(wanted) / "lazaretto"
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        stat = root.stat()
-        if stat.st_uid != os.getuid() or stat.st_mode & 0o022:
-            raise LayoutError(
-                f"Somebody else could write {root}.",
-                cure=f"Run: chmod go-w {root} (and make it yours).",
-            )
-        return root
-    except OSError:
-        raise LayoutError(
-            f"The cache directory {root} cannot be made.",
-            cure="Set XDG_CACHE_HOME to a directory that you can write.",
-        ) from None
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with open(path, "w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield

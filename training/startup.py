@@ -67,8 +67,7 @@ def preload(extra: tuple[str, ...] = (), device: str = "cpu") -> None:
     any text is training data.
     """
     if device != "cpu":
-        for name in (*_MODULES, *_COMPILER):
-            importlib.import_module(name)
+        import_compiler()
         _wake()
         return
     sys.modules["torch._dynamo"] = _no_dynamo()
@@ -91,6 +90,13 @@ def preload(extra: tuple[str, ...] = (), device: str = "cpu") -> None:
     torch.backends.cpu.get_cpu_capability()  # looked up in /sys once: later there is no /sys
     torch.mm(torch.ones(8, 8), torch.ones(8, 8))
     forget_texts()
+
+
+def import_compiler() -> None:
+    """Imports torch with its compiler, for real; what this machine's torch lacks is left out."""
+    for name in (*_MODULES, *_COMPILER):
+        with contextlib.suppress(ImportError) if name in _COMPILER else contextlib.nullcontext():
+            importlib.import_module(name)
 
 
 def _wake() -> None:

@@ -19,13 +19,23 @@ from importlib import metadata
 from pathlib import Path
 from typing import Final
 
-from training.layout import ENVIRONMENT, SITE, Layout, LayoutError
+from training.layout import SHIM_MODULES, Layout
+from training.measured import (
+    ENVIRONMENT,
+    PYC,
+    SITE,
+    LayoutError,
+    interpreter_path,
+    kept,
+    run_clean,
+)
 from training.mirror import Mirror
 
 _SYSTEM: Final = (
     "/bin", "/sbin", "/lib", "/lib64", "/usr/bin", "/usr/sbin", "/usr/lib", "/usr/lib64",
     "/usr/libexec", "/usr/include", "/usr/local", "/etc/ld.so.cache", "/etc/alternatives",
 )  # fmt: skip
+_FLAGS: Final = ("-s", "-S", "-P")
 _WANTED: Final = ("torch", "triton", "numpy", "setuptools")
 _DRIVER: Final = "libcuda.so.1"
 
@@ -33,7 +43,7 @@ _DRIVER: Final = "libcuda.so.1"
 @cache
 def device_layout() -> Layout:
     """The layout for ``cuda``; raises LayoutError where torch or the driver is not found."""
-    interpreter = os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
+    interpreter = interpreter_path()
     mirror = Mirror()
     for path in (*_SYSTEM, sys.base_prefix, interpreter):
         if os.path.exists(path):
@@ -62,10 +72,36 @@ def device_layout() -> Layout:
         symlinks=tuple(sorted((to, inside) for inside, to in mirror.symlinks.items())),
         covers=(),
         extra_modules=(),
-        pyc="",
-        flags=("-s", "-S", "-P"),
+        pyc=str(_compiled() / "pyc"),
+        flags=(*_FLAGS, "-B", "-X", f"pycache_prefix={PYC}"),
         environment=tuple(environment.items()),
     )
+
+
+def _compiled() -> Path:
+    """Modules of torch and its compiler, compiled once by a clean process that uses both."""
+    code = "from training.toolchain import exercise_compiler; exercise_compiler()"
+    return kept(
+        "compiler",
+        (*SHIM_MODULES, "toolchain", "measured"),
+        lambda built: (run_clean(code, built, _FLAGS), None)[1],
+    )
+
+
+def exercise_compiler() -> None:
+    """Imports what a cell imports and, where there is a device, compiles a small program for it."""
+    from training.startup import import_compiler
+
+    import_compiler()
+    import torch
+
+    if torch.cuda.is_available():
+        layer = torch.nn.Linear(64, 64, device="cuda")
+
+        def loss(inputs: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.rms_norm(layer(inputs), (64,)).square().sum()
+
+        torch.compile(loss)(torch.ones(64, 64, device="cuda")).backward()  # type: ignore[no-untyped-call]
 
 
 def _below(path: str, others: dict[str, str]) -> bool:
