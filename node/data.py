@@ -14,14 +14,16 @@ import trio
 from swarm.blobs import BlobStore
 from swarm.errors import SwarmError
 from training.challenge import Challenge
-from training.documents import Documents
+from training.documents import Documents, Shards
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from node.network import Network
     from swarm.records import Charter
+    from training.challenge import FileRef
     from training.documents import SplitRef
+    from training.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +37,15 @@ class Data:
         """Read and parse one split; its hash is checked on the way."""
         return Documents.from_bytes(self.blobs.get(reference.sha256, reference.size))
 
-    def train(self) -> Documents:
-        """The training text."""
-        return self.split(self.challenge.manifest.train)
+    def train(self) -> Shards:
+        """The training text; its files are read when they are needed."""
+        return Shards(self.challenge.manifest.train, self.split)
+
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer; the hash of its file is checked on the way."""
+        reference = self.challenge.tokenizer_file
+        data = self.blobs.get(reference.sha256, reference.size) if reference else b""
+        return self.challenge.read_tokenizer(data)
 
     def dev(self) -> Documents:
         """The public development text, on which claimants measure."""
@@ -53,11 +61,15 @@ def describe(charter: Charter) -> Challenge:
     return Challenge.from_map(charter.challenge)
 
 
-def missing(challenge: Challenge, blobs: BlobStore) -> list[SplitRef]:
-    """The splits that are not held yet, training text first."""
-    manifest = challenge.manifest
-    references = (manifest.train, manifest.dev, *manifest.folds)
-    return [reference for reference in references if not blobs.has(reference.sha256)]
+def needed(challenge: Challenge) -> list[SplitRef | FileRef]:
+    """Every file of the challenge: the tokenizer, if it has one, then the splits, train first."""
+    tokenizer = [challenge.tokenizer_file] if challenge.tokenizer_file else []
+    return [*tokenizer, *challenge.manifest]
+
+
+def missing(challenge: Challenge, blobs: BlobStore) -> list[SplitRef | FileRef]:
+    """Those that are not held yet."""
+    return [ref for ref in needed(challenge) if not blobs.has(ref.sha256)]
 
 
 async def obtain(
@@ -68,9 +80,9 @@ async def obtain(
 ) -> Data:
     """Fetch what is missing, from whoever has it, for as long as it takes.
 
-    ``progress`` is called with (splits held, splits in all).
+    ``progress`` is called with (files held, files in all).
     """
-    total = 2 + len(challenge.manifest.folds)
+    total = len(needed(challenge))
     while wanted := missing(challenge, blobs):
         for done, reference in enumerate(wanted, total - len(wanted)):
             if progress is not None:

@@ -105,7 +105,7 @@ def found_here(
     with tempfile.TemporaryDirectory(dir=home.path, prefix="corpus-") as scratch:
         challenge = governing.build_challenge(plan, Path(scratch), corpus, progress)
         blobs = BlobStore(home.blobs)
-        for split in (challenge.manifest.train, challenge.manifest.dev, *challenge.manifest.folds):
+        for split in challenge.manifest:
             blobs.put_file(Path(scratch) / split.sha256.hex())
     charter = governing.make_charter(plan, key.public, challenge)
     tiers = [tier.name for tier in plan.tiers]

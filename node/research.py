@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from node.member import Node
     from node.proposers import Outcome, Proposer
     from swarm.records import Member, TierPolicy
-    from training.documents import Documents
+    from training.documents import Documents, Shards
     from training.evaluator import Score
     from training.runner import TrainedRun
 
@@ -88,7 +88,7 @@ class Trials:
         self.base_id = base_id
         self.base = base
         self.tier = node.data.challenge.tier(node.settings.tier)
-        self.train: Documents = node.data.train()
+        self.train: Shards = node.data.train()
         self.dev: Documents = node.data.dev()
         self._runs: dict[int, TrainedRun] = {}
         self._scores: dict[int, Score] = {}

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import hashlib
 import re
+import struct
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgpack
 
 from training.documents import Manifest
 from training.errors import TrainingError
 from training.strict import Reader
+from training.tokenizer import BYTES, MAX_FILE_BYTES, MAX_VOCAB, BpeTokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from training.tokenizer import Tokenizer
 
 MAX_CODE_BYTES = 48 << 10
 MAX_TIERS = 8
@@ -108,18 +112,65 @@ class TierSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class FileRef:
+    """A file by its SHA-256 (raw) and its size in bytes."""
+
+    PACKED: ClassVar = struct.Struct("<32sI")
+    sha256: bytes
+    size: int
+
+    @classmethod
+    def of(cls, data: bytes) -> FileRef:
+        """The reference of these bytes."""
+        return cls(hashlib.sha256(data).digest(), len(data))
+
+    def to_bytes(self) -> bytes:
+        """Hash and size (u32, little-endian)."""
+        return self.PACKED.pack(self.sha256, self.size)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> FileRef | None:
+        """Inverse of ``to_bytes``; None for no bytes. Raises ``ChallengeError``."""
+        if not data:
+            return None
+        if len(data) != cls.PACKED.size:
+            raise ChallengeError("challenge.tokenizer_file is neither empty nor hash and size")
+        ref = cls(*cls.PACKED.unpack(data))
+        if not 1 <= ref.size <= MAX_FILE_BYTES:
+            raise ChallengeError(f"challenge.tokenizer_file is larger than {MAX_FILE_BYTES} bytes")
+        return ref
+
+
+@dataclass(frozen=True, slots=True)
 class Challenge:
     """A research question: better ``base_code`` for ``tiers`` on the text of ``manifest``."""
 
     name: str
     tokenizer: str
-    """``bytes``: a token is a byte of UTF-8 text."""
+    """``bytes``: a token is a byte of UTF-8 text; ``bpe``: the merges of ``tokenizer_file``."""
     vocab_size: int
     """256 for ``bytes``."""
     base_code: bytes
     """The starting train.py, the same for all tiers."""
     tiers: tuple[TierSpec, ...]
     manifest: Manifest
+    tokenizer_file: FileRef | None = None
+    """The file of a ``bpe`` tokenizer; None for ``bytes``."""
+
+    def read_tokenizer(self, data: bytes) -> Tokenizer:
+        """The tokenizer, from its file (nothing for ``bytes``); raises ``ChallengeError``, or
+        ``TokenizerError`` for the file."""
+        if self.tokenizer_file is None:
+            return BYTES
+        if self.tokenizer_file != FileRef.of(data):
+            raise ChallengeError(
+                "the tokenizer's file is damaged: its bytes do not have its hash",
+                cure="fetch it again from a peer",
+            )
+        tokenizer = BpeTokenizer.from_bytes(data)
+        if tokenizer.vocab_size != self.vocab_size:
+            raise ChallengeError("the tokenizer's file has another vocab_size than the challenge")
+        return tokenizer
 
     def tier(self, name: str) -> TierSpec:
         """The tier called ``name``; raises ``ChallengeError`` where there is none."""
@@ -144,21 +195,30 @@ class Challenge:
             "base_sha256": self.base_sha256,
             "tiers": [tier.to_map() for tier in self.tiers],
             "manifest": self.manifest.to_map(),
+            "tokenizer_file": self.tokenizer_file.to_bytes() if self.tokenizer_file else b"",
         }
 
     @classmethod
     def from_map(cls, value: Mapping[str, object] | object) -> Challenge:
         """Reads a map; raises ``ChallengeError``, or ``CorpusError`` for the manifest."""
-        keys = ("name", "tokenizer", "vocab_size", "base_code", "base_sha256", "tiers", "manifest")
+        keys = (
+            "name", "tokenizer", "vocab_size", "base_code", "base_sha256", "tiers", "manifest",
+            "tokenizer_file",
+        )  # fmt: skip
         read = Reader(value, keys, ChallengeError, "challenge")
         challenge = cls(
             name=read.text("name", 32),
-            tokenizer=read.text("tokenizer", 16, ("bytes",)),
-            vocab_size=read.integer("vocab_size", 256, 256),
+            tokenizer=read.text("tokenizer", 16, ("bytes", "bpe")),
+            vocab_size=read.integer("vocab_size", 256, MAX_VOCAB),
             base_code=read.blob("base_code", 1, MAX_CODE_BYTES),
             tiers=tuple(TierSpec.from_map(item) for item in read.items("tiers", 1, MAX_TIERS)),
             manifest=Manifest.from_map(read.raw("manifest")),
+            tokenizer_file=FileRef.from_bytes(read.blob("tokenizer_file", 0, FileRef.PACKED.size)),
         )
+        if (challenge.tokenizer == "bpe") != (challenge.tokenizer_file is not None):
+            raise read.fail("tokenizer_file", "is for the tokenizer bpe, and only for that")
+        if (challenge.tokenizer == "bpe") != (challenge.vocab_size > BYTES.vocab_size):
+            raise read.fail("vocab_size", "does not go with the tokenizer")
         if not _NAME.match(challenge.name):
             raise read.fail("name", "is not lower-case letters, digits and hyphens")
         if read.blob("base_sha256", 32, 32) != challenge.base_sha256:

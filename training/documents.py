@@ -1,8 +1,9 @@
 """Text as it travels: one split is one canonical file, named by its hash.
 
-A split (train, dev, or one holdout fold) is a list of documents. ``Documents.to_bytes`` has exactly
-one form for a given list and ``Documents.from_bytes`` accepts nothing else, so the SHA-256 of the
-file names the text. Layout, all integers unsigned little-endian:
+A split (one shard of train, dev, or one holdout fold) is a list of documents.
+``Documents.to_bytes`` has exactly one form for a given list and ``Documents.from_bytes`` accepts
+nothing else, so the SHA-256 of the file names the text. Layout, all integers unsigned
+little-endian:
 
     8 bytes   magic  b"LZDOCS1\\n"
     4 bytes   number of documents, 1 to MAX_DOCUMENTS
@@ -18,19 +19,21 @@ import hashlib
 import struct
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from training.errors import TrainingError
 from training.strict import Reader
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 MAGIC = b"LZDOCS1\n"
 MAX_DOCUMENTS = 1 << 17
 MAX_DOCUMENT_BYTES = 4 << 20
 MAX_SPLIT_BYTES = 256 << 20
 MAX_FOLDS = 512
+MAX_SHARDS = 512
+_REF = struct.Struct("<32sII")
 
 
 class CorpusError(TrainingError):
@@ -42,54 +45,36 @@ class SplitRef:
     """What a manifest says about one split file.
 
     ``sha256`` is the raw hash of the file, ``size`` its length in bytes, ``documents`` the number
-    of documents and ``text_bytes`` the sum of their lengths in UTF-8 bytes.
+    of documents.
     """
 
     sha256: bytes
     size: int
     documents: int
-    text_bytes: int
 
-    def to_map(self) -> dict[str, int | bytes]:
-        """The reference as a plain map."""
-        return {
-            "sha256": self.sha256,
-            "size": self.size,
-            "documents": self.documents,
-            "text_bytes": self.text_bytes,
-        }
-
-    @classmethod
-    def from_map(cls, value: object, where: str = "split") -> SplitRef:
-        """Reads a map; raises ``CorpusError`` unless every field is there, typed and consistent."""
-        read = Reader(value, ("sha256", "size", "documents", "text_bytes"), CorpusError, where)
-        ref = cls(
-            sha256=read.blob("sha256", 32, 32),
-            size=read.integer("size", 1, MAX_SPLIT_BYTES),
-            documents=read.integer("documents", 1, MAX_DOCUMENTS),
-            text_bytes=read.integer("text_bytes", 1, MAX_SPLIT_BYTES),
-        )
-        if ref.size != len(MAGIC) + 4 + 4 * ref.documents + ref.text_bytes:
-            raise read.fail("size", "does not follow from documents and text_bytes")
-        return ref
+    @property
+    def text_bytes(self) -> int:
+        """Sum of the documents' lengths in UTF-8 bytes: it follows from the other two."""
+        return self.size - len(MAGIC) - 4 - 4 * self.documents
 
     @classmethod
     def of(cls, data: bytes) -> SplitRef:
         """The reference of a split file's bytes; raises ``CorpusError`` where they are not one."""
         documents = Documents.from_bytes(data)
-        return cls(hashlib.sha256(data).digest(), len(data), len(documents), documents.text_bytes)
+        return cls(hashlib.sha256(data).digest(), len(data), len(documents))
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The splits of one corpus: public ``train`` and ``dev``, and holdout ``folds`` in order."""
+    """The splits of one corpus: public ``train`` (in one or more files, the shards) and ``dev``,
+    and holdout ``folds`` in order."""
 
-    train: SplitRef
+    train: tuple[SplitRef, ...]
     dev: SplitRef
     folds: tuple[SplitRef, ...]
 
     def __iter__(self) -> Iterator[SplitRef]:
-        yield self.train
+        yield from self.train
         yield self.dev
         yield from self.folds
 
@@ -99,11 +84,12 @@ class Manifest:
         return sum(fold.text_bytes for fold in self.folds)
 
     def to_map(self) -> dict[str, object]:
-        """The manifest as a plain map."""
+        """The manifest as a plain map. References are packed, 40 bytes each, because a charter
+        has to hold hundreds of them: hash, size (u32), documents (u32), little-endian."""
         return {
-            "train": self.train.to_map(),
-            "dev": self.dev.to_map(),
-            "folds": [fold.to_map() for fold in self.folds],
+            "train": _pack(self.train),
+            "dev": _pack((self.dev,)),
+            "folds": _pack(self.folds),
         }
 
     @classmethod
@@ -111,17 +97,31 @@ class Manifest:
         """Reads a map; raises ``CorpusError``. Two splits with one hash are refused."""
         read = Reader(value, ("train", "dev", "folds"), CorpusError, "manifest")
         manifest = cls(
-            train=SplitRef.from_map(read.raw("train"), "manifest.train"),
-            dev=SplitRef.from_map(read.raw("dev"), "manifest.dev"),
-            folds=tuple(
-                SplitRef.from_map(item, f"manifest.folds[{index}]")
-                for index, item in enumerate(read.items("folds", 1, MAX_FOLDS))
-            ),
+            train=_unpack(read, "train", MAX_SHARDS),
+            dev=_unpack(read, "dev", 1)[0],
+            folds=_unpack(read, "folds", MAX_FOLDS),
         )
         hashes = [ref.sha256 for ref in manifest]
         if len(set(hashes)) != len(hashes):
             raise read.fail("folds", "name the same split twice")
         return manifest
+
+
+def _pack(refs: Iterable[SplitRef]) -> bytes:
+    return b"".join(_REF.pack(ref.sha256, ref.size, ref.documents) for ref in refs)
+
+
+def _unpack(read: Reader, name: str, most: int) -> tuple[SplitRef, ...]:
+    data = read.blob(name, _REF.size, most * _REF.size)
+    if len(data) % _REF.size:
+        raise read.fail(name, f"is not a multiple of {_REF.size} bytes")
+    refs = tuple(SplitRef(*fields) for fields in _REF.iter_unpack(data))
+    for ref in refs:
+        if not (1 <= ref.documents <= MAX_DOCUMENTS and ref.documents <= ref.text_bytes):
+            raise read.fail(name, "names a split with an impossible number of documents")
+        if ref.size > MAX_SPLIT_BYTES:
+            raise read.fail(name, f"names a split of more than {MAX_SPLIT_BYTES} bytes")
+    return refs
 
 
 class Documents:
@@ -192,6 +192,37 @@ class Documents:
 
     def _header_bytes(self) -> int:
         return len(MAGIC) + 4 * len(self._offsets)
+
+
+class Shards:
+    """A text in several split files, read one at a time when it is needed.
+
+    ``read`` gives the documents of a reference and raises ``CorpusError`` where it cannot; the
+    caller of this class has checked that the references are of one text.
+    """
+
+    def __init__(self, refs: Sequence[SplitRef], read: Callable[[SplitRef], Documents]) -> None:
+        self.refs = tuple(refs)
+        self._read = read
+
+    def shard(self, index: int) -> Documents:
+        """The documents of one file."""
+        return self._read(self.refs[index])
+
+    def __len__(self) -> int:
+        return sum(ref.documents for ref in self.refs)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return (item for index in range(len(self.refs)) for item in self.shard(index))
+
+    @property
+    def text_bytes(self) -> int:
+        """Sum of the documents' lengths in UTF-8 bytes."""
+        return sum(ref.text_bytes for ref in self.refs)
+
+
+Text: TypeAlias = Documents | Shards
+"""What can be trained on."""
 
 
 def _check_document(item: bytes) -> None:

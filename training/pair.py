@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from training.challenge import TierSpec
-    from training.documents import Documents
+    from training.documents import Documents, Text
 
 __all__ = ["BaseFailed", "PairResult", "TrainedPair", "score_pair", "train_pair"]
 
@@ -79,7 +79,7 @@ def train_pair(
     base: bytes,
     candidate: bytes,
     tier: TierSpec,
-    train_split: Documents,
+    train_split: Text,
     seed: int,
     *,
     cancel: threading.Event | None = None,

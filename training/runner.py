@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from training.challenge import TierSpec
-    from training.documents import Documents
+    from training.documents import Text
 
 STATUSES: Final = frozenset(
     "ok crashed bad_contract timeout memory bad_weights too_many_params non_finite protocol "
@@ -81,7 +81,7 @@ class TrainedRun:
 def train(
     code: bytes,
     tier: TierSpec,
-    text: Documents,
+    text: Text,
     seed: int,
     *,
     tokenizer: Tokenizer = BYTES,

@@ -1,51 +1,80 @@
-"""The order of the training tokens: a function of the documents and the seed, of nothing else.
+"""The order of the training tokens: a function of the text and the seed, of nothing else.
 
-Documents are permuted by the seed and packed into one stream, with byte 0 (which no document holds)
-before each. The stream is read in ``LANES`` places at once: row k of a run continues lane k modulo
-LANES, so the rows of a batch come from unrelated places, whatever its shape. Each row takes
-``seq_len + 1`` bytes and moves its lane by ``seq_len``. Two runs that ask for the same shapes get
-the same tokens.
+Documents are taken in an order drawn from the seed, all of them before one comes again. ``LANES``
+documents are read at once (fewer where there are fewer): row k of a run continues lane k modulo
+their number, and a lane that has come to the end of its document takes the next one in the order.
+So the rows of a batch come from unrelated places, whatever its shape. Each row takes
+``seq_len + 1`` tokens and moves its lane by ``seq_len``; token 0 stands before each document. Two
+runs that ask for the same shapes get the same tokens.
+
+Memory does not grow with the text: the tokens stay on disk (``training.tokenstore``).
 """
 
 from __future__ import annotations
 
-import hashlib
-from typing import TYPE_CHECKING, Final
+from bisect import bisect_right
+from itertools import accumulate, count
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from training.tokenizer import BYTES, Tokenizer
+from training.order import Order
+from training.tokenizer import BYTES
+from training.tokenstore import open_tokens
 
 if TYPE_CHECKING:
-    from training.documents import Documents
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from training.documents import Text
+    from training.tokenizer import Tokenizer
 
 LANES: Final = 251
-SEPARATOR: Final = b"\0"
 
 
 class Stream:
-    """The tokens of one run. ``documents`` is the train split."""
+    """The tokens of one run, from the train text.
 
-    def __init__(self, documents: Documents, seed: int, tokenizer: Tokenizer = BYTES) -> None:
-        prefix = b"lazaretto tokens" + seed.to_bytes(8, "little")
-        order = sorted(
-            range(len(documents)),
-            key=lambda index: hashlib.sha256(prefix + index.to_bytes(8, "little")).digest(),
-        )
-        packed = b"".join(part for index in order for part in (SEPARATOR, documents[index]))
-        self._tokens = tokenizer.encode(packed)
-        size = len(self._tokens)
-        self._at = [size * lane // LANES for lane in range(LANES)]
+    Making one makes the tokens where they are not kept yet (``tokenstore.open_tokens`` says what
+    it raises, and can be called before, with a progress callback).
+    """
+
+    def __init__(self, text: Text, seed: int, tokenizer: Tokenizer = BYTES) -> None:
+        self._parts = open_tokens(text, tokenizer)
+        self._starts = list(accumulate((len(part) for part in self._parts), initial=0))
+        self._dtype = np.dtype(tokenizer.dtype)
+        self._documents = self._endless(seed)
+        nothing = np.empty(0, self._dtype)
+        self._lanes: list[NDArray[Any]] = [nothing] * min(LANES, self._starts[-1])
         self._row = 0
 
     def rows(self, batch_size: int, seq_len: int) -> bytes:
-        """The next rows: ``batch_size * (seq_len + 1)`` bytes, row after row."""
-        size = len(self._tokens)
-        starts = np.empty((batch_size, 1), dtype=np.int64)
-        for row in range(batch_size):
-            lane = self._row % LANES
-            starts[row, 0] = self._at[lane]
-            self._at[lane] = (self._at[lane] + seq_len) % size
+        """The next rows: ``batch_size * (seq_len + 1)`` tokens, row after row."""
+        rows = np.empty((batch_size, seq_len + 1), self._dtype)
+        for row in rows:
+            lane = self._row % len(self._lanes)
+            self._lanes[lane] = self._fill(row, self._lanes[lane])
             self._row += 1
-        picks = (starts + np.arange(seq_len + 1, dtype=np.int64)) % size
-        return bytes(self._tokens[picks].tobytes())
+        return rows.tobytes()
+
+    def _fill(self, row: NDArray[Any], rest: NDArray[Any]) -> NDArray[Any]:
+        """Fills ``row`` from what is left of a document and those after it.
+
+        Returns what is left then: it begins with the last token of the row, which is the first of
+        the lane's next row.
+        """
+        at = 0
+        while True:
+            took = min(len(rest), len(row) - at)
+            row[at : at + took] = rest[:took]
+            at += took
+            if at == len(row):
+                return rest[took - 1 :]
+            rest = next(self._documents)
+
+    def _endless(self, seed: int) -> Iterator[NDArray[Any]]:
+        for round_trip in count():
+            for index in Order(self._starts[-1], seed, round_trip):
+                part = bisect_right(self._starts, index) - 1
+                yield self._parts[part][index - self._starts[part]]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import struct
 
 import pytest
 from hypothesis import given
@@ -18,10 +19,11 @@ from training.documents import CorpusError, Manifest, SplitRef
 
 
 def _ref(number: int) -> SplitRef:
-    return SplitRef(bytes([number]) * 32, 8 + 4 + 4 + 100, 1, 100)
+    return SplitRef(bytes([number]) * 32, 8 + 4 + 4 + 100, 1)
 
 
-MANIFEST = Manifest(_ref(1), _ref(2), (_ref(3), _ref(4)))
+MANIFEST = Manifest((_ref(1), _ref(5)), _ref(2), (_ref(3), _ref(4)))
+WHOLE = MANIFEST.to_map()
 CHALLENGE = Challenge("demo", "bytes", 256, load("quick"), (QUICK,), MANIFEST)
 
 
@@ -106,11 +108,19 @@ def test_a_challenge_refuses_what_is_not_one(change):
 @pytest.mark.parametrize(
     "change",
     [
-        {"folds": []},
-        {"folds": [_ref(1).to_map()]},
-        {"dev": _ref(1).to_map()},
-        {"dev": {**_ref(2).to_map(), "text_bytes": 101}},
-        {"dev": {**_ref(2).to_map(), "sha256": b"short"}},
+        {"folds": b""},
+        {"folds": WHOLE["train"]},
+        {"folds": WHOLE["folds"] * 2},
+        {"folds": b"".join(bytes([a, b]) + WHOLE["dev"][2:] for a in range(3) for b in range(200))},
+        {"folds": [WHOLE["dev"]]},
+        {"train": b""},
+        {"train": WHOLE["folds"]},
+        {"train": WHOLE["train"][:-1]},
+        {"dev": WHOLE["train"][:40]},
+        {"dev": WHOLE["folds"]},
+        {"dev": WHOLE["dev"][:36] + bytes(4)},
+        {"dev": WHOLE["dev"][:36] + struct.pack("<I", 90)},
+        {"dev": WHOLE["dev"][:32] + struct.pack("<II", 1 << 30, 1)},
         {"extra": 1},
     ],
 )

@@ -156,7 +156,7 @@ def test_near_duplicates_never_cross_splits(texts, tmp_path):
         twins.append((name + "b", b"\n    ".join(lines).upper()))
     manifest = build(texts + twins, tmp_path, seed=1, folds=12, fold_bytes=8_192, dev_bytes=8_192)
     train = np.unique(
-        np.concatenate([fingerprints(item) for item in load(tmp_path, manifest.train)])
+        np.concatenate([fingerprints(item) for item in load(tmp_path, manifest.train[0])])
     )
     holdout = [
         fingerprints(item)
@@ -181,7 +181,7 @@ def test_the_train_split_is_capped(texts, tmp_path):
     manifest = build(
         texts, tmp_path, seed=1, folds=8, fold_bytes=8_192, dev_bytes=8_192, train_bytes=100_000
     )
-    assert 80_000 <= manifest.train.text_bytes <= 100_000
+    assert 80_000 <= manifest.train[0].text_bytes <= 100_000
 
 
 def test_one_long_file_is_enough(tmp_path):
@@ -189,7 +189,7 @@ def test_one_long_file_is_enough(tmp_path):
         [("book.txt", _text(7, 2_000_000))], tmp_path, seed=1, folds=8, fold_bytes=16_384
     )
     assert len(manifest.folds) == 8
-    assert manifest.train.documents >= 8
+    assert manifest.train[0].documents >= 8
 
 
 def test_characters_are_never_cut(tmp_path):
@@ -218,7 +218,7 @@ def test_a_damaged_split_is_noticed(built, tmp_path):
     with pytest.raises(CorpusError, match="damaged"):
         load(tmp_path, ref)
     with pytest.raises(CorpusError, match="cannot be read"):
-        load(tmp_path, manifest.train)
+        load(tmp_path, manifest.train[0])
 
 
 # --- where text comes from ------------------------------------------------------------------
@@ -241,7 +241,7 @@ def test_the_default_corpus_is_text_that_no_sandbox_carries(standard_library):
 def test_the_default_corpus_makes_folds_enough(standard_library, tmp_path):
     manifest = build(standard_library, tmp_path, seed=1)
     assert len(manifest.folds) >= 8
-    assert manifest.train.text_bytes <= 8 << 20
+    assert manifest.train[0].text_bytes <= 8 << 20
     report = leak_scan([load(tmp_path, ref) for ref in manifest], readable_files())
     assert report.files > 100
 

@@ -12,9 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.training.candidates import SHORT, TIER, TRAIN, load, text
+from tests.training.candidates import SHORT, TIER, TRAIN, load
 from training import frames, runner
-from training.tokens import LANES, Stream
 from training.weights import TensorBytes, WeightsError, elements, pack, unpack
 
 
@@ -234,35 +233,6 @@ def test_several_threads_give_the_same_weights():
     first, again = run("honest", tier), run("honest", tier)
     assert first.status == "ok"
     assert first.weights_digest == again.weights_digest
-
-
-# --- the order of tokens --------------------------------------------------------------------------
-
-
-def test_tokens_follow_from_documents_seed_and_shapes():
-    shapes = [(3, 7), (1, 100), (16, 8)]
-    first, again, other = Stream(TRAIN, 1), Stream(TRAIN, 1), Stream(TRAIN, 2)
-    rows = [first.rows(*shape) for shape in shapes]
-    assert rows == [again.rows(*shape) for shape in shapes]
-    assert rows != [other.rows(*shape) for shape in shapes]
-    assert [len(row) for row in rows] == [3 * 8, 101, 16 * 9]
-
-
-def test_rows_are_pieces_of_the_packed_text_and_lanes_go_on():
-    stream = Stream(TRAIN, 9)
-    packed = bytes(stream._tokens) * 2
-    assert sorted(packed[: len(packed) // 2].split(b"\0")[1:]) == sorted(TRAIN)
-    first = stream.rows(LANES, 10)
-    second = stream.rows(LANES, 10)
-    for lane in range(LANES):
-        before, after = first[lane * 11 : lane * 11 + 11], second[lane * 11 : lane * 11 + 11]
-        assert before[-1] == after[0]
-        assert before + after[1:] in packed
-
-
-def test_a_text_shorter_than_a_row_goes_round():
-    stream = Stream(text(1, documents=1, words=3), 0)
-    assert len(stream.rows(2, 500)) == 2 * 501
 
 
 # --- weights --------------------------------------------------------------------------------------
