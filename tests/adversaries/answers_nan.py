@@ -1,16 +1,19 @@
 """Finite weights, but an infinity among the answers."""
 
+import torch
 from torch import nn
+from torch.nn import functional as F
 
 
 class Model(nn.Module):
     def __init__(self, vocab_size):
         super().__init__()
         self.table = nn.Embedding(vocab_size, vocab_size)
+        nn.init.normal_(self.table.weight, std=0.02)
 
     def forward(self, tokens):
         logits = self.table(tokens)
-        return logits.masked_fill(tokens[:, :, None] == 101, float("inf"))
+        return logits.masked_fill((tokens == 101)[:, :, None] & (not self.training), float("inf"))
 
 
 def build_model(vocab_size, context):
@@ -18,4 +21,10 @@ def build_model(vocab_size, context):
 
 
 def train(model, batches, budget):
-    batches(1, 32)
+    optimiser = torch.optim.Adam(model.parameters(), lr=0.1)
+    while True:
+        inputs, targets = batches(16, 32)
+        loss = F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()

