@@ -6,9 +6,7 @@ import hashlib
 import platform
 import sys
 from functools import cache
-from importlib.metadata import version
-
-from swarm import wire
+from importlib.metadata import PackageNotFoundError, version
 
 PACKAGES = ("lazaretto", "numpy", "safetensors", "torch")
 
@@ -21,11 +19,20 @@ def environment() -> dict[str, str]:
         "implementation": sys.implementation.name,
         "machine": platform.machine(),
         "system": platform.system(),
-        **{package: version(package) for package in PACKAGES},
+        **{package: _version(package) for package in PACKAGES},
     }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # run from a source tree
+        return "not installed"
 
 
 @cache
 def env_digest() -> bytes:
     """sha256 over :func:`environment`, as it stands in records."""
+    from swarm import wire  # an experiment at home needs no signatures
+
     return hashlib.sha256(wire.encode(environment())).digest()

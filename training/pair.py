@@ -87,17 +87,20 @@ def train_pair(
     tokenizer: Tokenizer = BYTES,
     progress: Callable[[str, float], None] | None = None,
     base_run: TrainedRun | None = None,
+    candidate_run: TrainedRun | None = None,
+    finished: Callable[[str, TrainedRun], None] | None = None,
     trace: Callable[[bytes], None] | None = None,
 ) -> TrainedPair:
     """Trains both, one after the other, in an order drawn from the seed.
 
-    ``base_run`` is a run of this very base, tier and seed on this machine, to be used again; the
-    candidate then runs alone. ``trace`` is for the candidate (see ``runner.train``); ``progress``
-    is given the side and the spent share of its budget. Raises
-    BaseFailed, SandboxUnavailable and Cancelled.
+    ``base_run`` and ``candidate_run`` are runs of this very code, tier and seed on this machine, to
+    be used again; ``finished`` is given the side and the run of each that was trained now, as soon
+    as it has ended. ``trace`` is for the candidate (see ``runner.train``); ``progress`` is given
+    the side and the spent share of its budget. Raises BaseFailed, SandboxUnavailable and Cancelled.
     """
     order = _order(seed)
-    runs: dict[str, TrainedRun] = {} if base_run is None else {"base": base_run}
+    known = {"base": base_run, "candidate": candidate_run}
+    runs = {side: run for side, run in known.items() if run is not None}
     for side in ("base", "candidate") if order == "base_first" else ("candidate", "base"):
         if side in runs:
             continue
@@ -112,6 +115,8 @@ def train_pair(
             trace=trace if side == "candidate" else None,
             progress=None if progress is None else partial(progress, side),
         )
+        if finished is not None:
+            finished(side, runs[side])
         if side == "base" and runs[side].status != "ok":
             break
     first = runs["base"]
@@ -138,28 +143,31 @@ def score_pair(
     nice: int = 0,
     tokenizer: Tokenizer = BYTES,
     base_score: Score | None = None,
+    candidate_score: Score | None = None,
+    finished: Callable[[str, Score], None] | None = None,
     trace: Callable[[bytes], None] | None = None,
 ) -> PairResult:
     """Scores both on ``text``, with the same batches and probes. A failed candidate is not scored.
 
-    ``base_score`` is a score of this very base run on this text with this seed, to be used again.
-    Raises BaseFailed, SandboxUnavailable and Cancelled.
+    ``base_score`` and ``candidate_score`` are scores of these very runs on this text with this
+    seed, to be used again; a run with one needs no weights. ``finished`` is given the side and the
+    score of each that was scored now. Raises BaseFailed, SandboxUnavailable and Cancelled.
     """
-    if trained.base.status != "ok" or trained.base.weights is None:
-        raise BaseFailed("There are no weights of the base to score.", status=trained.base.status)
-    if trained.candidate.status != "ok" or trained.candidate.weights is None:
+    if trained.base.status != "ok":
+        raise BaseFailed("The base has not trained.", status=trained.base.status)
+    if trained.candidate.status != "ok":
         return PairResult(trained.candidate.status, 0, None, None, trained)
-    sides = [
-        ("base", base, trained.base.weights),
-        ("candidate", candidate, trained.candidate.weights),
-    ]
-    scores: dict[str, Score] = {} if base_score is None else {"base": base_score}
-    for side, code, weights in sides if _order(seed) == "base_first" else reversed(sides):
+    sides = [("base", base, trained.base), ("candidate", candidate, trained.candidate)]
+    known = {"base": base_score, "candidate": candidate_score}
+    scores = {side: score for side, score in known.items() if score is not None}
+    for side, code, run in sides if _order(seed) == "base_first" else reversed(sides):
         if side in scores:
             continue
+        if run.weights is None:
+            raise BaseFailed(f"There are no weights of the {side} to score.", status=run.status)
         scores[side] = evaluator.score(
             code,
-            weights,
+            run.weights,
             tier,
             text,
             seed,
@@ -168,6 +176,8 @@ def score_pair(
             tokenizer=tokenizer,
             trace=trace if side == "candidate" else None,
         )
+        if finished is not None:
+            finished(side, scores[side])
         if side == "base" and scores[side].status != "ok":
             break
     first = scores["base"]
