@@ -8,7 +8,6 @@ sandboxes read those, because a sandbox writes none and would compile each modul
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import importlib.util
 import os
@@ -20,10 +19,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from training.cache import cache_root, locked
 from training.errors import TrainingError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
 SHIM: Final = "/shim"
 SITE: Final = "/site"
@@ -59,9 +59,9 @@ def kept(what: str, modules: Sequence[str], make: Callable[[Path], None]) -> Pat
     ``modules`` are those of this package on whose text the content depends. An incomplete folder
     never gets its final name. Raises LayoutError, and what ``make`` raises.
     """
-    root = _cache_root()
+    root = cache_root()
     target = root / f"{what}-{_key(modules)}"
-    with _locked(root / f"{what}.lock"):
+    with locked(root / f"{what}.lock"):
         if target.is_dir():
             return target
         with tempfile.TemporaryDirectory(dir=root, prefix="measuring-") as folder:
@@ -160,30 +160,3 @@ def _key(modules: Sequence[str]) -> str:
     for module in modules:
         digest.update((Path(__file__).parent / f"{module}.py").read_bytes())
     return digest.hexdigest()[:20]
-
-
-def _cache_root() -> Path:
-    """A directory of ours: nobody else may write it, since its files decide what runs."""
-    wanted = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    root = Path(wanted) / "lazaretto"
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        stat = root.stat()
-        if stat.st_uid != os.getuid() or stat.st_mode & 0o022:
-            raise LayoutError(
-                f"Somebody else could write {root}.",
-                cure=f"Run: chmod go-w {root} (and make it yours).",
-            )
-        return root
-    except OSError:
-        raise LayoutError(
-            f"The cache directory {root} cannot be made.",
-            cure="Set XDG_CACHE_HOME to a directory that you can write.",
-        ) from None
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with open(path, "w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
