@@ -31,7 +31,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from training import frames, windows
-from training.runner import limits_of
+from training.runner import limits_of, seed_inside
 from training.sandbox import Sandbox, Stopped
 from training.scoring import Reader, Reals
 from training.sheet import MAX_NANO, NANO, TOLERANCES, Sheet
@@ -53,7 +53,12 @@ STATUSES: Final = frozenset(
 )
 """Every status of a score."""
 MAX_ROWS: Final = 32
-PREFIX_BATCHES: Final = {"cpu": 8, "cuda": 32}
+PREFIXES: Final = 1024
+"""Rows that are asked without their future, each cut at one position."""
+CUTS: Final = {"cpu": 256, "cuda": 64}
+"""Different positions of those cuts, at most, by device. A leak at one position in the rows that
+hold a share f of the text is missed with probability (1 - f) ** PREFIXES where cuts are spread over
+all positions, as they are where the context is not longer than this."""
 PERTURBED_BATCHES: Final = 2
 REGROUPED_BATCHES: Final = 2
 LONE_ROWS: Final = 4
@@ -148,11 +153,10 @@ def _probes(rows: Windows, scored: list[Request], rng: random.Random, device: st
     asked = [replace(rng.choice(scored), probe="repeat")]
     asked += [windows.whole(rows, draw(batch), "neighbours") for _ in range(REGROUPED_BATCHES)]
     asked += [windows.whole(rows, draw(1), "neighbours") for _ in range(LONE_ROWS)]
-    asked += [windows.perturbed(rows, draw(batch), rng) for _ in range(PERTURBED_BATCHES)]
-    parts = PREFIX_BATCHES[device]
-    for part in range(parts):
-        at = (part + rng.random()) * (length - 1) / parts
-        asked.append(windows.truncated(rows, draw(batch), 1 + int(at)))
+    asked += windows.perturbed(rows, draw(PERTURBED_BATCHES * batch), batch, rng)
+    cuts = windows.cuts(length, CUTS[device], rng)
+    size = min(batch, -(-PREFIXES // len(cuts)))
+    asked += [windows.truncated(rows, draw(size), cut) for cut in cuts]
     rng.shuffle(asked)
     return asked
 
@@ -248,7 +252,7 @@ class _Asker:
         sandbox.start_candidate(
             frames.MODE_SCORE,
             self.code,
-            seed=self.seed,
+            seed=seed_inside(self.seed, "scoring"),
             vocab_size=self.vocabulary,
             context=self.tier.context,
         )

@@ -110,7 +110,7 @@ def train(
             sandbox.start_candidate(
                 frames.MODE_TRAIN,
                 code,
-                seed=seed,
+                seed=seed_inside(seed, "training"),
                 vocab_size=tokenizer.vocab_size,
                 context=tier.context,
                 budget_tokens=tier.budget_tokens,
@@ -123,6 +123,16 @@ def train(
             run.clock(sandbox)
             return run.result(stopped.status, stopped.detail)
     return run.result("ok", "")
+
+
+def seed_inside(seed: int, what: str) -> int:
+    """The seed that a sandbox is told: 63 bits from which ``seed`` cannot be found again.
+
+    This side draws the order of tokens and the probes from ``seed``; a model that knew it could
+    draw them too, and behave where it is watched.
+    """
+    digest = hashlib.sha256(f"lazaretto inside {what} {seed}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
 
 
 def limits_of(tier: TierSpec) -> Limits:

@@ -126,16 +126,34 @@ def truncated(windows: Windows, rows: Sequence[int], length: int) -> Request:
     return Request(tokens, tuple(rows), known, "future", max(0, length - TAIL))
 
 
-def perturbed(windows: Windows, rows: Sequence[int], rng: random.Random) -> Request:
-    """From a random position on, each row goes on with the text of another window."""
+def perturbed(
+    windows: Windows, rows: Sequence[int], batch: int, rng: random.Random
+) -> list[Request]:
+    """From some position on, each row goes on with the text of another window.
+
+    The positions are spread evenly over the rows of all batches.
+    """
     length = windows.inputs.shape[1]
+    places = [1 + int((k + rng.random()) * (length - 1) / len(rows)) for k in range(len(rows))]
+    rng.shuffle(places)
     tokens = windows.inputs[list(rows)].copy()
-    known = []
-    for row in range(len(rows)):
-        at = rng.randrange(1, length)
+    for row, at in enumerate(places):
         tokens[row, at:] = windows.inputs[rng.randrange(len(windows)), at:]
-        known.append(at)
-    return Request(tokens, tuple(rows), tuple(known), "future")
+    asked = []
+    for at in range(0, len(rows), batch):
+        part = slice(at, at + batch)
+        asked.append(Request(tokens[part], tuple(rows[part]), tuple(places[part]), "future"))
+    return asked
+
+
+def cuts(length: int, most: int, rng: random.Random) -> list[int]:
+    """Lengths of prefixes, ``most`` at most: spread evenly over 1 to ``length`` - 1.
+
+    The longest is always among them: all that it lacks is the last token.
+    """
+    count = min(most, length - 1)
+    found = [1 + int((k + rng.random()) * (length - 1) / count) for k in range(count)]
+    return [*found[:-1], length - 1]
 
 
 class Draw:

@@ -189,6 +189,37 @@ def test_tiny_folds_are_scored_too(body):
     assert windows.batches_of(cut, 8, windows.generator(1, "test"))
 
 
+def test_cuts_leave_out_no_position_where_there_is_room():
+    rng = windows.generator(1, "test")
+    assert windows.cuts(32, 256, rng) == list(range(1, 32))
+    few = windows.cuts(2048, 64, rng)
+    assert few == sorted(set(few))
+    assert few[-1] == 2047
+    assert max(b - a for a, b in pairwise(few)) < 2 * 2048 // 64
+    assert windows.cuts(2, 256, rng) == [1]
+
+
+def test_perturbed_rows_are_cut_at_every_position():
+    cut = windows.cut(FOLD, 32)
+    asked = windows.perturbed(cut, range(31), 16, windows.generator(1, "test"))
+    assert [len(request.rows) for request in asked] == [16, 15]
+    assert sorted(place for request in asked for place in request.known) == list(range(1, 32))
+    for request in asked:
+        for row, (source, place) in enumerate(zip(request.rows, request.known, strict=True)):
+            assert (request.tokens[row, :place] == cut.inputs[source, :place]).all()
+    assert (np.concatenate([request.tokens for request in asked]) != cut.inputs[:31]).any()
+
+
+@pytest.mark.sandbox
+def test_the_seed_inside_is_not_the_seed_of_the_probes(trained):
+    inside = {runner.seed_inside(4, "scoring"), runner.seed_inside(4, "training"), 4}
+    assert len(inside) == 3
+    tells = "return self.table(tokens) / float(torch.initial_seed() != SEED)"
+    for seed, status in ((4, "ok"), (runner.seed_inside(4, "scoring"), "non_finite")):
+        code = MODEL.format(forward=tells.replace("SEED", str(seed))).encode()
+        assert evaluator.score(code, trained.weights, TIER, FOLD, 4).status == status
+
+
 def test_log_probabilities_are_normalised_here():
     rng = np.random.default_rng(0)
     logits = (rng.normal(size=(2, 3, 256)) * 30).astype(np.float32).tobytes()
