@@ -12,6 +12,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from node.errors import NotRunning
+from node.escaping import escaped as escaped
 from node.state import read_state
 from swarm.charter import trust_note
 from swarm.keys import KeyPair, peer_id, short
@@ -25,14 +26,6 @@ if TYPE_CHECKING:
 
     from node.settings import Home
     from swarm.envelope import Record
-
-MAX_SHOWN_TEXT = 80
-
-
-def escaped(text: str, limit: int = MAX_SHOWN_TEXT) -> str:
-    """Text from elsewhere as one harmless line of printable ASCII."""
-    plain = "".join(char if " " <= char <= "~" else "?" for char in text)
-    return plain if len(plain) <= limit else plain[: limit - 3] + "..."
 
 
 class Held:
