@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
@@ -163,11 +163,88 @@ def audit(
 
 
 @app.command
+def experiment(
+    *,
+    base: Annotated[str, Parameter(help="A train.py, or a built-in one: quick, cpu, gpu.")],
+    candidate: Annotated[str, Parameter(help="The train.py that may be better; same names.")],
+    tier: Annotated[str, Parameter(help="quick, cpu or gpu: model scale and budget.")] = "quick",
+    pairs: Annotated[int, Parameter(help="Pairs, each with a seed and a fold of its own.")] = 1,
+    seed: Annotated[int, Parameter(help="What seeds and folds are drawn from.")] = 0,
+    corpus: Annotated[
+        str | None, Parameter(help="Directory of text, or hf://...; needed in tier gpu.")
+    ] = None,
+    folds: Annotated[
+        int | None, Parameter(help="Holdout folds to cut.", show_default=False)
+    ] = None,
+    budget_seconds: Annotated[
+        float | None, Parameter(help="Another budget: CPU seconds, or seconds of GPU.")
+    ] = None,
+    budget_tokens: Annotated[int | None, Parameter(help="Another budget: tokens.")] = None,
+    trace: Annotated[
+        bool, Parameter(negative="", help="Show the candidate's traceback if it fails.")
+    ] = False,
+    keep: Annotated[
+        Path | None, Parameter(help="Directory to store the result in, digests included.")
+    ] = None,
+    resume: Annotated[
+        bool, Parameter(help="Take up runs and scores that an earlier invocation finished.")
+    ] = True,
+    as_json: JsonFlag = False,
+) -> int:
+    """Is one train.py better than another? Measures pairs here, without a swarm.
+
+    Exit 1: the candidate failed or cheats. Exit 2: nothing could be measured.
+    """
+    from node.experiment import Options, run_experiment
+
+    return run_experiment(
+        Options(
+            base=base, candidate=candidate, tier=tier, pairs=pairs, seed=seed, corpus=corpus,
+            folds=folds, budget_seconds=budget_seconds, budget_tokens=budget_tokens, trace=trace,
+            keep=keep, resume=resume, as_json=as_json,
+        )
+    )  # fmt: skip
+
+
+@app.command
 def doctor(*, home: HomeFlag = None, as_json: JsonFlag = False) -> int:
     """What works on this machine, and the cure for what does not."""
     from node.doctor import examine
 
     return examine(find_home(home), as_json=as_json)
+
+
+@app.command
+def cheats(
+    directory: Annotated[
+        Path | None,
+        Parameter(help="Your own: a directory of train.py files, or one such file."),
+    ] = None,
+    *,
+    only: Annotated[
+        tuple[str, ...], Parameter(help="Names of adversaries, or of controls; repeatable.")
+    ] = (),
+    controls: Annotated[
+        bool, Parameter(negative="", help="Only the honest controls, none of which may be refused.")
+    ] = False,
+    naive: Annotated[
+        bool, Parameter(help="Show what each wins in a loop that is not sealed.")
+    ] = True,
+    tier: Annotated[
+        Literal["quick", "small"], Parameter(help="Tier in which your own files are tried.")
+    ] = "quick",
+    twin: Annotated[
+        Path | None, Parameter(help="What your own files are compared with; the tier's base.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> int:
+    """Try every known way to cheat on this machine. Exit 1: one gained, or an honest one failed."""
+    from node.cheats_table import show_cheats
+
+    return show_cheats(
+        directory, names=only, only_controls=controls, naive=naive, tier=tier, twin=twin,
+        as_json=as_json,
+    )  # fmt: skip
 
 
 def _progress(text: str) -> None:
