@@ -29,6 +29,8 @@ from node.settings import write_atomic
 from node.weighing import rules_of
 from training import accelerator, baselines, sandbox
 from training.challenge import ChallengeError, TierSpec
+from training.corpus import MIN_FOLDS
+from training.documents import MAX_FOLDS
 from training.errors import BaseFailed, TrainingError
 
 if TYPE_CHECKING:
@@ -120,6 +122,7 @@ def run_experiment(options: Options) -> int:
 
 def _run(options: Options) -> int:
     tier = tier_of(options)
+    shape = _shape(options, tier)
     rules = rules_of(tier.name)
     if not 1 <= options.pairs <= rules.tier.most_pairs:
         raise UsageError(
@@ -131,7 +134,6 @@ def _run(options: Options) -> int:
     codes = (read_program(options.base), read_program(options.candidate))
     if options.keep is not None:
         _make_folder(options.keep)
-    shape = _shape(options, tier)
     watcher = open_watcher()
     try:
         if tier.device == "cpu":
@@ -256,6 +258,8 @@ def _shape(options: Options, tier: TierSpec) -> Shape:
                 cure=f"{options.command()} --corpus DIR",
             )
     shape = SHAPES[tier.device]
+    if options.folds is not None and not MIN_FOLDS <= options.folds <= MAX_FOLDS:
+        raise UsageError(f"--folds is {MIN_FOLDS} to {MAX_FOLDS}", cure=f"--folds {shape.folds}")
     return shape if options.folds is None else replace(shape, folds=options.folds)
 
 

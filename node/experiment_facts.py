@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from training.runner import TrainedRun
 
 SCHEMA: Final = "lazaretto.experiment/1"
-REFUSED: Final = frozenset({"non_causal", "leaks_across_batch", "not_repeatable"})
-"""Statuses that end a claim at once (``verification.verdict.PROBE_FAILURES``)."""
 
 
 def facts(
@@ -35,8 +33,8 @@ def facts(
 ) -> dict[str, Any]:
     """All that is known of an experiment of ``pairs`` pairs, of which ``measured`` took place."""
     corpus, tier, last = question.corpus, question.tier, measured[-1]
-    gains = [pair.result.d_nano if pair.status == "ok" else None for pair in measured]
-    weighed = weigh(gains, rules, last.status if last.status in REFUSED else "")
+    gains = [pair.result.d_nano for pair in measured if pair.status == "ok"]
+    weighed = weigh(gains, rules, "" if last.status == "ok" else last.status)
     programs = [
         {"name": name, "sha256": hashlib.sha256(code).hexdigest(), "bytes": len(code)}
         for name, code in zip(question.names, question.codes, strict=True)
@@ -64,7 +62,7 @@ def facts(
         },
         "pairs_wanted": pairs,
         "pairs": [_pair(pair, question) for pair in measured],
-        **_summary([gain for gain in gains if gain is not None]),
+        **_summary(gains),
         "evidence": {
             **asdict(weighed),
             "min_effect_bpb": rules.tier.min_effect_nano / NANO,

@@ -168,11 +168,13 @@ def _programs(found: dict[str, Any]) -> Table:
 
 
 def _pairs(found: dict[str, Any]) -> Table:
-    table = _grid("pair", "fold", "ran first", "initial weights", "difference", "cost", "status")
+    table = _grid(
+        "pair", "fold", "ran first", "initial weights", "difference", "cost", "kept from before",
+        "status",
+    )  # fmt: skip
     for pair in found["pairs"]:
         gain, ratio = pair["d_bpb"], pair["cost_ratio"]
         kept = sum(len(pair[side]["kept"]) for side in ("base", "candidate"))
-        again = f" ({kept} of 4 parts kept from before)" if kept else ""
         table.add_row(
             str(pair["index"] + 1),
             str(pair["fold"]),
@@ -180,7 +182,8 @@ def _pairs(found: dict[str, Any]) -> Table:
             "identical" if pair["init_identical"] else "differ",
             "-" if gain is None else f"{gain:+.4f}",
             "-" if ratio is None else f"{ratio:.2f}x",
-            pair["status"].replace("_", " ") + again,
+            f"{kept} of 4 parts" if kept else "nothing",
+            pair["status"].replace("_", " "),
         )
     return table
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 NANO: Final = 1_000_000_000
+REFUSED: Final = frozenset({"non_causal", "leaks_across_batch", "not_repeatable"})
+"""Statuses that end a claim at once (``verification.verdict.PROBE_FAILURES``)."""
 NOTE: Final = (
     "a verdict in a swarm needs independent verifiers, on seeds and text that nobody chose"
 )
@@ -58,7 +60,8 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Weighed:
-    """``outcome``: ``would_be_adopted``, ``not_yet``, ``not_better`` or ``refused``; ``words`` say
+    """``outcome``: ``would_be_adopted``, ``not_yet``, ``not_better``, ``lost`` (the candidate
+    failed, and nothing was decided before) or ``refused`` (its score means nothing); ``words`` say
     it. ``e_value`` is the evidence after the pair that decided, or the last; ``needed`` what it has
     to reach; ``decided_by`` the number of pairs that decided, 0 while nothing is."""
 
@@ -82,41 +85,48 @@ def rules_of(tier: str) -> Rules:
     raise LookupError(tier)
 
 
-def weigh(gains: Sequence[int | None], rules: Rules, refused: str = "") -> Weighed:
-    """Weigh pairs in order: bpb(base) - bpb(candidate) in nano, None for a pair that was lost.
+def weigh(gains: Sequence[int], rules: Rules, failure: str = "") -> Weighed:
+    """Weigh pairs in order: bpb(base) - bpb(candidate), in nano-bits per byte.
 
-    ``refused`` is the status of a candidate whose score means nothing, and ends all.
+    ``failure`` is the status of one more pair, the last, in which the candidate failed.
     """
     tier, at_level = rules.tier, rules.level
     tally = Tally()
     outcome, decided_by = "not_yet", 0
-    for count, gain in enumerate(gains[: tier.most_pairs], 1):
-        tally = tally.add(None if gain is None else gain - tier.min_effect_nano)
+    pairs: list[int | None] = [gain - tier.min_effect_nano for gain in gains]
+    for gain in (*pairs, None) if failure else pairs:
+        tally = tally.add(gain)
         sums = tally.sums(tier.min_effect_nano)
-        if crosses(evidence_of_sums(*sums), at_level):
-            outcome, decided_by = "would_be_adopted", count
-            break
-        if is_futile(*sums, tier.most_pairs, at_level):
-            outcome, decided_by = "not_better", count
-            break
-    if refused:
-        outcome, decided_by = "refused", len(gains)
+        if gain is None and failure in REFUSED:
+            outcome = "refused"
+        elif crosses(evidence_of_sums(*sums), at_level):
+            outcome = "would_be_adopted"
+        elif is_futile(*sums, tier.most_pairs, at_level):
+            outcome = "not_better"
+        elif gain is None:
+            outcome = "lost"
+            continue
+        else:
+            continue
+        decided_by = tally.pairs
+        break
     e_value = tally.evidence(tier.min_effect_nano)
-    words = _words(outcome, decided_by, tally, refused, tier.min_effect_nano)
+    words = _words(outcome, tally, failure, tier.min_effect_nano)
     return Weighed(outcome, words, str(e_value), str(1 / at_level), decided_by)
 
 
-def _words(outcome: str, decided_by: int, tally: Tally, refused: str, min_effect: int) -> str:
+def _words(outcome: str, tally: Tally, failure: str, min_effect: int) -> str:
     effect = f"{min_effect / NANO:g} bits per byte"
-    if outcome == "refused":
-        return f"would be rejected: {refused.replace('_', ' ')}"
-    if outcome == "would_be_adopted":
-        return f"would be adopted, after {decided_by} pairs"
-    if outcome == "not_better":
-        return f"not better by more than {effect}, after {decided_by} pairs"
+    failure = failure.replace("_", " ")
     pairs = "1 pair is" if tally.pairs == 1 else f"{tally.pairs} pairs are"
-    if tally.failed:
-        return f"not yet: {tally.failed} of {tally.pairs} pairs lost"
+    if outcome == "refused":
+        return f"would be rejected: {failure}"
+    if outcome == "lost":
+        return f"not better: a candidate that fails ({failure}) loses the pair"
+    if outcome == "would_be_adopted":
+        return f"would be adopted, after {tally.pairs} pairs"
+    if outcome == "not_better":
+        return f"not better by more than {effect}, after {tally.pairs} pairs"
     if tally.total > 0:
-        return f"not yet: better by more than {effect} so far, and {pairs} too few to tell"
+        return f"not yet: better by more than {effect} so far, but {pairs} too few to tell"
     return f"not yet: not better by more than {effect} so far, and {pairs} too few to tell"
