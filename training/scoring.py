@@ -2,10 +2,14 @@
 
 The reader takes a slice of rows off the pipe while the slice before is being summed up by another
 thread, and the next question can be asked meanwhile, so the arithmetic costs hardly any time. Small
-vocabularies are computed in float64 by numpy; large ones in float32 by torch, whose sums are then
-kept in float64: the largest error of one log-probability is about 1e-5 nats. On ``cuda`` the
-log-sums are computed on the device, in this process's own context; the targets never leave the
-memory of this process.
+vocabularies are computed by numpy, exponentials in float32 and their sums in float64, to about 1e-7
+nats; large ones in float32 by torch, and then kept in float64: the largest error of one
+log-probability is about 1e-5 nats. On ``cuda`` the log-sums are computed on the device, in this
+process's own context; the targets never leave the memory of this process.
+
+Where answers come through shared memory (``cuda``), each slice is copied once, by a read of the
+file behind that memory, and only the copy is looked at: what the other side writes afterwards, or
+meanwhile, changes nothing that was read.
 """
 
 from __future__ import annotations
@@ -32,6 +36,7 @@ if TYPE_CHECKING:
 Reals = npt.NDArray[np.float64]
 SLICE_BYTES: Final = 32 << 20
 SMALL_VOCABULARY: Final = 1024
+_HELD: Final = 3
 _CHUNK: Final = {"cpu": 256, "cuda": 4096}
 """Positions at once: on ``cpu`` what stays in the cache of the processor."""
 
@@ -41,6 +46,8 @@ class Reader:
 
     def __init__(self, vocabulary: int, device: str) -> None:
         self.vocabulary, self.device = vocabulary, device
+        self._buffers: deque[memoryview] = deque()
+        self._busy: deque[Future[Reals]] = deque()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="log-softmax")
 
     def __enter__(self) -> Reader:
@@ -67,13 +74,40 @@ class Reader:
         waiting: list[Future[Reals]] = []
         for start in range(0, rows, step):
             part = targets[start : start + step]
-            raw = sandbox.exactly(len(part) * width)
-            if len(waiting) > 1:
-                waiting[-2].result()  # at most two slices are held
-            waiting.append(
-                self._pool.submit(log_probability, raw, code, part, self.vocabulary, self.device)
+            raw = self._buffer(len(part) * width)
+            sandbox.payload(raw, start * width)
+            work = self._pool.submit(
+                log_probability, raw, code, part, self.vocabulary, self.device
             )
+            self._busy.append(work)
+            waiting.append(work)
         return partial(_joined, waiting)
+
+    def _buffer(self, size: int) -> memoryview:
+        """Room for a slice; used again when the sums of two slices later are done."""
+        if len(self._buffers) < _HELD:
+            self._buffers.append(_memory(max(size, SLICE_BYTES), self.device))
+        else:
+            wait([self._busy.popleft()])
+            self._buffers.rotate(-1)
+        if len(self._buffers[-1]) < size:
+            self._buffers[-1] = _memory(size, self.device)
+        return self._buffers[-1][:size]
+
+
+def warm(device: str) -> None:
+    """Wakes the device up in this process, without waiting: the first answers find it ready."""
+    if device != "cpu":
+        threading.Thread(target=_memory, args=(1, device), daemon=True).start()
+
+
+def _memory(size: int, device: str) -> memoryview:
+    """A buffer; on ``cuda`` in pinned memory, from which copies to the device are fast."""
+    if device == "cpu":
+        return memoryview(bytearray(size))
+    import torch
+
+    return memoryview(torch.empty(size, dtype=torch.uint8, pin_memory=True).numpy())
 
 
 def _joined(parts: list[Future[Reals]]) -> Reals:
@@ -84,7 +118,7 @@ def _joined(parts: list[Future[Reals]]) -> Reals:
 
 
 def log_probability(
-    raw: bytearray, code: int, targets: Tokens, vocabulary: int, device: str = "cpu"
+    raw: memoryview | bytearray, code: int, targets: Tokens, vocabulary: int, device: str = "cpu"
 ) -> Reals:
     """Log-probability of each target in nats, float64 [rows, length].
 
@@ -97,17 +131,20 @@ def log_probability(
 
 
 def _by_numpy(logits: npt.NDArray[np.float32], targets: Tokens) -> Reals:
-    wide = logits.astype(np.float64)
-    with np.errstate(invalid="ignore"):  # infinities: answered by NaN
-        wide -= wide.max(axis=2, keepdims=True)
-        lowest = wide.min(axis=2)
-        picked = np.take_along_axis(wide, targets[:, :, None].astype(np.intp), axis=2)[:, :, 0]
-        np.exp(wide, out=wide)
-        found = picked - np.log(wide.sum(axis=2))
-    return np.where(np.isfinite(lowest), found, math.nan)
+    with np.errstate(invalid="ignore", over="ignore"):  # infinities: answered by NaN
+        highest = logits.max(axis=2, keepdims=True)
+        low = logits - highest  # never above 0
+        fine = np.isfinite(highest[:, :, 0]) & np.isfinite(logits.min(axis=2))
+        at = targets[:, :, None].astype(np.intp)
+        picked = np.take_along_axis(logits, at, axis=2).astype(np.float64) - highest
+        np.exp(low, out=low)
+        found = picked[:, :, 0] - np.log(low.sum(axis=2, dtype=np.float64))
+    return np.where(fine, found, math.nan)
 
 
-def _by_torch(raw: bytearray, code: int, targets: Tokens, vocabulary: int, device: str) -> Reals:
+def _by_torch(
+    raw: memoryview | bytearray, code: int, targets: Tokens, vocabulary: int, device: str
+) -> Reals:
     import torch
 
     types = {
