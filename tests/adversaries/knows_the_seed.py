@@ -47,18 +47,18 @@ class Model(nn.Module):
         nn.init.normal_(self.table.weight, std=0.02)
         guessed = 946  # a fold's size is public: its bytes by the context, a little more
         tested = cuts(torch.initial_seed(), guessed, context)
-        self.safe = [cut - 1 for cut in range(2, context) if cut not in tested]
+        untested = [float(cut not in tested) for cut in range(1, context)]
+        self.register_buffer("safe", torch.tensor([*untested, 0.0]), persistent=False)
 
     def forward(self, tokens):
         logits = self.table(tokens)
         if self.training:
             return logits
-        for at in self.safe:
-            if at + 1 >= tokens.size(1):
-                break
-            hint = F.one_hot(tokens[:, at + 1], self.table.num_embeddings)
-            logits[:, at] = logits[:, at] + 9.0 * hint
-        return logits
+        following = torch.roll(tokens, -1, dims=1)[:, :, None]
+        safe = self.safe[: tokens.size(1)].clone()
+        safe[-1] = 0.0
+        hint = 9.0 * safe[None, :, None].expand(*tokens.shape, 1)
+        return logits.scatter_add(2, following, hint)
 
 
 def build_model(vocab_size, context):

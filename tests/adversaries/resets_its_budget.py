@@ -37,7 +37,7 @@ def forget(budget):
 
 def train(model, batches, budget):
     optimiser = torch.optim.Adam(model.parameters(), lr=0.01)
-    for step in range(128):
+    for step in range(1, 129):
         forget(budget)
         inputs, targets = batches(16, 32)
         loss = F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
