@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from training.pair import PairResult
 
 WORDS: Final = {
-    "repeat": "the same question again",
+    "repeat": "same question again",
     "neighbours": "other rows beside it",
     "future": "another future, or none",
 }
@@ -63,7 +63,7 @@ def _probes(result: PairResult, tier: TierSpec) -> Iterable[Check]:
     for kind in KINDS:
         key = f"{kind}_nano"
         yield Check(
-            "probe", f"{WORDS[kind]}: largest difference",
+            "probe", f"{WORDS[kind]}: largest gap",
             base.get(key), candidate.get(key), tolerance.largest_nano, "nats",
         )  # fmt: skip
     for kind in KINDS:
@@ -72,7 +72,7 @@ def _probes(result: PairResult, tier: TierSpec) -> Iterable[Check]:
         if key in base:
             limit = min(limit, NOISE_RATIO * base[key] + NOISE_FLOOR_NANO)
         yield Check(
-            "probe", f"{WORDS[kind]}: root mean square",
+            "probe", f"{WORDS[kind]}: RMS gap",
             base.get(key), candidate.get(key), limit, "nats",
         )  # fmt: skip
     error = candidate.get("mean_gain_error_nano", 0)
@@ -86,9 +86,7 @@ def _probes(result: PairResult, tier: TierSpec) -> Iterable[Check]:
 def _limits(result: PairResult, codes: Sequence[bytes], tier: TierSpec) -> Iterable[Check]:
     base, candidate = result.trained.base, result.trained.candidate
     broken = int(candidate.status in ("bad_weights", "non_finite"))
-    yield Check(
-        "weights", "weights that are not finite, or not in canonical form", 0, broken, 0, ""
-    )
+    yield Check("weights", "weights not finite, or not canonical", 0, broken, 0, "")
     yield Check("weights", "parameters", base.params, candidate.params or None, tier.max_params, "")
     yield Check("limit", "code", len(codes[0]), len(codes[1]), tier.max_code_bytes, "bytes")
     yield Check("limit", "tokens", base.tokens, candidate.tokens, tier.budget_tokens or None, "")
