@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _SHARED_NODES: Final = ("/dev/nvidiactl", "/dev/nvidia-uvm")
 _WAIT_S: Final = 0.2
+_WATCH_S: Final = 1.0
 
 
 def index() -> int:
@@ -96,6 +97,28 @@ def memory_used() -> int | None:
         return int(library.nvmlDeviceGetMemoryInfo(handle).used)
     except library.NVMLError:
         return None
+
+
+class Watch:
+    """Memory of the device in use since ``start``, by anybody; read once a second at most."""
+
+    def __init__(self) -> None:
+        self.peak = 0
+        self._before = self._used = 0
+        self._read_at = 0.0
+
+    def start(self) -> None:
+        """What is in use now does not count."""
+        self._before = memory_used() or 0
+
+    def used(self) -> int:
+        """Bytes in use now, more than at the start; ``peak`` keeps the most."""
+        now = time.monotonic()
+        if now - self._read_at >= _WATCH_S:
+            self._read_at = now
+            self._used = max(0, (memory_used() or 0) - self._before)
+            self.peak = max(self.peak, self._used)
+        return self._used
 
 
 def name() -> str | None:

@@ -17,13 +17,16 @@ import subprocess
 import threading
 import time
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from training import bubblewrap, landlock, seccomp
 from training.contract import STARTED
 from training.errors import Cancelled, SandboxUnavailable, TrainingError
 from training.layout import layout
 from training.toolchain import device_layout
+
+if TYPE_CHECKING:
+    from training.answers import AnswerMemory
 
 START_TIMEOUT_S: Final = 180.0
 MAX_IDLE: Final = 3
@@ -87,12 +90,16 @@ class Cell:
             raise _explain(words)
         self._ready = True
 
-    def spawn(self) -> socket.socket:
-        """Forks a fresh process; returns our end of its socket. Raises SandboxUnavailable."""
+    def spawn(self, answers: AnswerMemory | None = None) -> socket.socket:
+        """Starts a fresh process; returns our end of its socket. Raises SandboxUnavailable.
+
+        ``answers`` is memory that the process is to put its logits in (``cuda``).
+        """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-            socket.send_fds(self._control, [b"f"], [theirs.fileno()])
+            given = [theirs.fileno()] + ([] if answers is None else [answers.descriptor])
+            socket.send_fds(self._control, [b"f"], given)
         except OSError:
             ours.close()
             raise SandboxUnavailable("The sandbox has ended.", cure="Try again.") from None

@@ -59,6 +59,7 @@ if TYPE_CHECKING:
 STARTED: Final = b"started\n"
 MAX_FILES: Final = 64
 MAX_FILES_DEVICE: Final = 4096
+MAX_TASKS_DEVICE: Final = 4096
 MAX_FILE_BYTES_DEVICE: Final = 2 << 30
 
 
@@ -69,6 +70,8 @@ def serve(control_fd: int, extra: tuple[str, ...], device: str) -> None:
     """Becomes the sandbox's first process: see the module's text. Ends when the other side does."""
     control = socket.socket(fileno=control_fd)
     drop_privileges()
+    if device != "cpu":
+        limit_device()
     preload(extra, device)
     quiet()
     if device == "cpu":
@@ -79,13 +82,13 @@ def serve(control_fd: int, extra: tuple[str, ...], device: str) -> None:
         gc.freeze()
     control.sendall(STARTED)
     while True:
-        message, descriptors, _, _ = socket.recv_fds(control, 1, 1)
+        message, descriptors, _, _ = socket.recv_fds(control, 1, 2)
         if not message:
             os._exit(0)
         if device != "cpu" or os.fork() == 0:
             control.close()
             with contextlib.suppress(BaseException):  # whatever it was, its text stays in here
-                run(descriptors[0], device)
+                run(descriptors[0], device, *descriptors[1:])
             os._exit(1)
         for descriptor in descriptors:
             os.close(descriptor)
@@ -94,8 +97,11 @@ def serve(control_fd: int, extra: tuple[str, ...], device: str) -> None:
 # --- one run, in a process of its own -------------------------------------------------------------
 
 
-def run(descriptor: int, device: str) -> None:
-    """One run: lock, load, build, then train or score. Never returns."""
+def run(descriptor: int, device: str, answers_fd: int = -1) -> None:
+    """One run: lock, load, build, then train or score. Never returns.
+
+    ``answers_fd``: memory to put logits in, instead of sending them through the socket.
+    """
     pipe = Pipe(descriptor)
     pipe.send(frames.HELLO)
     _, threads, nice, size = pipe.header()
@@ -115,7 +121,7 @@ def run(descriptor: int, device: str) -> None:
         if mode == frames.MODE_TRAIN:
             train(module, model, pipe, Budget(tokens, milliseconds, device), vocabulary, device)
         else:
-            score(model, pipe, vocabulary, device)
+            score(model, pipe, vocabulary, device, answers_fd)
     except Failure as failure:
         if trace:
             _send_trace(pipe, failure.__cause__)
@@ -136,12 +142,13 @@ def lock(nice: int, payload: bytes, device: str) -> bool:
     held = resource.getrlimit(resource.RLIMIT_NPROC)[1]
     if held != resource.RLIM_INFINITY:
         tasks = min(tasks, held)
-    if device != "cpu":  # a driver maps what it likes; the compiler needs files and processes
-        data = resource.RLIM_INFINITY
+    if device != "cpu":  # the others were put on before the first import, for all processes
+        resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s))
+        return bool(trace)
     for what, limit in (
         (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_NOFILE, MAX_FILES if device == "cpu" else MAX_FILES_DEVICE),
-        (resource.RLIMIT_FSIZE, 0 if device == "cpu" else MAX_FILE_BYTES_DEVICE),
+        (resource.RLIMIT_NOFILE, MAX_FILES),
+        (resource.RLIMIT_FSIZE, 0),
         (resource.RLIMIT_MEMLOCK, 64 << 10),
         (resource.RLIMIT_MSGQUEUE, 0),
         (resource.RLIMIT_NPROC, tasks),
@@ -149,8 +156,6 @@ def lock(nice: int, payload: bytes, device: str) -> bool:
         (resource.RLIMIT_DATA, data),
     ):
         resource.setrlimit(what, (limit, limit))
-    if device != "cpu":
-        return bool(trace)
     buffer = ctypes.create_string_buffer(instructions, len(instructions))
     address = ctypes.addressof(buffer)
     program = struct.pack("<HxxxxxxQ", len(instructions) // 8, address)  # struct sock_fprog
@@ -161,6 +166,24 @@ def lock(nice: int, payload: bytes, device: str) -> bool:
         os.fork()  # refused by the filter; a child would end at once
         os._exit(1)
     return bool(trace)
+
+
+def limit_device() -> None:
+    """Limits of a sandbox on ``cuda``, for all its processes: those of the compiler start with it.
+
+    A driver maps what it likes, so memory is limited by the control group and on the device."""
+    for what, limit in (
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_NOFILE, MAX_FILES_DEVICE),
+        (resource.RLIMIT_FSIZE, MAX_FILE_BYTES_DEVICE),
+        (resource.RLIMIT_MEMLOCK, 64 << 10),
+        (resource.RLIMIT_MSGQUEUE, 0),
+        (resource.RLIMIT_NPROC, MAX_TASKS_DEVICE),
+    ):
+        held = resource.getrlimit(what)[1]
+        if held != resource.RLIM_INFINITY:
+            limit = min(limit, held)
+        resource.setrlimit(what, (limit, limit))
 
 
 def set_threads(threads: int, device: str) -> None:

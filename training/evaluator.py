@@ -52,7 +52,7 @@ STATUSES: Final = frozenset(
     "bad_weights memory timeout protocol code_too_large".split()
 )
 """Every status of a score."""
-MAX_ROWS: Final = 32
+MAX_ROWS: Final = {"cpu": 32, "cuda": 16}
 PREFIXES: Final = 1024
 """Rows that are asked without their future, each cut at one position."""
 CUTS: Final = {"cpu": 256, "cuda": 64}
@@ -107,7 +107,7 @@ def score(
     if len(code) > tier.max_code_bytes:
         return Score("code_too_large", "the code is larger than the tier allows", 0, 0, {}, 0, 0, 0)
     sheet = Sheet(windows.cut(text, tier.context, tokenizer))
-    batch = max(1, min(MAX_ROWS, tier.max_batch_tokens // tier.context))
+    batch = max(1, min(MAX_ROWS[tier.device], tier.max_batch_tokens // tier.context))
     groups = windows.batches_of(sheet.windows, batch, windows.generator(seed, "batches"))
     scored = [windows.whole(sheet.windows, rows) for rows in groups]
     asked = _with_repeats(scored, windows.generator(seed, "repeats")) if probes else scored
@@ -223,9 +223,25 @@ class _Asker:
         for future in done:
             future.result()
 
+    def _answer_bytes(self, session: _Session) -> int:
+        """Memory for the largest answer, on ``cuda``; on ``cpu`` answers come through the pipe."""
+        if self.tier.device == "cpu":
+            return 0
+        positions: int = max(
+            len(request.rows) * (request.tokens.shape[1] - request.first)
+            for request in session.requests
+        )
+        return positions * self.vocabulary * frames.LOGIT_WIDTHS[frames.FLOAT32]
+
     def _session(self, session: _Session, targets: Tokens) -> None:
         with (
-            Sandbox(self.limits, cancel=self.cancel, nice=self.nice, trace=self.trace) as sandbox,
+            Sandbox(
+                self.limits,
+                cancel=self.cancel,
+                nice=self.nice,
+                trace=self.trace,
+                answer_bytes=self._answer_bytes(session),
+            ) as sandbox,
             Reader(self.vocabulary, self.tier.device) as reader,
         ):
             try:

@@ -23,6 +23,7 @@ import numpy as np
 
 from training import frames
 from training.sandbox import Limits, Sandbox, Stopped, prestart
+from training.scoring import warm
 from training.tokenizer import BYTES, Tokenizer
 from training.tokens import Stream
 from training.weights import TensorBytes, WeightsError, elements, size_cap, unpack
@@ -104,6 +105,7 @@ def train(
     stream = Stream(text, seed, tokenizer)
     if tier.device != "cpu":
         prestart(PRESTARTED, tier.device)  # one for this run; scoring finds the others ready
+        warm(tier.device)
     with Sandbox(limits_of(tier), cancel=cancel, nice=nice, trace=trace) as sandbox:
         run.startup_ms = sandbox.startup_ms
         try:

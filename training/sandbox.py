@@ -27,9 +27,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from training import accelerator, cgroup, frames, seccomp
+from training.answers import AnswerMemory
 from training.cell import Cell, Pool
 from training.errors import Cancelled, SandboxUnavailable
 from training.layout import hidden_stdlib, readable_files, readable_roots
+from training.processes import descendants, status_kib
 
 if TYPE_CHECKING:
     import threading
@@ -53,7 +55,6 @@ TASKS_PER_THREAD: Final = 4
 SPARE_TASKS: Final = 32
 TASKS_ON_DEVICE: Final = 2048
 _SLICE_S: Final = 0.05
-_DEVICE_SLICE_S: Final = 1.0
 _HELLO_S: Final = 60.0
 _END_S: Final = 10.0
 _CHUNK: Final = 1 << 20
@@ -102,6 +103,7 @@ class Sandbox:
         cancel: threading.Event | None = None,
         nice: int = 0,
         trace: Callable[[bytes], None] | None = None,
+        answer_bytes: int = 0,
     ) -> None:
         self.limits = limits
         self.startup_ms = 0
@@ -119,8 +121,8 @@ class Sandbox:
         self._running = False
         self._peak = 0
         self._turn = accelerator.Turn()
-        self._device_before = self._device_peak = 0
-        self._device_read = 0.0
+        self._answers = AnswerMemory(answer_bytes) if answer_bytes else None
+        self._watch = accelerator.Watch()
         self._stop_cost_ms: int | None = None
 
     def __enter__(self) -> Sandbox:
@@ -168,9 +170,22 @@ class Sandbox:
 
     def exactly(self, size: int) -> bytearray:
         """``size`` bytes, a number that this side has checked."""
-        channel = self._channel()
         data = bytearray(size)
-        view = memoryview(data)
+        self._receive(memoryview(data))
+        return data
+
+    def payload(self, view: memoryview, offset: int) -> None:
+        """Fills ``view`` with a part of an answer, in order: ``offset`` bytes of it came before.
+
+        Copied from the memory that the process was given for it, where it was given one.
+        """
+        if self._answers is None:
+            self._receive(view)
+        else:
+            self._answers.read(view, offset)
+
+    def _receive(self, view: memoryview) -> None:
+        channel = self._channel()
         while view:
             try:
                 got = channel.recv_into(view, min(len(view), _CHUNK))
@@ -183,7 +198,6 @@ class Sandbox:
                 raise self._gone()
             view = view[got:]
             self._check()
-        return data
 
     def nothing_pending(self) -> None:
         """Raises Stopped when more has been sent than was asked for: one request at a time."""
@@ -208,7 +222,7 @@ class Sandbox:
     ) -> None:
         """Hands the code over: the clocks start with its first byte."""
         if self.limits.device != "cpu":
-            self._device_before = accelerator.memory_used() or 0
+            self._watch.start()
         self._cpu_start_ns = self._read_cpu()
         self._wall_start = time.monotonic()
         self._running = True
@@ -235,13 +249,13 @@ class Sandbox:
 
     def peak_device_bytes(self) -> int:
         """Memory of the device at its highest, less what was in use before (the last known)."""
-        return self._device_peak
+        return self._watch.peak
 
     def peak_memory_bytes(self) -> int:
         """Resident memory at its highest, shared libraries included (the last known)."""
         if self._pid:
             with contextlib.suppress(OSError, ValueError):
-                self._peak = max(self._peak, _status_kib(self._pid, "VmHWM") * 1024)
+                self._peak = max(self._peak, status_kib(self._pid, "VmHWM") * 1024)
         return self._peak
 
     # --- inside -----------------------------------------------------------------------------------
@@ -250,7 +264,7 @@ class Sandbox:
         if self.limits.device != "cpu":
             self._turn.take(self._cancel)
         self._cell = _pool.take(self.limits.device, self._cancel)
-        self._socket = self._cell.spawn()
+        self._socket = self._cell.spawn(self._answers)
         self._pid = self._hello()
         self._pidfd = os.pidfd_open(self._pid)
         self._socket.setblocking(False)
@@ -260,8 +274,9 @@ class Sandbox:
             tasks = TASKS_ON_DEVICE
         self._group = cgroup.create(limits.memory_bytes + _GROUP_SPARE, tasks)
         try:
-            self._group.add(self._pid)
-            data = _status_kib(self._pid, "VmData") * 1024 + limits.memory_bytes
+            for pid in [self._pid, *descendants(self._pid)]:
+                self._group.add(pid)
+            data = status_kib(self._pid, "VmData") * 1024 + limits.memory_bytes
         except (OSError, ValueError):
             raise SandboxUnavailable(
                 "The fresh process could not be put under limits.", cure="Run: lazaretto doctor"
@@ -316,6 +331,8 @@ class Sandbox:
             else:
                 self._cell.close()
         self._group.remove()
+        if self._answers is not None:
+            self._answers.close()
         self._turn.give_back()
         self._cell, self._socket, self._pidfd, self._pid = None, None, -1, 0
 
@@ -342,18 +359,8 @@ class Sandbox:
             raise Stopped("timeout", "the wall clock ran out")
         if self._stop_cost_ms is not None and self.cost_ms() > self._stop_cost_ms:
             raise Stopped("timeout", "it went on after the budget was spent")
-        if self.limits.device != "cpu":
-            self._check_device()
-
-    def _check_device(self) -> None:
-        """Reads the device's memory once a second."""
-        now = time.monotonic()
-        if now - self._device_read < _DEVICE_SLICE_S:
-            return
-        self._device_read = now
-        used = (accelerator.memory_used() or 0) - self._device_before
-        self._device_peak = max(self._device_peak, used)
-        if 0 < self.limits.device_bytes < used:
+        limit = self.limits.device_bytes
+        if self.limits.device != "cpu" and 0 < limit < self._watch.used():
             raise Stopped("memory", "out of memory on the device")
 
     def _gone(self) -> Stopped:
@@ -370,14 +377,6 @@ class Sandbox:
             with contextlib.suppress(OSError):
                 self._cpu_ns = time.clock_gettime_ns((~self._pid << 3) | 2)  # CPUCLOCK_SCHED
         return self._cpu_ns
-
-
-def _status_kib(pid: int, field: str) -> int:
-    with open(f"/proc/{pid}/status") as status:
-        for line in status:
-            if line.startswith(field + ":"):
-                return int(line.split()[1])
-    raise ValueError(field)
 
 
 def require() -> None:

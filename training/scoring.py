@@ -15,9 +15,11 @@ meanwhile, changes nothing that was read.
 from __future__ import annotations
 
 import math
-from concurrent.futures import Future, ThreadPoolExecutor
+import threading
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -76,9 +78,7 @@ class Reader:
             part = targets[start : start + step]
             raw = self._buffer(len(part) * width)
             sandbox.payload(raw, start * width)
-            work = self._pool.submit(
-                log_probability, raw, code, part, self.vocabulary, self.device
-            )
+            work = self._pool.submit(log_probability, raw, code, part, self.vocabulary, self.device)
             self._busy.append(work)
             waiting.append(work)
         return partial(_joined, waiting)
@@ -107,7 +107,8 @@ def _memory(size: int, device: str) -> memoryview:
         return memoryview(bytearray(size))
     import torch
 
-    return memoryview(torch.empty(size, dtype=torch.uint8, pin_memory=True).numpy())
+    pinned: Any = torch.empty(size, dtype=torch.uint8, pin_memory=True).numpy()
+    return memoryview(pinned)
 
 
 def _joined(parts: list[Future[Reals]]) -> Reals:

@@ -24,7 +24,7 @@ GAIN_ERRORS: Final = 4.0
 MAX_NANO: Final = 10**12
 """A thousand bits per byte: what is beyond it is no score, and would not fit a record."""
 NOISE_RATIO: Final = 3
-NOISE_FLOOR_NANO: Final = 2_000_000
+NOISE_FLOOR_NANO: Final = 10_000_000
 KINDS: Final = ("repeat", "neighbours", "future")
 
 

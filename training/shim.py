@@ -158,10 +158,13 @@ def as_tokens(raw: bytearray, rows: int, width: int, device: str) -> torch.Tenso
     return tokens if width == 1 else tokens & 0xFFFF
 
 
-def score(model: torch.nn.Module, pipe: Pipe, vocabulary: int, device: str) -> None:
+def score(
+    model: torch.nn.Module, pipe: Pipe, vocabulary: int, device: str, answers_fd: int = -1
+) -> None:
     """Loads the weights and answers tokens with logits until told otherwise."""
     import torch
 
+    raw: Any
     width = frames.token_width(vocabulary)
     _, size, _, _ = pipe.header()
     data = bytes(pipe.exactly(size))
@@ -171,8 +174,8 @@ def score(model: torch.nn.Module, pipe: Pipe, vocabulary: int, device: str) -> N
     except BaseException as error:
         raise Failure(frames.FAIL_WEIGHTS) from error
     del data
+    shared = None if answers_fd < 0 else _pinned(answers_fd)
     pipe.send(frames.LOADED)
-    held = torch.empty(0, dtype=torch.uint8)
     while True:
         op, rows, length, wanted = pipe.header()
         if op != frames.TOKENS:
@@ -189,20 +192,29 @@ def score(model: torch.nn.Module, pipe: Pipe, vocabulary: int, device: str) -> N
             logits = logits.detach()[:, length - wanted :]
             if str(logits.dtype).removeprefix("torch.") not in _LOGITS:
                 logits = logits.float()
-            size = logits.numel() * logits.element_size()
-            if device == "cuda" and len(held) < size:
-                held = torch.empty(size, dtype=torch.uint8, pin_memory=True)
-            if device == "cuda":  # through pinned memory, made once: several times as fast
-                answer = held[:size].view(logits.dtype).view(logits.shape)
-                answer.copy_(logits)
-            else:
-                answer = logits.contiguous()
-            raw = answer.view(-1).view(torch.uint8).numpy()
             code = _LOGITS[str(logits.dtype).removeprefix("torch.")]
+            if shared is None:
+                raw = logits.cpu().contiguous().view(-1).view(torch.uint8).numpy()
+            else:
+                size = logits.numel() * logits.element_size()
+                shared[:size].view(logits.dtype).view(logits.shape).copy_(logits)
+                raw = b""
         except BaseException as error:
             raise Failure(frames.FAIL_SHAPE) from error
         del logits
         pipe.send(frames.LOGITS, rows, wanted, code, payload=raw)
+
+
+def _pinned(descriptor: int) -> torch.Tensor:
+    """The memory behind a descriptor, uint8, made known to the device: copies there are fast."""
+    import mmap
+
+    import torch
+
+    memory = torch.frombuffer(mmap.mmap(descriptor, 0), dtype=torch.uint8)
+    if torch.cuda.is_available():
+        torch.cuda.cudart().cudaHostRegister(memory.data_ptr(), len(memory), 0)  # type: ignore[no-untyped-call]
+    return memory
 
 
 def pack_state(model: torch.nn.Module) -> bytes:

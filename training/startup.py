@@ -68,6 +68,7 @@ def preload(extra: tuple[str, ...] = (), device: str = "cpu") -> None:
     """
     if device != "cpu":
         import_compiler()
+        _start_compilers()
         _wake()
         return
     sys.modules["torch._dynamo"] = _no_dynamo()
@@ -97,6 +98,19 @@ def import_compiler() -> None:
     for name in (*_MODULES, *_COMPILER):
         with contextlib.suppress(ImportError) if name in _COMPILER else contextlib.nullcontext():
             importlib.import_module(name)
+
+
+def _start_compilers() -> None:
+    """Starts the processes that torch.compile works with; each imports torch, which takes a while.
+
+    Where this torch does it otherwise they start when they are needed, and the run waits for them.
+    """
+    with contextlib.suppress(ImportError, AttributeError):
+        from torch._inductor.async_compile import AsyncCompile
+
+        AsyncCompile.warm_pool()
+        AsyncCompile.wakeup()
+        AsyncCompile.wait_pool_ready()
 
 
 def _wake() -> None:

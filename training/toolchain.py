@@ -36,6 +36,7 @@ _SYSTEM: Final = (
     "/usr/libexec", "/usr/include", "/usr/local", "/etc/ld.so.cache", "/etc/alternatives",
 )  # fmt: skip
 _FLAGS: Final = ("-s", "-S", "-P")
+_COMPILE_PROCESSES: Final = 8
 _WANTED: Final = ("torch", "triton", "numpy", "setuptools")
 _DRIVER: Final = "libcuda.so.1"
 
@@ -61,6 +62,9 @@ def device_layout() -> Layout:
         "TRITON_CACHE_DIR": "/tmp/triton",
         "TORCHINDUCTOR_CACHE_DIR": "/tmp/inductor",
         "TMPDIR": "/tmp",
+        "PYTHONPYCACHEPREFIX": PYC,
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "TORCHINDUCTOR_COMPILE_THREADS": str(_COMPILE_PROCESSES),
     }
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY"):
         del environment[name]

@@ -1,0 +1,25 @@
+"""What the kernel says of a process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+
+def descendants(pid: int) -> list[int]:
+    """Processes below one: on ``cuda`` those that the cell has started to compile with."""
+    found: list[int] = []
+    for task in os.listdir(f"/proc/{pid}/task"):
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{task}/children") as children:
+            for child in map(int, children.read().split()):
+                found += [child, *descendants(child)]
+    return found
+
+
+def status_kib(pid: int, field: str) -> int:
+    """A number of ``/proc/PID/status``, KiB; raises OSError, or ValueError where it is missing."""
+    with open(f"/proc/{pid}/status") as status:
+        for line in status:
+            if line.startswith(field + ":"):
+                return int(line.split()[1])
+    raise ValueError(field)
