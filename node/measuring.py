@@ -158,6 +158,9 @@ class _Part:
         self.kept: list[str] = []
         self.scores: dict[str, Score | None] = {}
         self._runs = {side: self._known(side) for side in SIDES}
+        if self.kept:
+            what = "all" if len(self.kept) == 2 * len(SIDES) else ", ".join(self.kept)
+            owner.watcher.note(f"{title}{what} kept from an earlier run")
 
     def run(self, side: str) -> TrainedRun | None:
         """The run that was kept: whole, or without weights where it is scored too."""
@@ -173,14 +176,10 @@ class _Part:
             run = self._owner.runs.whole(run)
         self.scores[side] = score
         if run is not None:
-            self._take_up(side, "training")
+            self.kept.append(f"{side} training")
         if score is not None:
-            self._take_up(side, "scoring")
+            self.kept.append(f"{side} scoring")
         return run
-
-    def _take_up(self, side: str, what: str) -> None:
-        self.kept.append(f"{side} {what}")
-        self._owner.watcher.note(f"{self._title}{side} {what}: kept from an earlier run")
 
     def _score_key(self, side: str, run: TrainedRun) -> bytes:
         return score_key(self._keys[side], run.weights_digest, self._fold, self.probing)

@@ -338,7 +338,7 @@ def test_only_what_is_missing_is_measured(small, tmp_path):
         wall_ms=again.result.candidate.wall_ms,
         cost_ms=again.result.candidate.cost_ms,
     )
-    assert any("base training: kept" in line for line in notes.lines)
+    assert any("base training kept" in line for line in notes.lines)
 
 
 # --- the command, for real ------------------------------------------------------------------------
