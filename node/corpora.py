@@ -17,9 +17,9 @@ import os
 import shutil
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -38,7 +38,9 @@ if TYPE_CHECKING:
 
     from training.documents import SplitRef
 
+Entry = tuple[bytes, int, int]
 SEED: Final = 1
+MIN_FOLD_BYTES: Final = 48 << 10
 KEEP_DAYS: Final = 14
 _MANIFEST: Final = "manifest"
 _TOKENIZER: Final = "tokenizer"
@@ -47,8 +49,9 @@ _MODULES: Final = ("corpus", "documents", "fingerprint", "leakscan", "tokenizer"
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """How a corpus is cut: number of holdout folds, bytes of each, bytes to train on at most, and
-    the tokens of its vocabulary (256: bytes). ``device``: what its sandbox can read is compared."""
+    """How a corpus is cut: number of holdout folds, bytes of each at most, bytes to train on at
+    most, and the tokens of its vocabulary (256: bytes). ``device``: what its sandbox can read is
+    compared."""
 
     folds: int
     fold_bytes: int
@@ -94,7 +97,9 @@ def prepare(source: str | None, shape: Shape, tell: Callable[[str], None]) -> Co
     """
     root = experiments_root() / "corpora"
     root.mkdir(exist_ok=True)
-    folder = root / _key(source, shape)
+    listing = list(_listing(_roots(source)))
+    shape = _fitting(shape, listing)
+    folder = root / _key(listing, shape)
     name = source or "the standard library"
     with locked(root / "lock"):
         corpus = _open(name, folder)
@@ -152,27 +157,37 @@ def _readable(device: str) -> Iterator[Path]:
     return device_layout().readable()
 
 
-def _key(source: str | None, shape: Shape) -> str:
-    digest = hashlib.sha256()
-    for module in _MODULES:
-        digest.update((Path(training.__file__).with_name(f"{module}.py")).read_bytes())
-    digest.update(msgspec.msgpack.encode([SEED, asdict(shape)], order="sorted"))
+def _roots(source: str | None) -> list[Path]:
     if source is None:
         from training.layout import hidden_stdlib
 
-        roots = list(hidden_stdlib())
-    else:
-        roots = [Path(source).absolute()]
-        if not roots[0].exists():
-            raise UsageError(
-                f"there is no {source}", cure="name a folder of text: --corpus DIR (or leave it)"
-            )
-    for entry in _listing(roots):
-        digest.update(msgspec.msgpack.encode(entry))
+        return list(hidden_stdlib())
+    root = Path(source).absolute()
+    if not root.exists():
+        raise UsageError(
+            f"there is no {source}", cure="name a folder of text: --corpus DIR (or leave it)"
+        )
+    return [root]
+
+
+def _fitting(shape: Shape, listing: list[Entry]) -> Shape:
+    """The shape with folds that a tenth of the text suffices for: of a document only an excerpt
+    is held out, and not of every one."""
+    tenth = sum(size for _, size, _ in listing) // 10
+    return replace(
+        shape, fold_bytes=max(MIN_FOLD_BYTES, min(shape.fold_bytes, tenth // shape.folds))
+    )
+
+
+def _key(listing: list[Entry], shape: Shape) -> str:
+    digest = hashlib.sha256()
+    for module in _MODULES:
+        digest.update((Path(training.__file__).with_name(f"{module}.py")).read_bytes())
+    digest.update(msgspec.msgpack.encode([SEED, asdict(shape), listing], order="sorted"))
     return digest.hexdigest()[:32]
 
 
-def _listing(roots: list[Path]) -> Iterator[list[Any]]:
+def _listing(roots: list[Path]) -> Iterator[Entry]:
     """Path, size and time of every file, in a fixed order."""
     for root in roots:
         folders = os.walk(root) if root.is_dir() else [(str(root.parent), [], [root.name])]
@@ -182,7 +197,7 @@ def _listing(roots: list[Path]) -> Iterator[list[Any]]:
                 path = os.path.join(folder, name)
                 with contextlib.suppress(OSError):
                     status = os.lstat(path)
-                    yield [os.fsencode(path), status.st_size, status.st_mtime_ns]
+                    yield os.fsencode(path), status.st_size, status.st_mtime_ns
 
 
 def _forget(root: Path) -> None:
