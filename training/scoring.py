@@ -107,6 +107,8 @@ def _memory(size: int, device: str) -> memoryview:
         return memoryview(bytearray(size))
     import torch
 
+    if not torch.cuda.is_available():
+        return memoryview(bytearray(size))
     pinned: Any = torch.empty(size, dtype=torch.uint8, pin_memory=True).numpy()
     return memoryview(pinned)
 

@@ -31,9 +31,14 @@ from training.measured import (
 )
 from training.mirror import Mirror
 
+_TOP: Final = ("/bin", "/sbin", "/lib", "/lib64")
+"""Links into /usr on most systems; bound as they are where they are folders."""
 _SYSTEM: Final = (
-    "/bin", "/sbin", "/lib", "/lib64", "/usr/bin", "/usr/sbin", "/usr/lib", "/usr/lib64",
-    "/usr/libexec", "/usr/include", "/usr/local", "/etc/ld.so.cache", "/etc/alternatives",
+    "/usr/bin", "/usr/sbin", "/usr/lib64", "/usr/lib/gcc", "/usr/libexec/gcc", "/usr/include",
+    "/etc/ld.so.cache", "/etc/alternatives",
+)  # fmt: skip
+_NOT_NEEDED: Final = (
+    "test", "idlelib", "ensurepip", "lib2to3", "turtledemo", "site-packages", "dist-packages",
 )  # fmt: skip
 _FLAGS: Final = ("-s", "-S", "-P")
 _COMPILE_PROCESSES: Final = 8
@@ -46,7 +51,13 @@ def device_layout() -> Layout:
     """The layout for ``cuda``; raises LayoutError where torch or the driver is not found."""
     interpreter = interpreter_path()
     mirror = Mirror()
-    for path in (*_SYSTEM, sys.base_prefix, interpreter):
+    for top in _TOP:
+        if os.path.islink(top):
+            mirror.symlinks[top] = os.readlink(top)
+        elif os.path.isdir(top):
+            mirror.add(top)
+    stdlib = sysconfig.get_path("stdlib")
+    for path in (*_SYSTEM, *_libraries(), interpreter, stdlib, sysconfig.get_path("include")):
         if os.path.exists(path):
             mirror.add(path)
     driver = _driver_folder()
@@ -71,15 +82,23 @@ def device_layout() -> Layout:
     return Layout(
         device="cuda",
         interpreter=interpreter,
-        stdlib=sysconfig.get_path("stdlib"),
+        stdlib=stdlib,
         binds=tuple(sorted(binds)),
         symlinks=tuple(sorted((to, inside) for inside, to in mirror.symlinks.items())),
-        covers=(),
+        covers=tuple(
+            f"{stdlib}/{name}" for name in _NOT_NEEDED if os.path.isdir(f"{stdlib}/{name}")
+        ),
         extra_modules=(),
         pyc=str(_compiled() / "pyc"),
         flags=(*_FLAGS, "-B", "-X", f"pycache_prefix={PYC}"),
         environment=tuple(environment.items()),
     )
+
+
+def _libraries() -> list[str]:
+    """Folders of the system's shared libraries, and the library of the interpreter itself."""
+    found = [str(path) for path in Path("/usr/lib").glob("*-linux-gnu*")]
+    return found + [str(path) for path in Path(sys.base_prefix, "lib").glob("libpython*")]
 
 
 def _compiled() -> Path:
