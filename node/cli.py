@@ -2,7 +2,7 @@
 
 Data goes to stdout, progress and errors to stderr. Exit codes: 0 ok, 1 failure, 2 usage or
 settings, 3 no node is running, 4 evidence invalid, 5 evidence incomplete, 6 network, 130
-interrupted.
+interrupted. ``experiment``: 1 the candidate failed, 2 nothing could be measured.
 """
 
 from __future__ import annotations

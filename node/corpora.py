@@ -3,7 +3,8 @@
 A corpus is named by the listing of its source (paths, sizes, times), by how it is cut, and by the
 text of the modules that cut it. It is built in a folder under another name and then renamed, so one
 that was cut off is never used. Its splits are named by their hashes, which are checked whenever one
-is read. What nobody has used for ``KEEP_DAYS`` is removed when another one is built.
+is read. When another one is built, what nobody has used for ``KEEP_DAYS`` is removed, and there
+are never more than ``KEEP_MOST``.
 
 The splits are others than those of a swarm on the same text (another seed): what somebody learns
 here by looking often, they do not learn about the folds that verifiers measure on.
@@ -42,6 +43,7 @@ Entry = tuple[bytes, int, int]
 SEED: Final = 1
 MIN_FOLD_BYTES: Final = 48 << 10
 KEEP_DAYS: Final = 14
+KEEP_MOST: Final = 6
 _MANIFEST: Final = "manifest"
 _TOKENIZER: Final = "tokenizer"
 _MODULES: Final = ("corpus", "documents", "fingerprint", "leakscan", "tokenizer")
@@ -50,12 +52,13 @@ _MODULES: Final = ("corpus", "documents", "fingerprint", "leakscan", "tokenizer"
 @dataclass(frozen=True, slots=True)
 class Shape:
     """How a corpus is cut: number of holdout folds, bytes of each at most, bytes to train on at
-    most, and the tokens of its vocabulary (256: bytes). ``device``: what its sandbox can read is
-    compared."""
+    most, bytes that a document gives to a fold, and the tokens of its vocabulary (256: bytes).
+    ``device``: what its sandbox can read is compared."""
 
     folds: int
     fold_bytes: int
     train_bytes: int
+    excerpt_bytes: int
     vocab_size: int
     device: str
 
@@ -122,7 +125,7 @@ def _build(source: str | None, shape: Shape, out: Path, tell: Callable[[str], No
     documents = default_documents() if source is None else directory_documents(Path(source))
     manifest = build(
         documents, out, seed=SEED, folds=shape.folds, fold_bytes=shape.fold_bytes,
-        train_bytes=shape.train_bytes,
+        train_bytes=shape.train_bytes, excerpt_bytes=shape.excerpt_bytes,
     )  # fmt: skip
     tell("checking that no holdout text can be read in the sandbox")
     leak_scan([load(out, fold) for fold in manifest.folds], _readable(shape.device))
@@ -201,9 +204,17 @@ def _listing(roots: list[Path]) -> Iterator[Entry]:
 
 
 def _forget(root: Path) -> None:
-    """Removes what killed processes left, and corpora that nobody has used for long."""
+    """Removes what killed processes left, what nobody has used for long, and the longest unused
+    so that there is room for one more."""
+    kept: list[tuple[float, Path]] = []
     for folder in root.iterdir():
         with contextlib.suppress(OSError):
-            old = time.time() - folder.stat().st_mtime > KEEP_DAYS * 24 * 3600
-            if folder.is_dir() and (old or folder.name.startswith(".building-")):
+            used = folder.stat().st_mtime
+            if not folder.is_dir():
+                continue
+            if folder.name.startswith(".building-") or time.time() - used > KEEP_DAYS * 24 * 3600:
                 shutil.rmtree(folder)
+            else:
+                kept.append((used, folder))
+    for _, folder in sorted(kept)[: max(0, len(kept) - KEEP_MOST + 1)]:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -269,6 +270,18 @@ def test_the_name_covers_all_that_decides():
     ]  # fmt: skip
     assert name() == name()
     assert len({name(), *others}) == 6
+
+
+def test_old_corpora_make_room(tmp_path, monkeypatch):
+    monkeypatch.setattr(corpora, "KEEP_MOST", 3)
+    now = time.time()
+    days = {"today": 0, "yesterday": 1, "lastweek": 7, "lastmonth": 30, ".building-x": 0}
+    for name, age in days.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "part").write_bytes(b"x")
+        os.utime(tmp_path / name, (now - age * 86400,) * 2)
+    corpora._forget(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"today", "yesterday"}
 
 
 # --- pairs, for real ------------------------------------------------------------------------------
