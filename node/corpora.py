@@ -31,7 +31,8 @@ from node.settings import write_atomic
 from training.cache import locked
 from training.corpus import CorpusError, build, default_documents, directory_documents, load
 from training.documents import Documents, Manifest, Shards
-from training.leakscan import leak_scan
+from training.fingerprint import COMMON
+from training.leakscan import found_in, leak_scan
 from training.tokenizer import BYTES, BpeTokenizer, Tokenizer
 
 if TYPE_CHECKING:
@@ -122,13 +123,22 @@ def prepare(source: str | None, shape: Shape, tell: Callable[[str], None]) -> Co
 
 def _build(source: str | None, shape: Shape, out: Path, tell: Callable[[str], None]) -> None:
     tell("reading the corpus (kept for next time)")
-    documents = default_documents() if source is None else directory_documents(Path(source))
+    if source is None:
+        documents = list(default_documents())
+    else:
+        documents = list(directory_documents(Path(source)))
+        tell("leaving out what can be read in the sandbox")
+        texts = [text for _, text in documents]
+        known = found_in(texts, _readable(shape.device), common=COMMON)
+        documents = [item for index, item in enumerate(documents) if index not in known]
+        tell(f"{len(known):,} documents left out, {len(documents):,} kept")
     manifest = build(
         documents, out, seed=SEED, folds=shape.folds, fold_bytes=shape.fold_bytes,
         train_bytes=shape.train_bytes, excerpt_bytes=shape.excerpt_bytes,
     )  # fmt: skip
-    tell("checking that no holdout text can be read in the sandbox")
-    leak_scan([load(out, fold) for fold in manifest.folds], _readable(shape.device))
+    if source is None:
+        tell("checking that no holdout text can be read in the sandbox")
+        leak_scan([load(out, fold) for fold in manifest.folds], _readable(shape.device))
     if shape.vocab_size != BYTES.vocab_size:
         from training.tokenizer import train_bpe
 

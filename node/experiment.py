@@ -43,8 +43,8 @@ T = TypeVar("T")
 MAX_SEED: Final = 2**63 - 1
 TRACE_BYTES: Final = 64 << 10
 SHAPES: Final = {
-    "cpu": Shape(48, 48 << 10, 8 << 20, 256, "cpu"),
-    "cuda": Shape(16, 4_500_000, 4 << 30, 8192, "cuda"),
+    "cpu": Shape(48, 48 << 10, 8 << 20, 8 << 10, 256, "cpu"),
+    "cuda": Shape(16, 4_500_000, 4 << 30, 64 << 10, 8192, "cuda"),
 }
 """How a corpus is cut for tiers of a device."""
 

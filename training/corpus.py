@@ -55,7 +55,8 @@ MAX_FILES = 200_000
 MAX_TEXT_BYTES = 512 << 20
 LONG_FILE_BYTES = 256 * KIB
 PIECE_BYTES = 16 * KIB
-MAX_POOL_BYTES = 64 * KIB
+POOL_EXCERPTS = 8
+"""Documents longer than so many excerpts are not held out: too much of them would be lost."""
 EXCERPT_BYTES = 8 * KIB
 MIN_FOLDS = 8
 
@@ -123,12 +124,15 @@ def build(
     fold_bytes: int = 48 * KIB,
     dev_bytes: int = 64 * KIB,
     train_bytes: int = 8 << 20,
+    excerpt_bytes: int = EXCERPT_BYTES,
 ) -> Manifest:
     """Splits ``documents`` and writes each split to ``out/<sha256 hex>``.
 
     ``folds`` is the number wanted; fewer (at least ``MIN_FOLDS``) are made where two thirds of the
     text do not suffice for them. Every fold has about ``fold_bytes`` bytes of text, dev has
-    ``dev_bytes``, train at most ``train_bytes``. Raises ``CorpusError`` for too little text.
+    ``dev_bytes``, train at most ``train_bytes``. A document gives ``excerpt_bytes`` to them, twice
+    as much where text is scarce: several contexts, or much of a window is filled up in vain.
+    Raises ``CorpusError`` for too little text.
     """
     if not MIN_FOLDS <= folds <= MAX_FOLDS:
         raise CorpusError(f"a corpus has {MIN_FOLDS} to {MAX_FOLDS} folds, not {folds}")
@@ -142,9 +146,9 @@ def build(
     order = sorted(
         range(len(texts)), key=lambda index: hashlib.sha256(salt + texts[index]).digest()
     )
-    pool = _pool(texts, alone, order, total - min(train_bytes, total // 3))
+    pool = _pool(texts, alone, order, total - min(train_bytes, total // 3), excerpt_bytes)
     wanted = dev_bytes + folds * fold_bytes
-    longest = EXCERPT_BYTES
+    longest = excerpt_bytes
     if sum(min(len(texts[index]), longest) for index in pool) < wanted:
         longest *= 2  # text is scarce: longer excerpts, of fewer documents to a fold
     used: set[int] = set()
@@ -252,13 +256,15 @@ def _related(texts: list[bytes]) -> list[str]:
     return verdict
 
 
-def _pool(texts: list[bytes], alone: list[bool], order: list[int], spare: int) -> list[int]:
+def _pool(
+    texts: list[bytes], alone: list[bool], order: list[int], spare: int, excerpt: int
+) -> list[int]:
     """Documents to hold out, in ``order``, with at most ``spare`` bytes in all.
 
     Those that an excerpt uses up for the most part come first, so that little text is lost.
     """
     picked: set[int] = set()
-    for limit in (2 * EXCERPT_BYTES, MAX_POOL_BYTES):
+    for limit in (2 * excerpt, POOL_EXCERPTS * excerpt):
         for index in order:
             size = len(texts[index])
             if alone[index] and index not in picked and size <= min(limit, spare):

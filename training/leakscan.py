@@ -74,15 +74,18 @@ def leak_scan(splits: Iterable[Documents], readable: Iterable[Path]) -> LeakRepo
     return LeakReport(len(files), total)
 
 
-def found_in(documents: Sequence[bytes], readable: Iterable[Path]) -> set[int]:
+def found_in(
+    documents: Sequence[bytes], readable: Iterable[Path], *, common: int | None = None
+) -> set[int]:
     """Which of ``documents`` share ``MIN_SHARED - 1`` passages or more with one readable file.
 
-    Stricter than ``leak_scan``: what is left passes it, whatever excerpts are made of it.
+    Stricter than ``leak_scan``: what is left passes it, whatever excerpts are made of it. With
+    ``common``, passages in more documents than that are boilerplate, a licence say, and no leak.
     """
     index = _Index(documents)
     found: set[int] = set()
     for _, block in _read(readable):
-        found.update(np.flatnonzero(index.shared(block, common=None) >= MIN_SHARED - 1).tolist())
+        found.update(np.flatnonzero(index.shared(block, common=common) >= MIN_SHARED - 1).tolist())
     return found
 
 
