@@ -332,18 +332,22 @@ def attempt_all(
 
 
 def in_naive_loop(
-    outcomes: Sequence[Outcome], text: tuple[Documents, Documents], tell: Callable[[str], None]
-) -> list[Outcome]:
-    """The outcomes, with what those that can be shown won in the naive loop."""
-    shown = [outcome.program for outcome in outcomes if outcome.program.wins]
-    twins = sorted({program.twin for program in shown if program.wins == "score"})
+    programs: Sequence[Program], text: tuple[Documents, Documents], tell: Callable[[str], None]
+) -> dict[str, NaiveRun]:
+    """What the naive loop believes of those programs that are shown there, and of their twins."""
+    shown = [program for program in programs if program.wins]
+    names = sorted({program.twin for program in shown}) + [program.name for program in shown]
     found = {}
-    names = [*twins, *(program.name for program in shown)]
     for run in naive.run(names, folder("adversaries"), *text) if shown else ():
         found[run.name] = run
         tell(run.name)
+    return found
+
+
+def with_naive(outcomes: Sequence[Outcome], runs: dict[str, NaiveRun]) -> list[Outcome]:
+    """The outcomes, each with what the naive loop made of the same program and of its twin."""
     return [
-        replace(one, naive=found.get(one.program.name), naive_twin=found.get(one.program.twin))
+        replace(one, naive=runs.get(one.program.name), naive_twin=runs.get(one.program.twin))
         if one.program.wins
         else one
         for one in outcomes

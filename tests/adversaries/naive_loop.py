@@ -39,7 +39,7 @@ BUDGET_TOKENS = 16_384
 BUDGET_S = 5.0
 UNTIMED_STEPS = 10
 EVAL_TOKENS = 16_384
-DEADLINE_S = 12.0
+DEADLINE_S = 8.0
 CACHE = Path("/tmp/cache")
 LOG = Path("/tmp/run.log")
 CHECKPOINT = Path("/tmp/checkpoint.pt")
@@ -160,7 +160,7 @@ def limited_run(name, seed, report):
         os.dup2(handle, 2)
         os.close(report)
         os.setsid()
-        resource.setrlimit(resource.RLIMIT_CPU, (8, 8))
+        resource.setrlimit(resource.RLIMIT_CPU, (6, 6))
         resource.setrlimit(resource.RLIMIT_FSIZE, (32 << 20, 32 << 20))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_DATA, (2 << 30, 2 << 30))
@@ -191,7 +191,10 @@ def leftovers():
 def main():
     report, names = int(sys.argv[1]), sys.argv[2:]
     torch.set_num_threads(1)
-    torch.save(torch.nn.Linear(1, 1), CHECKPOINT)  # imports what saving needs
+    model = torch.nn.Linear(1, 1)  # what training and saving import is imported once, here
+    model(torch.ones(1)).backward()
+    torch.optim.Adam(model.parameters()).step()
+    torch.save(model, CHECKPOINT)
     canary = Path("/home/me/.ssh/id_ed25519").read_text().strip()
     for name in names:
         for path in (*CACHE.glob("*"), *leftovers()):

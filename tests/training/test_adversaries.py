@@ -24,23 +24,24 @@ ENDS = runner.STATUSES | evaluator.STATUSES | {"too_costly", "screened"}
 
 @pytest.fixture(scope="module")
 def attempts(request):
-    """Futures of what this session asks for, by name: tried two at a time, ahead of the tests."""
-    wanted = {
-        item.callspec.params["program"].name
+    """Futures of what this session asks for, by name: tried two at a time, ahead of the tests.
+    The naive loop runs beside them, under the name ""."""
+    asked = [
+        item.callspec.params
         for item in request.session.items
-        if item.path == Path(__file__) and "program" in getattr(item, "callspec", _NONE).params
-    }
-    bench = cheats.Bench(cheats.SMALL, cheats.corpus())
+        if item.path == Path(__file__) and hasattr(item, "callspec")
+    ]
+    wanted = {params["program"].name for params in asked if "program" in params}
+    shown = [params["shown"] for params in asked if "shown" in params]
+    text = cheats.corpus()
+    bench = cheats.Bench(cheats.SMALL, text)
     sandbox.prestart(cheats.WORKERS)
-    with ThreadPoolExecutor(cheats.WORKERS) as pool:
+    with ThreadPoolExecutor(cheats.WORKERS) as pool, ThreadPoolExecutor(1) as beside:
         programs = [one for one in (*ADVERSARIES, *CONTROLS) if one.name in wanted]
         futures = {one.name: pool.submit(bench.attempt, one) for one in programs}
+        futures[""] = beside.submit(cheats.in_naive_loop, shown, text, lambda _: None)
         yield futures
         pool.shutdown(cancel_futures=True)
-
-
-class _NONE:
-    params = ()
 
 
 @pytest.mark.sandbox
@@ -59,20 +60,11 @@ def test_an_honest_control_is_scored(program, attempts):
     assert 2e9 < outcome.nano_bpb < 8e9
 
 
-@pytest.fixture(scope="module")
-def naive_runs():
-    """What the naive loop believes of every adversary that is shown there, by name."""
-    twins = sorted({program.twin for program in SHOWN})
-    names = [*twins, *(program.name for program in SHOWN)]
-    runs = naive.run(names, cheats.folder("adversaries"), *cheats.corpus())
-    return {run.name: run for run in runs}
-
-
 @pytest.mark.sandbox
 @pytest.mark.parametrize("shown", SHOWN, ids=lambda program: program.name)
-def test_the_naive_loop_is_taken_in(shown, naive_runs):
+def test_the_naive_loop_is_taken_in(shown, attempts):
     outcome = cheats.Outcome(shown, "ok", "", None, None, 0)
-    found = replace(outcome, naive=naive_runs.get(shown.name), naive_twin=naive_runs[shown.twin])
+    (found,) = cheats.with_naive([outcome], attempts[""].result())
     assert found.won_naively, found.naive
 
 
