@@ -1,11 +1,16 @@
 """Text -> train tokens, dev split, sealed holdout folds.
 
-What is covered: exact duplicates and near-duplicates are dropped, and documents that share
-passages stay together in the train split, so that no fold holds text that was trained on. A
-document goes into one split only. Folds and dev are made of excerpts of several unrelated
-documents each. The same documents, seed and sizes give the same files.
+What is covered: exact duplicates are dropped; a document goes into one split only; folds and dev
+are made of excerpts of several unrelated documents each; no document of the train split shares
+passages with an excerpt that is held out. The same source, seed and sizes give the same files.
 
-What is not: translations, paraphrases, and renamed copies of code.
+What is not: translations, paraphrases, and renamed copies of code; near-duplicates inside the train
+split where it is larger than the pool.
+
+The source is read once for the pool, a fair sample of at most ``POOL_BYTES`` (or three times what
+is held out) among the text that is needed; and, where the pool does not hold all of that, once more
+for the train split, whose shards are written as they fill. Memory: about six times the pool, one
+shard, and 16 bytes for each document read. Reading stops when there is enough.
 
 The default text is the part of the running Python's standard library that the sandbox does not
 carry, because training never imports it; every machine has it without a network.
@@ -14,51 +19,35 @@ carry, because training never imports it; every machine has it without a network
 from __future__ import annotations
 
 import hashlib
-import os
-import stat
+import heapq
 import sysconfig
+from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from training.documents import (
-    MAX_FOLDS,
-    CorpusError,
-    Documents,
-    Manifest,
-    SplitRef,
-)
-from training.fingerprint import fingerprints, seen_elsewhere, shared
-from training.leakscan import LeakError, LeakReport, found_in, leak_scan
+import numpy as np
+
+from training.documents import MAX_FOLDS, CorpusError, Documents, Manifest, SplitRef
+from training.fingerprint import COMMON
+from training.heldout import EXCERPT_BYTES, KIB, MIN_DOCUMENT_BYTES, HeldOut, boundary
+from training.leakscan import found_in
+from training.readers import Local, read_file
+from training.shardfile import MAX_PIECE_BYTES, write_shards, write_split
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
-__all__ = [
-    "CorpusError",
-    "Documents",
-    "LeakError",
-    "LeakReport",
-    "Manifest",
-    "SplitRef",
-    "build",
-    "default_documents",
-    "directory_documents",
-    "leak_scan",
-    "load",
-]
+    Progress = Callable[[str, int, int], None]
 
-KIB = 1 << 10
-MIN_DEFAULT_BYTES = 2_500_000
-MIN_DOCUMENT_BYTES = 256
-MAX_FILE_BYTES = 64 << 20
-MAX_FILES = 200_000
-MAX_TEXT_BYTES = 512 << 20
-LONG_FILE_BYTES = 256 * KIB
-PIECE_BYTES = 16 * KIB
-POOL_EXCERPTS = 8
-"""Documents longer than so many excerpts are not held out: too much of them would be lost."""
-EXCERPT_BYTES = 8 * KIB
-MIN_FOLDS = 8
+__all__ = ["CorpusError", "build", "default_documents", "directory_documents", "load"]
+
+directory_documents = Local
+MIN_DEFAULT_BYTES: Final = 2_500_000
+PIECE_BYTES: Final = 16 * KIB
+"""Longer documents than ``MAX_PIECE_BYTES`` are cut into pieces of this size."""
+POOL_BYTES: Final = 96 << 20
+MIN_FOLDS: Final = 8
+MAX_TRAIN_BYTES: Final = 30 << 30
 
 
 def default_documents() -> Iterator[tuple[str, bytes]]:
@@ -73,10 +62,9 @@ def default_documents() -> Iterator[tuple[str, bytes]]:
     root = Path(sysconfig.get_path("stdlib"))
     found: list[tuple[str, bytes]] = []
     for part in hidden_stdlib():
-        files = [part] if part.is_file() else _files(part)
-        for path in files:
-            if path.suffix == ".py" and (text := _text(path)) is not None:
-                found.append((path.relative_to(root).as_posix(), text))
+        for path in [part] if part.is_file() else part.rglob("*.py"):
+            if path.suffix == ".py":
+                found.extend(read_file(path, path.relative_to(root).as_posix(), Counter()))
     known = found_in([text for _, text in found], readable_files())
     found = [item for index, item in enumerate(found) if index not in known]
     total = sum(len(text) for _, text in found)
@@ -90,33 +78,8 @@ def default_documents() -> Iterator[tuple[str, bytes]]:
     yield from sorted(found)
 
 
-def directory_documents(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Every UTF-8 text file below ``path``, as (relative name, text), sorted by name.
-
-    Symbolic links, special files, binary files (a NUL byte, or not UTF-8) and files above
-    ``MAX_FILE_BYTES`` are passed over. Raises ``CorpusError`` where ``path`` is not a folder, holds
-    no text, or holds more than this module's limits.
-    """
-    if not path.is_dir():
-        raise CorpusError(f"{path} is not a folder", cure="give a folder of text files")
-    total = count = 0
-    for file in _files(path):
-        if (text := _text(file)) is None:
-            continue
-        count += 1
-        total += len(text)
-        if total > MAX_TEXT_BYTES:
-            raise CorpusError(
-                f"{path} holds more than {MAX_TEXT_BYTES >> 20} MiB of text",
-                cure="give a smaller folder: a train split of 8 MiB is all that is used",
-            )
-        yield file.relative_to(path).as_posix(), text
-    if not count:
-        raise CorpusError(f"{path} holds no text files", cure="give a folder of UTF-8 text files")
-
-
 def build(
-    documents: Iterable[tuple[str, bytes]],
+    source: Iterable[tuple[str, bytes]],
     out: Path,
     *,
     seed: int,
@@ -125,59 +88,81 @@ def build(
     dev_bytes: int = 64 * KIB,
     train_bytes: int = 8 << 20,
     excerpt_bytes: int = EXCERPT_BYTES,
+    readable: Callable[[], Iterable[Path]] = tuple,
+    progress: Progress = lambda stage, done, total: None,
 ) -> Manifest:
-    """Splits ``documents`` and writes each split to ``out/<sha256 hex>``.
+    """Splits the documents of ``source`` and writes each split to ``out/<sha256 hex>``.
 
-    ``folds`` is the number wanted; fewer (at least ``MIN_FOLDS``) are made where two thirds of the
-    text do not suffice for them. Every fold has about ``fold_bytes`` bytes of text, dev has
+    ``source`` gives (name, text) and can be iterated twice, always alike; an iterator is read into
+    memory. ``folds`` is the number wanted; fewer (at least ``MIN_FOLDS``) are made where two thirds
+    of the text do not suffice for them. Every fold has about ``fold_bytes`` bytes of text, dev has
     ``dev_bytes``, train at most ``train_bytes``. A document gives ``excerpt_bytes`` to them, twice
-    as much where text is scarce: several contexts, or much of a window is filled up in vain.
-    Raises ``CorpusError`` for too little text.
+    as much where text is scarce: several contexts, or much of a window is filled up in vain. No
+    document is held out that one of the ``readable`` files holds. ``progress`` is told (stage,
+    done, total), in bytes.
+
+    Cut off, even by a kill, it goes on where it was when it is called again with the same
+    arguments. Raises ``CorpusError`` for too little text, or too many folds.
     """
     if not MIN_FOLDS <= folds <= MAX_FOLDS:
         raise CorpusError(f"a corpus has {MIN_FOLDS} to {MAX_FOLDS} folds, not {folds}")
-    texts = _distinct(documents)
-    related = _related(texts)
-    texts = [text for text, group in zip(texts, related, strict=True) if group != "copy"]
-    alone = [group == "alone" for group in related if group != "copy"]
-    total = sum(len(text) for text in texts)
-
-    salt = seed.to_bytes(8, "little")
-    order = sorted(
-        range(len(texts)), key=lambda index: hashlib.sha256(salt + texts[index]).digest()
-    )
-    pool = _pool(texts, alone, order, total - min(train_bytes, total // 3), excerpt_bytes)
-    wanted = dev_bytes + folds * fold_bytes
-    longest = excerpt_bytes
-    if sum(min(len(texts[index]), longest) for index in pool) < wanted:
-        longest *= 2  # text is scarce: longer excerpts, of fewer documents to a fold
-    used: set[int] = set()
-    dev = _excerpts(texts, pool, used, dev_bytes, longest, salt)
-    holdout: list[list[bytes]] = []
-    while dev and len(holdout) < folds:
-        fold = _excerpts(texts, pool, used, fold_bytes, longest, salt)
-        if not fold:
+    if not 1 <= train_bytes <= MAX_TRAIN_BYTES:
+        raise CorpusError(f"a train split has at most {MAX_TRAIN_BYTES >> 30} GiB of text")
+    documents = list(source) if iter(source) is source else source
+    held_bytes = dev_bytes + folds * fold_bytes
+    pool = _Pool(seed, max(POOL_BYTES, 3 * held_bytes))
+    for key, piece in _distinct(documents):
+        pool.add(key, piece)
+        if pool.seen_bytes >= train_bytes + pool.limit:
             break
-        holdout.append(fold)
-    if len(holdout) < MIN_FOLDS:
+        if pool.seen % 256 == 0:
+            progress("reading", pool.seen_bytes, train_bytes + pool.limit)
+    progress("reading", pool.seen_bytes, pool.seen_bytes)
+    keys, texts = pool.contents()
+    total = pool.seen_bytes
+    held = HeldOut(
+        texts,
+        seed=seed,
+        folds=folds,
+        fold_bytes=fold_bytes,
+        dev_bytes=dev_bytes,
+        spare=total - min(train_bytes, total // 3),
+        excerpt_bytes=excerpt_bytes,
+        known=found_in(texts, readable(), common=COMMON),
+    )
+    if len(held.folds) < MIN_FOLDS:
         raise CorpusError(
-            f"{total} bytes of distinct text make only {len(holdout)} holdout folds of "
+            f"{total} bytes of distinct text make only {len(held.folds)} holdout folds of "
             f"{fold_bytes} bytes; at least {MIN_FOLDS} are needed",
             cure="give more text (2.5 MB or more, in many unrelated files)",
         )
-
-    train: list[bytes] = []
-    room = train_bytes
-    for index in order:
-        if index not in used and len(texts[index]) <= room:
-            train.append(texts[index])
-            room -= len(texts[index])
     out.mkdir(parents=True, exist_ok=True)
-    return Manifest(
-        train=(_write(out, train),),
-        dev=_write(out, dev),
-        folds=tuple(_write(out, fold) for fold in holdout),
+    dev = write_split(out, Documents(held.dev))
+    made = tuple(write_split(out, Documents(fold)) for fold in held.folds)
+    never = {keys[index] for index in held.used | held.copies}
+
+    def offered() -> Iterator[tuple[bytes, bytes]]:
+        pooled = ((keys[index], texts[index]) for index in held.order)
+        found = pooled if pool.whole else _distinct(documents)
+        return ((key, text) for key, text in found if key not in never)
+
+    identity = hashlib.sha256(
+        b"".join(ref.sha256 for ref in (dev, *made)) + train_bytes.to_bytes(8, "big")
+    ).digest()
+    train = write_shards(
+        out,
+        identity,
+        train_bytes,
+        offered,
+        lambda text: not held.shares(text),
+        lambda done, wanted: progress("writing train text", done, wanted),
     )
+    if not train:
+        raise CorpusError(
+            f"all of {total} bytes of text are held out, or like what is held out",
+            cure="give more text, in many unrelated files",
+        )
+    return Manifest(train, dev, made)
 
 
 def load(directory: Path, ref: SplitRef) -> Documents:
@@ -202,149 +187,80 @@ def load(directory: Path, ref: SplitRef) -> Documents:
     return documents
 
 
-def _distinct(documents: Iterable[tuple[str, bytes]]) -> list[bytes]:
-    """Texts in a fixed order, long files cut into pieces, short ones and exact copies dropped."""
-    seen: set[bytes] = set()
-    texts: list[bytes] = []
+class _Pool:
+    """The documents with the lowest hashes of all that are added: a fair sample, bounded.
+
+    ``whole`` says whether it holds all of them; ``seen`` and ``seen_bytes`` count all.
+    """
+
+    def __init__(self, seed: int, limit: int) -> None:
+        self.limit = limit
+        self.seen = self.seen_bytes = 0
+        self._salt = seed.to_bytes(8, "little")
+        self._held: list[tuple[int, bytes, bytes]] = []
+        self._size = 0
+
+    def add(self, key: bytes, text: bytes) -> None:
+        self.seen += 1
+        self.seen_bytes += len(text)
+        self._size += len(text)
+        drawn = int.from_bytes(hashlib.sha256(self._salt + key).digest()[:8], "big")
+        heapq.heappush(self._held, (-drawn, key, text))  # the highest hash comes out first
+        while self._size > self.limit:
+            self._size -= len(heapq.heappop(self._held)[2])
+
+    @property
+    def whole(self) -> bool:
+        return len(self._held) == self.seen
+
+    def contents(self) -> tuple[list[bytes], list[bytes]]:
+        """Keys and texts, in the order of the texts."""
+        held = sorted((text, key) for _, key, text in self._held)
+        return [key for _, key in held], [text for text, _ in held]
+
+
+def _distinct(documents: Iterable[tuple[str, bytes]]) -> Iterator[tuple[bytes, bytes]]:
+    """Documents as (key, text): long ones in pieces, short ones and exact copies left out.
+
+    A key is a hash of the text, the same for any white space.
+    """
+    seen = _Seen()
     for _, text in documents:
         for piece in _pieces(text):
-            key = hashlib.sha256(b" ".join(piece.split())).digest()
-            if len(piece) >= MIN_DOCUMENT_BYTES and key not in seen:
-                seen.add(key)
-                texts.append(piece)
-    return sorted(texts)
+            if len(piece) >= MIN_DOCUMENT_BYTES:
+                key = hashlib.sha256(b" ".join(piece.split())).digest()[:8]
+                if seen.add(int.from_bytes(key, "big")):
+                    yield key, piece
+
+
+class _Seen:
+    """Numbers below 2**64 that were met: 16 bytes each at most, for any number of them."""
+
+    def __init__(self) -> None:
+        self._recent: set[int] = set()
+        self._older = np.empty(0, np.uint64)
+
+    def add(self, value: int) -> bool:
+        """Whether ``value`` is new; from now on it is not."""
+        if value in self._recent:
+            return False
+        at = int(np.searchsorted(self._older, np.uint64(value)))
+        if at < len(self._older) and int(self._older[at]) == value:
+            return False
+        self._recent.add(value)
+        if len(self._recent) == 1 << 16:
+            recent = np.fromiter(self._recent, np.uint64, len(self._recent))
+            self._older = np.sort(np.concatenate([self._older, recent]), kind="stable")
+            self._recent.clear()
+        return True
 
 
 def _pieces(text: bytes) -> Iterator[bytes]:
-    if len(text) <= LONG_FILE_BYTES:
+    if len(text) <= MAX_PIECE_BYTES:
         yield text
         return
     start = 0
     while start < len(text):
-        end = _boundary(text, start + PIECE_BYTES)
+        end = boundary(text, start + PIECE_BYTES)
         yield text[start:end]
         start = end
-
-
-def _boundary(text: bytes, wanted: int) -> int:
-    """The end of a line near ``wanted``, else of a character, at or before it and above 0."""
-    if wanted >= len(text):
-        return len(text)
-    line = text.rfind(b"\n", wanted - 4 * KIB if wanted > 4 * KIB else 0, wanted) + 1
-    if line > 0 and line > wanted - 4 * KIB:
-        return line
-    while text[wanted] & 0xC0 == 0x80:
-        wanted -= 1
-    return wanted
-
-
-def _related(texts: list[bytes]) -> list[str]:
-    """For each text ``copy`` (of a longer one), ``kin`` (shares passages) or ``alone``."""
-    prints = [fingerprints(text) for text in texts]
-    verdict = [
-        "alone" if len(item) >= 2 and share <= 0.1 else "kin"
-        for item, share in zip(prints, seen_elsewhere(prints), strict=True)
-    ]
-    for left, right, count in shared(prints):
-        small, large = sorted((left, right), key=lambda index: (len(prints[index]), index))
-        if count >= 0.6 * len(prints[small]):
-            verdict[small] = "copy"
-            verdict[large] = "kin" if verdict[large] == "alone" else verdict[large]
-        elif count >= max(3, 0.02 * len(prints[small])):
-            for index in (small, large):
-                verdict[index] = "kin" if verdict[index] == "alone" else verdict[index]
-    return verdict
-
-
-def _pool(
-    texts: list[bytes], alone: list[bool], order: list[int], spare: int, excerpt: int
-) -> list[int]:
-    """Documents to hold out, in ``order``, with at most ``spare`` bytes in all.
-
-    Those that an excerpt uses up for the most part come first, so that little text is lost.
-    """
-    picked: set[int] = set()
-    for limit in (2 * excerpt, POOL_EXCERPTS * excerpt):
-        for index in order:
-            size = len(texts[index])
-            if alone[index] and index not in picked and size <= min(limit, spare):
-                picked.add(index)
-                spare -= size
-    return [index for index in order if index in picked]
-
-
-def _excerpts(
-    texts: list[bytes], pool: list[int], used: set[int], size: int, longest: int, salt: bytes
-) -> list[bytes]:
-    """Excerpts of documents of ``pool`` with ``size`` bytes in all; [] where there are too few.
-
-    An excerpt has at most ``longest`` bytes. The documents taken are added to ``used``, all or
-    none of them.
-    """
-    taken: list[int] = []
-    excerpts: list[bytes] = []
-    room = size
-    for index in pool:
-        if index in used:
-            continue
-        taken.append(index)
-        excerpts.append(_excerpt(texts[index], min(longest, room), salt))
-        room -= len(excerpts[-1])
-        if room < MIN_DOCUMENT_BYTES:
-            used.update(taken)
-            return excerpts
-    return []
-
-
-def _excerpt(text: bytes, size: int, salt: bytes) -> bytes:
-    """At most ``size`` bytes of ``text``, from the start of a line picked by hash."""
-    if len(text) <= size:
-        return text
-    draw = int.from_bytes(hashlib.sha256(salt + b"start" + text).digest()[:8], "little")
-    start = text.rfind(b"\n", 0, draw % (len(text) - size) + 1) + 1
-    while text[start] & 0xC0 == 0x80:
-        start += 1
-    return text[start : _boundary(text, start + size)]
-
-
-def _write(out: Path, documents: list[bytes]) -> SplitRef:
-    data = Documents(documents).to_bytes()
-    ref = SplitRef.of(data)
-    path = out / ref.sha256.hex()
-    scratch = path.with_suffix(f".{os.getpid()}.part")
-    scratch.write_bytes(data)
-    scratch.replace(path)
-    return ref
-
-
-def _files(root: Path) -> list[Path]:
-    """Regular files below ``root``, sorted, no symbolic link followed; bounded."""
-    found: list[Path] = []
-    for folder, folders, names in os.walk(root, followlinks=False):
-        folders[:] = sorted(name for name in folders if name != "__pycache__")
-        found.extend(Path(folder, name) for name in names)
-        if len(found) > MAX_FILES:
-            raise CorpusError(
-                f"{root} holds more than {MAX_FILES} files", cure="give a smaller folder"
-            )
-    return sorted(found)
-
-
-def _text(path: Path) -> bytes | None:
-    """The file's bytes where it is a regular UTF-8 file without NUL, else None."""
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return None
-    with os.fdopen(handle, "rb") as file:
-        status = os.fstat(handle)
-        if not stat.S_ISREG(status.st_mode) or not 0 < status.st_size <= MAX_FILE_BYTES:
-            return None
-        data = file.read(MAX_FILE_BYTES + 1)
-    if len(data) > MAX_FILE_BYTES or b"\0" in data:
-        return None
-    try:
-        data.decode("utf-8")
-    except UnicodeDecodeError:
-        return None
-    return data

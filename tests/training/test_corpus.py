@@ -3,29 +3,17 @@ from __future__ import annotations
 import hashlib
 import os
 import random
-import struct
 import sysconfig
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from training.corpus import (
-    CorpusError,
-    Documents,
-    LeakError,
-    build,
-    default_documents,
-    directory_documents,
-    leak_scan,
-    load,
-)
-from training.documents import MAGIC
+from training.corpus import build, default_documents, load
+from training.documents import CorpusError, Documents
 from training.fingerprint import fingerprints, shared
 from training.layout import readable_files
-from training.leakscan import found_in
+from training.leakscan import LeakError, found_in, leak_scan
 
 SYLLABLES = ["ba", "ko", "ti", "ru", "mel", "san", "dor", "vi", "que", "lop", "an", "er", "ist"]
 
@@ -52,59 +40,6 @@ def built(texts, tmp_path_factory):
     out = tmp_path_factory.mktemp("corpus")
     sizes = {"folds": 20, "fold_bytes": 16_384, "dev_bytes": 16_384}
     return out, build(texts, out, seed=1, **sizes), sizes
-
-
-# --- the format -----------------------------------------------------------------------------
-
-
-@given(st.lists(st.text(min_size=1, max_size=40), min_size=1, max_size=20))
-def test_documents_come_back_the_same(items):
-    documents = [item.replace("\0", "0").encode("utf-8", "replace") for item in items]
-    split = Documents(documents)
-    data = split.to_bytes()
-    assert Documents.from_bytes(data) == split
-    assert list(split) == documents
-    assert split.text_bytes == sum(map(len, documents))
-
-
-@given(st.binary(max_size=80))
-def test_bytes_are_canonical_or_refused(tail):
-    for data in (tail, MAGIC + tail, MAGIC + struct.pack("<I", 1) + tail):
-        try:
-            split = Documents.from_bytes(data)
-        except CorpusError:
-            continue
-        assert split.to_bytes() == data
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"",
-        MAGIC,
-        MAGIC + struct.pack("<I", 0),
-        MAGIC + struct.pack("<II", 1, 0),
-        MAGIC + struct.pack("<II", 1, 2) + b"a",
-        MAGIC + struct.pack("<II", 1, 1) + b"ab",
-        MAGIC + struct.pack("<I", 2**32 - 1),
-        MAGIC + struct.pack("<II", 1, 2**32 - 1) + b"a",
-        MAGIC + struct.pack("<II", 1, 1) + b"\0",
-        MAGIC + struct.pack("<II", 1, 1) + b"\xff",
-        MAGIC + struct.pack("<III", 2, 1, 1) + "é".encode(),
-        b"LZDOCS2\n" + struct.pack("<II", 1, 1) + b"a",
-    ],
-)
-def test_malformed_splits_are_refused(data):
-    with pytest.raises(CorpusError):
-        Documents.from_bytes(data)
-
-
-def test_an_index_outside_is_an_index_error():
-    split = Documents([b"a", b"bc"])
-    assert split[1] == b"bc"
-    for index in (-1, 2):
-        with pytest.raises(IndexError):
-            split[index]
 
 
 # --- building -------------------------------------------------------------------------------
@@ -244,28 +179,6 @@ def test_the_default_corpus_makes_folds_enough(standard_library, tmp_path):
     assert manifest.train[0].text_bytes <= 8 << 20
     report = leak_scan([load(tmp_path, ref) for ref in manifest], readable_files())
     assert report.files > 100
-
-
-def test_a_folder_gives_text_files_only(tmp_path):
-    inside = tmp_path / "in"
-    (inside / "sub").mkdir(parents=True)
-    (inside / "b.txt").write_text("bee")
-    (inside / "sub" / "a.txt").write_text("ä")
-    (inside / "binary").write_bytes(b"a\0b")
-    (inside / "latin").write_bytes(b"\xe4")
-    (inside / "empty").write_bytes(b"")
-    (tmp_path / "secret").write_text("secret")
-    (inside / "link").symlink_to(tmp_path / "secret")
-    (inside / "folder").symlink_to(tmp_path)
-    os.mkfifo(inside / "pipe")
-    assert list(directory_documents(inside)) == [("b.txt", b"bee"), ("sub/a.txt", "ä".encode())]
-
-
-def test_a_folder_without_text_is_an_error_with_a_cure(tmp_path):
-    for path in (tmp_path, tmp_path / "none"):
-        with pytest.raises(CorpusError) as caught:
-            list(directory_documents(path))
-        assert caught.value.cure
 
 
 # --- leaks ----------------------------------------------------------------------------------
