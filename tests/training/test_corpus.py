@@ -1,38 +1,30 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import random
+import itertools
+import json
+import subprocess
+import sys
 import sysconfig
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.training.nonsense import nonsense
+from training import corpus, shardfile
 from training.corpus import build, default_documents, load
-from training.documents import CorpusError, Documents
-from training.fingerprint import fingerprints, shared
+from training.documents import CorpusError
+from training.fingerprint import fingerprints
+from training.heldout import MIN_SHARED
 from training.layout import readable_files
-from training.leakscan import LeakError, found_in, leak_scan
-
-SYLLABLES = ["ba", "ko", "ti", "ru", "mel", "san", "dor", "vi", "que", "lop", "an", "er", "ist"]
-
-
-def _text(seed: int, size: int) -> bytes:
-    """Nonsense prose with lines, different for every seed."""
-    draw = random.Random(seed)
-    words: list[str] = []
-    total = 0
-    while total < size:
-        word = "".join(draw.choice(SYLLABLES) for _ in range(draw.randint(1, 4)))
-        words.append(word + ("\n" if draw.random() < 0.1 else " "))
-        total += len(words[-1])
-    return "".join(words)[:size].encode()
+from training.leakscan import LeakError, leak_scan
 
 
 @pytest.fixture(scope="module")
 def texts():
-    return [(f"{number:03}", _text(number, 6_000 + 40 * number)) for number in range(160)]
+    return [(f"{number:03}", nonsense(number, 6_000 + 40 * number)) for number in range(160)]
 
 
 @pytest.fixture(scope="module")
@@ -121,14 +113,14 @@ def test_the_train_split_is_capped(texts, tmp_path):
 
 def test_one_long_file_is_enough(tmp_path):
     manifest = build(
-        [("book.txt", _text(7, 2_000_000))], tmp_path, seed=1, folds=8, fold_bytes=16_384
+        [("book.txt", nonsense(7, 2_000_000))], tmp_path, seed=1, folds=8, fold_bytes=16_384
     )
     assert len(manifest.folds) == 8
     assert manifest.train[0].documents >= 8
 
 
 def test_characters_are_never_cut(tmp_path):
-    texts = [(str(n), ("äöü€ß" * 20 * (n + 9)).encode() + _text(n, 6000)) for n in range(90)]
+    texts = [(str(n), ("äöü€ß" * 20 * (n + 9)).encode() + nonsense(n, 6000)) for n in range(90)]
     manifest = build(texts, tmp_path, seed=1, folds=8, fold_bytes=9_001, dev_bytes=9_001)
     for ref in manifest:
         for document in load(tmp_path, ref):
@@ -137,7 +129,7 @@ def test_characters_are_never_cut(tmp_path):
 
 def test_too_little_text_is_an_error_with_a_cure(tmp_path):
     with pytest.raises(CorpusError, match="holdout folds") as caught:
-        build([("a", _text(1, 40_000))], tmp_path, seed=1)
+        build([("a", nonsense(1, 40_000))], tmp_path, seed=1)
     assert "more text" in caught.value.cure
     with pytest.raises(CorpusError):
         build([], tmp_path, seed=1)
@@ -154,6 +146,170 @@ def test_a_damaged_split_is_noticed(built, tmp_path):
         load(tmp_path, ref)
     with pytest.raises(CorpusError, match="cannot be read"):
         load(tmp_path, manifest.train[0])
+
+
+# --- more text than fits the pool -----------------------------------------------------------
+
+SMALL = {"folds": 8, "fold_bytes": 8_192, "dev_bytes": 8_192}
+
+
+class Stopped(Exception):
+    """Stands for whatever ends a build: a test raises it from the progress callback."""
+
+
+@pytest.fixture
+def streaming(monkeypatch):
+    """A pool of a sixth of the text, and shards of 300 kB."""
+    monkeypatch.setattr(corpus, "POOL_BYTES", 0)
+    monkeypatch.setattr(shardfile, "FULL_BYTES", 300_000)
+
+
+def twin(text: bytes) -> bytes:
+    """Much the same text, and no line alike."""
+    lines = text.split(b"\n")
+    lines[::9] = [b"something else altogether"] * len(lines[::9])
+    return b"\n    ".join(lines).upper()
+
+
+def held_out(out, manifest):
+    return [item for ref in (manifest.dev, *manifest.folds) for item in load(out, ref)]
+
+
+def test_text_is_streamed_past_what_is_held_out(texts, tmp_path, streaming):
+    twins = [(name + "b", twin(text)) for name, text in texts]
+    manifest = build(texts + twins, tmp_path, seed=1, **SMALL)
+    assert len(manifest.train) > 3
+    assert {path.name for path in tmp_path.iterdir()} == {ref.sha256.hex() for ref in manifest}
+    held = [fingerprints(item) for item in held_out(tmp_path, manifest)]
+    trained = [item for ref in manifest.train for item in load(tmp_path, ref)]
+    for document in trained:
+        mine = fingerprints(document)
+        assert max(np.isin(item, mine).sum() for item in held) < MIN_SHARED
+    lost = len(texts) + len(twins) - len(trained)
+    assert len(held) <= lost <= 2 * len(held) + 2  # what is held out, and its twins
+    every = np.concatenate(held)
+    assert len(np.unique(every)) > 0.98 * len(every)
+
+
+def test_exact_copies_in_a_stream_count_once(texts, tmp_path, streaming):
+    copies = [(name + "x", text.replace(b"\n", b"\r\n")) for name, text in texts]
+    once = build(texts, tmp_path, seed=1, **SMALL)
+    twice = build(texts + copies, tmp_path, seed=1, **SMALL)
+    assert twice == once
+
+
+def test_reading_stops_when_there_is_enough(tmp_path, streaming):
+    class Endless:
+        read = 0
+
+        def __iter__(self):
+            for number in itertools.count():
+                self.read += 1
+                yield str(number), nonsense(number, 5_000)
+
+    source = Endless()
+    seen = []
+    manifest = build(
+        source, tmp_path, seed=1, **SMALL, train_bytes=400_000,
+        progress=lambda *said: seen.append(said),
+    )  # fmt: skip
+    assert 396_000 <= sum(ref.text_bytes for ref in manifest.train) <= 400_000
+    assert source.read < 250
+    assert [stage for stage, _ in itertools.groupby(seen, lambda said: said[0])] == [
+        "reading", "writing train text",
+    ]  # fmt: skip
+    assert all(0 <= done <= total for _, done, total in seen)
+
+
+def test_what_the_sandbox_can_read_is_not_held_out(texts, tmp_path):
+    (tmp_path / "readable").write_bytes(b"\n".join(text for _, text in texts[:60]))
+    manifest = build(
+        texts, tmp_path / "out", seed=1, **SMALL, readable=lambda: [tmp_path / "readable"]
+    )
+    sealed = [load(tmp_path / "out", ref) for ref in (manifest.dev, *manifest.folds)]
+    leak_scan(sealed, [tmp_path / "readable"])
+    with pytest.raises(LeakError):
+        leak_scan([load(tmp_path / "out", ref) for ref in manifest.train], [tmp_path / "readable"])
+
+
+def test_an_interrupted_build_goes_on(texts, tmp_path, streaming):
+    whole = build(texts, tmp_path / "whole", seed=1, **SMALL)
+
+    def stop(stage, done, total):
+        if stage == "writing train text" and done > 550_000:
+            raise Stopped
+
+    out = tmp_path / "out"
+    with pytest.raises(Stopped):
+        build(texts, out, seed=1, **SMALL, progress=stop)
+    journal = (out / "train.journal").readnonsense()
+    assert journal.count("\n") == 3  # its head, and two shards
+    (out / "train.journal").writenonsense(journal + '{"sha256": "half a li')
+    made = {path: path.stat().st_ino for path in out.iterdir() if path.stat().st_size > 300_000}
+    assert len(made) == 2
+    assert build(texts, out, seed=1, **SMALL) == whole
+    assert all(path.stat().st_ino == inode for path, inode in made.items())
+    assert not (out / "train.journal").exists()
+
+
+@pytest.mark.parametrize("change", ["order", "shard", "size"])
+def test_another_text_or_a_damaged_shard_begins_anew(texts, tmp_path, streaming, change):
+    def stop(stage, done, total):
+        if stage == "writing train text" and done > 550_000:
+            raise Stopped
+
+    out = tmp_path / "out"
+    with pytest.raises(Stopped):
+        build(texts, out, seed=1, **SMALL, progress=stop)
+    given, sizes = list(texts), dict(SMALL)
+    if change == "order":
+        given = given[::-1]  # the same is held out, and train text comes in another order
+    elif change == "size":
+        sizes["train_bytes"] = 900_000
+    else:
+        name = json.loads((out / "train.journal").readnonsense().splitlines()[1])["sha256"]
+        (out / name).write_bytes(b"damaged")
+    found = build(given, out, seed=1, **sizes)
+    assert found == build(given, tmp_path / "fresh", seed=1, **sizes)
+    for ref in found:
+        load(out, ref)
+
+
+def test_after_a_kill_finished_shards_are_not_made_again(texts, tmp_path, streaming, monkeypatch):
+    monkeypatch.setattr(shardfile, "FULL_BYTES", 60_000)
+    program = (
+        "import sys, pathlib\n"
+        "from tests.training.nonsense import nonsense\n"
+        "from tests.training.test_corpus import SMALL\n"
+        "from training import corpus, shardfile\n"
+        "corpus.POOL_BYTES, shardfile.FULL_BYTES = 0, 60_000\n"
+        "texts = [(f'{n:03}', nonsense(n, 6_000 + 40 * n)) for n in range(160)]\n"
+        "corpus.build(texts, pathlib.Path(sys.argv[1]), seed=1, **SMALL)\n"
+    )
+    journal = tmp_path / "train.journal"
+    child = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)])
+    while not journal.exists() or journal.read_bytes().count(b"\n") < 2:
+        assert child.poll() is None
+        time.sleep(0.0005)
+    child.kill()
+    child.wait()
+    lines = journal.readnonsense().rpartition("\n")[0].splitlines()[1:]
+    made = [tmp_path / json.loads(line)["sha256"] for line in lines]
+    inodes = [path.stat().st_ino for path in made]
+    manifest = build(texts, tmp_path, seed=1, **SMALL)
+    assert [path.stat().st_ino for path in made] == inodes
+    assert [ref.sha256.hex() for ref in manifest.train[: len(made)]] == [p.name for p in made]
+    assert manifest == build(texts, tmp_path / "fresh", seed=1, **SMALL)
+
+
+def test_too_much_is_refused_before_anything_is_read(tmp_path):
+    def unread():
+        raise AssertionError
+        yield
+
+    for sizes in ({"train_bytes": 1 << 40}, {"folds": 513}, {"folds": 7}):
+        with pytest.raises(CorpusError):
+            build(unread(), tmp_path, seed=1, **sizes)
 
 
 # --- where text comes from ------------------------------------------------------------------
@@ -179,70 +335,3 @@ def test_the_default_corpus_makes_folds_enough(standard_library, tmp_path):
     assert manifest.train[0].text_bytes <= 8 << 20
     report = leak_scan([load(tmp_path, ref) for ref in manifest], readable_files())
     assert report.files > 100
-
-
-# --- leaks ----------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def sealed(texts):
-    return Documents([text for _, text in texts[:10]])
-
-
-def test_a_readable_tree_without_the_corpus_passes(sealed, texts, tmp_path):
-    for name, text in texts[10:30]:
-        (tmp_path / name).write_bytes(text)
-    report = leak_scan([sealed], [tmp_path])
-    assert report.files == 20
-    assert report.text_bytes == sum(len(text) for _, text in texts[10:30])
-
-
-@pytest.mark.parametrize(
-    "disguise",
-    [
-        lambda text: text,
-        lambda text: text.upper(),
-        lambda text: b"x = '''" + text.replace(b"\n", b"\n        ") + b"'''",
-        lambda text: b"\x00\xff\x03" * 500 + text + b"\x00" * 500,
-        lambda text: text[2000:4500],
-        lambda text: _text(999, 300_000) + text,
-    ],
-    ids=["whole", "upper-case", "indented", "in-a-binary", "a-passage", "at-a-chunks-end"],
-)
-def test_a_leak_is_found_and_the_file_named(sealed, texts, tmp_path, disguise):
-    (tmp_path / "harmless").write_bytes(texts[20][1])
-    leak = tmp_path / "sub" / "leak.bin"
-    leak.parent.mkdir()
-    leak.write_bytes(disguise(texts[4][1]))
-    with pytest.raises(LeakError) as caught:
-        leak_scan([sealed], [tmp_path])
-    assert caught.value.path == leak
-    assert str(leak) in str(caught.value)
-    assert caught.value.cure
-
-
-def test_links_and_special_files_do_not_stop_the_scan(sealed, tmp_path):
-    os.mkfifo(tmp_path / "pipe")
-    (tmp_path / "loop").symlink_to(tmp_path)
-    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
-    assert leak_scan([sealed], [tmp_path, tmp_path / "missing"]).text_bytes == 0
-
-
-def test_shared_passages_are_counted():
-    left, right = _text(1, 8_000), _text(2, 8_000)
-    both = left[:3_000] + b"\n" + right[3_000:]
-    pairs = {(a, b): n for a, b, n in shared([fingerprints(t) for t in (left, right, both)])}
-    assert (0, 1) not in pairs
-    assert pairs[0, 2] > 20
-    assert pairs[1, 2] > 30
-    assert shared([]) == []
-    assert len(fingerprints(b"too short")) == 0
-
-
-def test_documents_found_in_readable_files_are_named(texts, tmp_path):
-    (tmp_path / "one").write_bytes(texts[3][1][1000:2500])
-    (tmp_path / "two").write_bytes(texts[70][1] + texts[5][1])
-    documents = [text for _, text in texts[:10]]
-    assert found_in(documents, [tmp_path]) == {3, 5}
-    assert found_in(documents, []) == set()
-    assert found_in([], [tmp_path]) == set()
