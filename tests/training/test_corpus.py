@@ -242,9 +242,9 @@ def test_an_interrupted_build_goes_on(texts, tmp_path, streaming):
     out = tmp_path / "out"
     with pytest.raises(Stopped):
         build(texts, out, seed=1, **SMALL, progress=stop)
-    journal = (out / "train.journal").readnonsense()
+    journal = (out / "train.journal").read_text()
     assert journal.count("\n") == 3  # its head, and two shards
-    (out / "train.journal").writenonsense(journal + '{"sha256": "half a li')
+    (out / "train.journal").write_text(journal + '{"sha256": "half a li')
     made = {path: path.stat().st_ino for path in out.iterdir() if path.stat().st_size > 300_000}
     assert len(made) == 2
     assert build(texts, out, seed=1, **SMALL) == whole
@@ -267,7 +267,7 @@ def test_another_text_or_a_damaged_shard_begins_anew(texts, tmp_path, streaming,
     elif change == "size":
         sizes["train_bytes"] = 900_000
     else:
-        name = json.loads((out / "train.journal").readnonsense().splitlines()[1])["sha256"]
+        name = json.loads((out / "train.journal").read_text().splitlines()[1])["sha256"]
         (out / name).write_bytes(b"damaged")
     found = build(given, out, seed=1, **sizes)
     assert found == build(given, tmp_path / "fresh", seed=1, **sizes)
@@ -293,7 +293,7 @@ def test_after_a_kill_finished_shards_are_not_made_again(texts, tmp_path, stream
         time.sleep(0.0005)
     child.kill()
     child.wait()
-    lines = journal.readnonsense().rpartition("\n")[0].splitlines()[1:]
+    lines = journal.read_text().rpartition("\n")[0].splitlines()[1:]
     made = [tmp_path / json.loads(line)["sha256"] for line in lines]
     inodes = [path.stat().st_ino for path in made]
     manifest = build(texts, tmp_path, seed=1, **SMALL)
