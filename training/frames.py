@@ -19,7 +19,7 @@ vocabulary has at most 256 tokens, and two otherwise (``token_width``).
     shim -> trusted side
     HELLO    first frame; the kernel attaches the sender's process id to it
     READY    limits, filter and file lock are on; no candidate byte has been seen
-    BUILT    a = parameters; payload 32 bytes, SHA-256 of the initial weights
+    BUILT    a = parameters; payload 32 bytes, SHA-256 of the initial weights (scoring: zeros)
     REQUEST  a = batch_size, b = seq_len
     WEIGHTS  a = bytes; payload the trained weights
     LOADED   the weights fit the model

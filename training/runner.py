@@ -41,7 +41,7 @@ STATUSES: Final = frozenset(
 )
 """Every status of a run."""
 MAX_REFUSALS: Final = 1000
-PRESTARTED: Final = 3
+PRESTARTED: Final = 2
 GRACE_MS: Final = 5_000
 GRACE_SHARE: Final = 20
 """After a budget of time is spent there is a twentieth of it, or ``GRACE_MS``, to hand over the
@@ -103,11 +103,11 @@ def train(
     if len(code) > tier.max_code_bytes:
         return run.result("code_too_large", "the code is larger than the tier allows")
     stream = Stream(text, seed, tokenizer)
-    if tier.device != "cpu":
-        prestart(PRESTARTED, tier.device)  # one for this run; scoring finds the others ready
-        warm(tier.device)
     with Sandbox(limits_of(tier), cancel=cancel, nice=nice, trace=trace) as sandbox:
         run.startup_ms = sandbox.startup_ms
+        if tier.device != "cpu":  # scoring then finds two sandboxes ready, and this process awake
+            prestart(PRESTARTED, tier.device)
+            warm(tier.device)
         try:
             sandbox.start_candidate(
                 frames.MODE_TRAIN,
