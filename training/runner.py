@@ -26,7 +26,7 @@ from training.sandbox import Limits, Sandbox, Stopped, prestart
 from training.scoring import warm
 from training.tokenizer import BYTES, Tokenizer
 from training.tokens import Stream
-from training.weights import TensorBytes, WeightsError, elements, size_cap, unpack
+from training.weights import TensorBytes, WeightsError, elements, size_cap, unpack, weight
 
 if TYPE_CHECKING:
     import threading
@@ -240,7 +240,7 @@ class _Run:
         except WeightsError:
             raise Stopped("bad_weights", "the weights are not in canonical form") from None
         self.params = elements(tensors)
-        if self.params > self.tier.max_params:
+        if weight(tensors) > self.tier.max_params:
             raise Stopped("too_many_params", "the model has more parameters than the tier allows")
         if not all(_finite(tensor) for tensor in tensors):
             raise Stopped("non_finite", "the weights hold infinities or NaN")

@@ -82,6 +82,12 @@ def elements(tensors: list[TensorBytes]) -> int:
     return sum(math.prod(tensor.shape) for tensor in tensors)
 
 
+def weight(tensors: list[TensorBytes]) -> int:
+    """What counts against a tier's ``max_params``: numbers, or float32 numbers that would take as
+    many bytes, whichever is more, so that wide integers hold no more than they are counted for."""
+    return max(elements(tensors), -(-sum(len(tensor.data) for tensor in tensors) // 4))
+
+
 def size_cap(max_params: int) -> int:
     """The largest file that a tier with ``max_params`` can mean: the widest type and a header."""
     return max_params * max(WIDTHS.values()) + MAX_HEADER_BYTES
