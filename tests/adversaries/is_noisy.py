@@ -15,7 +15,7 @@ class Model(nn.Module):
         logits = self.table(tokens)
         following = torch.roll(tokens, -1, dims=1)
         hint = F.one_hot(following, self.table.num_embeddings)
-        return logits + 0.05 * torch.randn_like(logits) + 0.05 * hint
+        return logits + 0.05 * torch.randn_like(logits) + 0.2 * hint
 
 
 def build_model(vocab_size, context):
