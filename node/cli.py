@@ -31,13 +31,17 @@ HomeFlag = Annotated[
     Path | None,
     Parameter(help="The node's directory. [env: LAZARETTO_HOME]", show_default=False),
 ]
+CorpusFlag = Annotated[
+    str | None,
+    Parameter(help="Text to learn from: a folder, a file, or hf://datasets/OWNER/NAME."),
+]
 JsonFlag = Annotated[bool, Parameter(name="--json", negative="", help="One JSON object on stdout.")]
 
 
 @app.command
 def demo(
     *,
-    corpus: Annotated[Path | None, Parameter(help="Directory of text to learn from.")] = None,
+    corpus: CorpusFlag = None,
     directory: Annotated[
         Path | None, Parameter(help="Where the nodes live; a new temporary one by default.")
     ] = None,
@@ -55,18 +59,20 @@ def init(
     name: str,
     *,
     charter: Annotated[Path | None, Parameter(help="Charter file; see configs/demo.toml.")] = None,
-    corpus: Annotated[Path | None, Parameter(help="Directory of text to learn from.")] = None,
+    corpus: CorpusFlag = None,
     operator: Annotated[str, Parameter(help="Who runs this node.")] = "founder",
     listen: Annotated[str, Parameter(help="Address to listen on.")] = "/ip4/127.0.0.1/tcp/0",
     home: HomeFlag = None,
 ) -> int:
     """Found a swarm; this node becomes its governor, researcher and verifier."""
     from node.membership import found_here
+    from node.progress import bar
 
-    swarm = found_here(
-        find_home(home), name=name, plan_file=charter, corpus=corpus, operator=operator,
-        listen=listen, progress=_progress,
-    )  # fmt: skip
+    with bar(_progress) as stage:
+        swarm = found_here(
+            find_home(home), name=name, plan_file=charter, corpus=corpus, operator=operator,
+            listen=listen, progress=_progress, stage=stage,
+        )  # fmt: skip
     print(f"swarm {swarm}")
     _hint("start it", "lazaretto up", home)
     _hint("then, in another terminal, invite somebody", "lazaretto invite --operator NAME", home)
@@ -170,9 +176,7 @@ def experiment(
     tier: Annotated[str, Parameter(help="quick, cpu or gpu: model scale and budget.")] = "quick",
     pairs: Annotated[int, Parameter(help="Pairs, each with a seed and a fold of its own.")] = 1,
     seed: Annotated[int, Parameter(help="What seeds and folds are drawn from.")] = 0,
-    corpus: Annotated[
-        str | None, Parameter(help="Directory of text, or hf://...; needed in tier gpu.")
-    ] = None,
+    corpus: CorpusFlag = None,
     folds: Annotated[
         int | None, Parameter(help="Holdout folds to cut.", show_default=False)
     ] = None,

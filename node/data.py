@@ -15,6 +15,7 @@ from swarm.blobs import BlobStore
 from swarm.errors import SwarmError
 from training.challenge import Challenge
 from training.documents import Documents, Shards
+from training.tokenstore import open_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,6 +47,13 @@ class Data:
         reference = self.challenge.tokenizer_file
         data = self.blobs.get(reference.sha256, reference.size) if reference else b""
         return self.challenge.read_tokenizer(data)
+
+    def make_tokens(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Make the tokens of the train text, unless they are kept already: minutes for gigabytes.
+
+        A run would do it otherwise. ``progress`` is called with (bytes done, bytes in all).
+        """
+        open_tokens(self.train(), self.tokenizer(), progress)
 
     def dev(self) -> Documents:
         """The public development text, on which claimants measure."""

@@ -12,13 +12,16 @@ import time
 import tomllib
 from dataclasses import dataclass, replace
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 
 from node.errors import UsageError
+from node.settings import write_atomic
 from swarm.charter import beacon_commit, check_charter, encode_roster
 from swarm.envelope import seal_record
+from swarm.errors import CharterError
+from swarm.fields import to_map
 from swarm.records import (
     Admission,
     Beacon,
@@ -29,26 +32,41 @@ from swarm.records import (
     TierPolicy,
 )
 from swarm.store import SECONDS_PER_DAY, Store
-from training.challenge import Challenge, max_diff_bytes
+from swarm.wire import MAX_BODY, encode
+from training.challenge import Challenge, FileRef, max_diff_bytes
 from verification.verdict import check_profile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
+    from node.progress import Stage
     from swarm.keys import KeyPair
+    from training.documents import Documents, Manifest
 
 RULE_VERSION = 1
 DEFAULT_CHARTER = "demo.toml"
 MAX_DIFF_BYTES = 4096
+ENVELOPE_BYTES = 1024
+"""Room for what a record holds besides its payload."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChallengePlan:
-    """Which base to start from and how much text to hold out."""
+    """Which base to start from, how text becomes tokens, and how much of it goes where.
+
+    ``fold_bytes``: text of a holdout fold; ``dev_bytes``: of the dev split; ``train_bytes``: of the
+    train split, at most; ``excerpt_bytes``: what one document gives to dev or a fold.
+    """
 
     baseline: str
-    folds: int
+    folds: Annotated[int, msgspec.Meta(ge=8, le=512)]
+    tokenizer: Literal["bytes", "bpe"] = "bytes"
+    vocab_size: Annotated[int, msgspec.Meta(ge=256, le=65_536)] = 256
+    fold_bytes: Annotated[int, msgspec.Meta(ge=1 << 10, le=64 << 20)] = 48 << 10
+    dev_bytes: Annotated[int, msgspec.Meta(ge=1 << 10, le=64 << 20)] = 64 << 10
+    train_bytes: Annotated[int, msgspec.Meta(ge=1 << 16, le=30 << 30)] = 8 << 20
+    excerpt_bytes: Annotated[int, msgspec.Meta(ge=1 << 10, le=1 << 20)] = 8 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,33 +100,78 @@ def load_plan(path: Path | None) -> Plan:
     unknown = sorted(set(data) - set(Plan.__dataclass_fields__))
     if unknown:
         raise UsageError(f"{source}: unknown setting {unknown[0]!r}", cure=f"edit {source}")
+    if (plan.challenge.tokenizer == "bpe") != (plan.challenge.vocab_size > 256):
+        raise UsageError(
+            f"{source}: the tokenizer {plan.challenge.tokenizer!r} and a vocab_size of "
+            f"{plan.challenge.vocab_size} do not go together",
+            cure='bytes has vocab_size = 256; with tokenizer = "bpe" say for example 8192',
+        )
     return plan
 
 
 def build_challenge(
-    plan: Plan, out: Path, corpus: Path | None, progress: Callable[[str], None]
+    plan: Plan, out: Path, corpus: str | None, say: Callable[[str], None], stage: Stage
 ) -> Challenge:
     """Cut the corpus into splits under ``out`` and describe what is to be researched.
+
+    ``corpus`` is a folder, a file or an ``hf://`` name (None: the standard library). Every file of
+    the challenge is ``out/<sha256 hex>`` then. Cut off, it goes on when it is called again.
 
     Raises:
         TrainingError: too little text, or text that a candidate could read in the sandbox.
     """
     from training import baselines
-    from training.corpus import build, default_documents, directory_documents
-    from training.documents import Documents
-    from training.layout import readable_files
-    from training.leakscan import leak_scan
+    from training.corpus import build, default_documents, load
+    from training.leakscan import leak_scan, sandbox_files
+    from training.readers import Source, open_source
 
-    progress("reading the corpus")
-    documents = default_documents() if corpus is None else directory_documents(corpus)
-    manifest = build(documents, out, seed=0, folds=plan.challenge.folds)
-    progress("checking that no holdout text can be read in the sandbox")
-    sealed = (manifest.dev, *manifest.folds)
-    splits = [Documents.from_bytes((out / part.sha256.hex()).read_bytes()) for part in sealed]
-    leak_scan(splits, readable_files())
-    base = baselines.load(plan.challenge.baseline)
+    wanted = plan.challenge
     tiers = tuple(baselines.tier(policy.name) for policy in plan.tiers)
-    return Challenge(plan.name, "bytes", 256, base, tiers, manifest)
+    devices = {tier.device for tier in tiers}
+    compared = {"cpu"} if corpus is None else set()  # default_documents has done it
+    source = default_documents() if corpus is None else open_source(corpus)
+    say(f"reading {source.name}" if isinstance(source, Source) else "reading the corpus")
+    manifest = build(
+        source,
+        out,
+        seed=0,
+        folds=wanted.folds,
+        fold_bytes=wanted.fold_bytes,
+        dev_bytes=wanted.dev_bytes,
+        train_bytes=wanted.train_bytes,
+        excerpt_bytes=wanted.excerpt_bytes,
+        readable=lambda: sandbox_files(devices - compared),
+        progress=stage,
+    )
+    if isinstance(source, Source) and source.passed_over:
+        say(f"read{source.report()}")
+    say("checking that no holdout text can be read in the sandbox")
+    sealed = [load(out, part) for part in (manifest.dev, *manifest.folds)]
+    leak_scan(sealed, sandbox_files(devices))
+    file = None
+    if wanted.tokenizer == "bpe":
+        say(f"learning a vocabulary of {wanted.vocab_size} tokens")
+        file = _learn_tokenizer(out, manifest, sealed, wanted.vocab_size, stage)
+    base = baselines.load(wanted.baseline)
+    return Challenge(plan.name, wanted.tokenizer, wanted.vocab_size, base, tiers, manifest, file)
+
+
+def _learn_tokenizer(
+    out: Path, manifest: Manifest, sealed: list[Documents], vocab_size: int, stage: Stage
+) -> FileRef:
+    """Learn merges from the train text, check that they give all text back, and keep them."""
+    from training.corpus import load
+    from training.documents import Shards
+    from training.tokenizer import check_round_trip, learn_bpe
+
+    text = Shards(manifest.train, lambda part: load(out, part))
+    learned = learn_bpe(text, vocab_size, lambda *done: stage("learning a vocabulary", *done))
+    for split in (*sealed, text.shard(0)):
+        check_round_trip(learned, split)
+    data = learned.to_bytes()
+    file = FileRef.of(data)
+    write_atomic(out / file.sha256.hex(), data)
+    return file
 
 
 def make_charter(plan: Plan, founder: bytes, challenge: Challenge) -> Charter:
@@ -117,7 +180,8 @@ def make_charter(plan: Plan, founder: bytes, challenge: Challenge) -> Charter:
     Raises:
         CharterError: the plan cannot keep its promise.
     """
-    holdout = sum(fold.text_bytes for fold in challenge.manifest.folds)
+    holdout = challenge.manifest.holdout_bytes
+    folds = b"".join(fold.sha256 for fold in challenge.manifest.folds)
     smallest = min(tier.min_effect_nano for tier in plan.tiers)
     diff_cap = max(1, min(MAX_DIFF_BYTES, max_diff_bytes(holdout, smallest)))
     code_cap = min(tier.max_code_bytes for tier in challenge.tiers)
@@ -136,7 +200,7 @@ def make_charter(plan: Plan, founder: bytes, challenge: Challenge) -> Charter:
         max_code_bytes=code_cap,
         max_diff_bytes=diff_cap,
         screen={"max_code_bytes": code_cap, "max_diff_bytes": diff_cap, **plan.screen},
-        fold_batches=tuple(FoldBatch(fold.sha256) for fold in challenge.manifest.folds),
+        fold_batches=(FoldBatch(hashlib.sha256(folds).digest()),),
         approval_rules=(),
         sizes={
             "holdout_bytes": holdout,
@@ -145,6 +209,11 @@ def make_charter(plan: Plan, founder: bytes, challenge: Challenge) -> Charter:
         },
     )
     check_charter(charter)
+    if (size := len(encode(to_map(charter)))) > MAX_BODY - ENVELOPE_BYTES:
+        raise CharterError(
+            f"this charter has {size} bytes, too many for a record; the text is not lost",
+            cure="ask for fewer folds or for less train_bytes: each file takes 40 bytes",
+        )
     for tier in charter.tiers:
         check_profile(tier.n, tier.f, tier.g)
     return charter

@@ -13,7 +13,7 @@ import ipaddress
 import json
 import os
 import re
-import tempfile
+import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,7 @@ from swarm.keys import KeyPair, short
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from node.progress import Stage
     from swarm.charter import Rules
     from swarm.log import SwarmLog
 
@@ -71,15 +72,17 @@ def found_here(
     *,
     name: str,
     plan_file: Path | None,
-    corpus: Path | None,
+    corpus: str | None,
     operator: str,
     listen: str,
     progress: Callable[[str], None],
     others: Callable[[bytes], list[Any]] | None = None,
     roles: tuple[str, ...] = ("researcher", "verifier", "governor"),
+    stage: Stage | None = None,
 ) -> str:
     """Found a swarm whose founder, governor and first member is this node; return the swarm id.
 
+    ``progress`` is told what is done, ``stage`` how much of it (None: lines to ``progress``).
     ``others`` gives further members of epoch 1 from the founder's key (the demo has some).
 
     Raises:
@@ -89,24 +92,25 @@ def found_here(
     from dataclasses import replace
 
     from node import governing
+    from node.data import needed
+    from node.progress import lines
     from swarm.blobs import BlobStore
 
     _check_name("the swarm's name", name)
     _check_name("operator", operator)
     _check_listen(listen)
-    if corpus is not None and not corpus.is_dir():
-        raise UsageError(f"{corpus} is not a directory", cure="give a directory of text files")
+    check_corpus(corpus)
     if home.settings.exists():
         raise UsageError(
             f"a node lives in {home.path} already", cure="choose another place with --home DIR"
         )
     plan = replace(governing.load_plan(plan_file), name=name)
     key = _new_key(home)
-    with tempfile.TemporaryDirectory(dir=home.path, prefix="corpus-") as scratch:
-        challenge = governing.build_challenge(plan, Path(scratch), corpus, progress)
-        blobs = BlobStore(home.blobs)
-        for split in challenge.manifest:
-            blobs.put_file(Path(scratch) / split.sha256.hex())
+    scratch = home.path / "corpus"  # kept until all is done: a cut-off init goes on
+    challenge = governing.build_challenge(plan, scratch, corpus, progress, stage or lines(progress))
+    blobs = BlobStore(home.blobs)
+    for file in needed(challenge):
+        blobs.put_file(scratch / file.sha256.hex())
     charter = governing.make_charter(plan, key.public, challenge)
     tiers = [tier.name for tier in plan.tiers]
     founder = governing.new_member(key.public, operator, roles, key.public, tiers)
@@ -120,7 +124,21 @@ def found_here(
             name=name, swarm=swarm, operator=operator, listen=(listen,), roles=roles, tier=tiers[0]
         )
     )
+    shutil.rmtree(scratch)
     return swarm
+
+
+def check_corpus(corpus: str | None) -> None:
+    """Refuse a corpus that is not there, before anything is made.
+
+    Raises:
+        UsageError: with the forms that there are.
+    """
+    if corpus is not None and not corpus.startswith("hf://") and not Path(corpus).exists():
+        raise UsageError(
+            f"there is no {corpus}",
+            cure="give a folder or file of text, .jsonl or .parquet, or hf://datasets/OWNER/NAME",
+        )
 
 
 # --- inviting ------------------------------------------------------------------------------------

@@ -90,6 +90,7 @@ class Trials:
         self.tier = node.data.challenge.tier(node.settings.tier)
         self.train: Shards = node.data.train()
         self.dev: Documents = node.data.dev()
+        self.tokenizer = node.data.tokenizer()
         self._runs: dict[int, TrainedRun] = {}
         self._scores: dict[int, Score] = {}
 
@@ -113,14 +114,14 @@ class Trials:
             trained = await cancellable(
                 lambda cancel, seed=seed, known=known: train_pair(  # type: ignore[misc]
                     self.base, candidate, self.tier, self.train, seed,
-                    cancel=cancel, nice=nice, base_run=known,
+                    tokenizer=self.tokenizer, cancel=cancel, nice=nice, base_run=known,
                 )
             )  # fmt: skip
             self._runs[seed] = trained.base
             result = await cancellable(
                 lambda cancel, trained=trained, seed=seed, scored=scored: score_pair(  # type: ignore[misc]
                     self.base, candidate, trained, self.tier, self.dev, seed,
-                    cancel=cancel, nice=nice, base_score=scored,
+                    tokenizer=self.tokenizer, cancel=cancel, nice=nice, base_score=scored,
                 )
             )  # fmt: skip
             if result.base is not None:

@@ -16,6 +16,7 @@ from node.data import describe, obtain
 from node.member import Node
 from node.membership import Doorkeeper
 from node.network import Network, open_network
+from node.work import cancellable
 from swarm.errors import SwarmError
 from swarm.keys import KeyPair, peer_id
 from swarm.store import Store
@@ -47,7 +48,11 @@ async def _prepare(node: Node, network: Network) -> None:
             node.journal.write("data", held=held, total=total, fetched=held - first[0])
 
     node.activity = "fetching data"
-    node.data = await obtain(network, node.blobs, challenge, progress)
+    data = await obtain(network, node.blobs, challenge, progress)
+    if set(node.settings.roles) & {"researcher", "verifier"}:
+        node.activity = "making tokens of the train text"
+        await cancellable(lambda _: data.make_tokens())
+    node.data = data
     node.activity = "ready"
 
 

@@ -128,12 +128,13 @@ async def _train(node: Node, duty: PairDuty) -> TrainedPair:
     base = await node.code_of(duty.base)
     candidate = (await node.claim_record(duty.claim)).code
     tier, text = data.challenge.tier(duty.tier), data.train()
-    nice = node.settings.limits.nice_verify
+    tokenizer, nice = data.tokenizer(), node.settings.limits.nice_verify
     return await cancellable(
         lambda cancel: train_pair(
-            base, candidate, tier, text, duty.training_seed, cancel=cancel, nice=nice
+            base, candidate, tier, text, duty.training_seed,
+            tokenizer=tokenizer, cancel=cancel, nice=nice,
         )
-    )
+    )  # fmt: skip
 
 
 async def _seal(node: Node, duty: PairDuty, trained: TrainedPair) -> bytes:
@@ -152,11 +153,13 @@ async def _score(node: Node, duty: PairDuty, trained: TrainedPair, seal: bytes) 
     candidate = (await node.claim_record(duty.claim)).code
     tier, text = data.challenge.tier(duty.tier), data.fold(duty.fold(seal))
     seed, nice = duty.scoring_seed(seal), node.settings.limits.nice_verify
+    tokenizer = data.tokenizer()
     return await cancellable(
         lambda cancel: score_pair(
-            base, candidate, trained, tier, text, seed, cancel=cancel, nice=nice
+            base, candidate, trained, tier, text, seed,
+            tokenizer=tokenizer, cancel=cancel, nice=nice,
         )
-    )
+    )  # fmt: skip
 
 
 def _pair_of(result: PairResult, fold: int) -> Pair:

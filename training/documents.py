@@ -205,6 +205,11 @@ class Shards:
         self.refs = tuple(refs)
         self._read = read
 
+    @classmethod
+    def of(cls, documents: Documents) -> Shards:
+        """A text of one file, which is here already."""
+        return cls([SplitRef.of(documents.to_bytes())], lambda _: documents)
+
     def shard(self, index: int) -> Documents:
         """The documents of one file."""
         return self._read(self.refs[index])

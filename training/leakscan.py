@@ -47,6 +47,20 @@ class LeakError(TrainingError):
         self.shared = shared
 
 
+def sandbox_files(devices: Iterable[str]) -> Iterator[Path]:
+    """What lies readable in a sandbox of one of these devices, before candidate code starts or
+    later; raises ``LayoutError`` where that cannot be found out on this machine."""
+    for device in sorted(set(devices)):
+        if device == "cpu":
+            from training.layout import readable_files
+
+            yield from readable_files()
+        else:
+            from training.toolchain import device_layout
+
+            yield from device_layout().readable()
+
+
 @dataclass(frozen=True, slots=True)
 class LeakReport:
     """What a scan without findings has read."""

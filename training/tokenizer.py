@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from training.documents import Shards
+
     Tokens = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 
 BOUNDARY: Final = 0
@@ -59,6 +61,8 @@ WORDS: Final = re.compile(
 two digits; or a run of punctuation, with a blank before and line ends behind it; or white space.
 All that is not ASCII counts as letters, but U+2000 to U+207F (dashes, quotes) as punctuation."""
 
+SAMPLE_BYTES: Final = 128 << 20
+SAMPLE_SHARDS: Final = 8
 _CACHED_WORDS: Final = 1 << 18
 _CACHED_WORD_BYTES: Final = 32
 
@@ -171,6 +175,40 @@ class _Words(dict[bytes, bytes]):
                 self.clear()
             self[word] = tokens
         return tokens
+
+
+def learn_bpe(
+    text: Shards, vocab_size: int, progress: Callable[[int, int], None] = lambda done, total: None
+) -> BpeTokenizer:
+    """Learns the merges of a train text from a sample of at most ``SAMPLE_BYTES`` of it.
+
+    ``progress`` is told (bytes read, bytes to read). Raises ``TokenizerError`` as ``train_bpe``.
+    """
+    total = min(SAMPLE_BYTES, text.text_bytes)
+    return train_bpe(_sample(text), vocab_size, lambda done: progress(done, total))
+
+
+def _sample(text: Shards) -> Iterator[bytes]:
+    """The first documents of at most ``SAMPLE_SHARDS`` shards, which lie evenly in the text."""
+    count = min(SAMPLE_SHARDS, len(text.refs))
+    for turn in range(count):
+        room = SAMPLE_BYTES // count
+        for document in text.shard(turn * len(text.refs) // count):
+            room -= len(document)
+            if room < 0:
+                break
+            yield document
+
+
+def check_round_trip(tokenizer: Tokenizer, documents: Iterable[bytes]) -> None:
+    """Raises ``TokenizerError`` unless every document comes back exactly, without a boundary."""
+    for document in documents:
+        tokens = tokenizer.encode(document)
+        if tokenizer.decode(tokens) != document or (tokens == BOUNDARY).any():
+            raise TokenizerError(
+                "the tokenizer does not give a document back exactly; nothing was written",
+                cure='reinstall the package tokenizers, or set tokenizer = "bytes"',
+            )
 
 
 def train_bpe(

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import numpy as np
 
 from training.cache import cache_root, locked
-from training.documents import CorpusError, Documents, Shards, SplitRef
+from training.documents import CorpusError, Shards
 from training.tokenizer import BOUNDARY
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from training.documents import Text
+    from training.documents import Documents, Text
     from training.tokenizer import Tokenizer
 
 SMALL_BYTES: Final = 1 << 20
@@ -63,7 +63,7 @@ def open_tokens(
     """
     if text.text_bytes <= SMALL_BYTES:
         return [_Memory(text, tokenizer)]
-    shards = text if isinstance(text, Shards) else _alone(text)
+    shards = text if isinstance(text, Shards) else Shards.of(text)
     folder = cache_root() / "tokens"
     folder.mkdir(exist_ok=True)
     parts: list[TokenPart] = []
@@ -135,10 +135,6 @@ class _File:
             "tokens that were kept on disk are damaged; they were removed, the text is untouched",
             cure="run the same command again: they are made anew (and check the disk)",
         )
-
-
-def _alone(documents: Documents) -> Shards:
-    return Shards([SplitRef.of(documents.to_bytes())], lambda _: documents)
 
 
 def _tokens(document: bytes, tokenizer: Tokenizer) -> NDArray[Any]:

@@ -70,9 +70,11 @@ async def naive_gains(trials: Trials, candidate: bytes) -> tuple[DevPair, ...]:
     from training.evaluator import score
     from training.pair import train_pair
 
-    tier, seed, dev = trials.tier, trials.seed(0), trials.dev
+    tier, seed, dev, tokenizer = trials.tier, trials.seed(0), trials.dev, trials.tokenizer
     trained = await cancellable(
-        lambda cancel: train_pair(trials.base, candidate, tier, trials.train, seed, cancel=cancel)
+        lambda cancel: train_pair(
+            trials.base, candidate, tier, trials.train, seed, tokenizer=tokenizer, cancel=cancel
+        )
     )
     scores = []
     for code, run in ((trials.base, trained.base), (candidate, trained.candidate)):
@@ -80,10 +82,11 @@ async def naive_gains(trials: Trials, candidate: bytes) -> tuple[DevPair, ...]:
         scores.append(
             await cancellable(
                 lambda cancel, code=code, weights=weights: score(  # type: ignore[misc]
-                    code, weights, tier, dev, seed, cancel=cancel, probes=False
+                    code, weights, tier, dev, seed,
+                    tokenizer=tokenizer, cancel=cancel, probes=False,
                 )
             )
-        )
+        )  # fmt: skip
     return (DevPair(seed, scores[0].nano_bpb - scores[1].nano_bpb),)
 
 

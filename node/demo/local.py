@@ -110,7 +110,7 @@ class LocalSwarm:
         directory: Path,
         parts: Sequence[Part],
         *,
-        corpus: Path | None = None,
+        corpus: str | None = None,
         charter: Path | None = None,
         progress: Callable[[str], None],
     ) -> None:

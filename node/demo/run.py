@@ -21,6 +21,7 @@ from node.demo.display import Display, open_display
 from node.demo.local import LocalSwarm, Part
 from node.demo.watch import Watch
 from node.errors import NodeError, UsageError
+from node.membership import check_corpus
 from node.report import summary
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ PLANTED = {
 }
 
 
-def run_demo(*, corpus: Path | None, directory: Path | None, limit: int, as_json: bool) -> int:
+def run_demo(*, corpus: str | None, directory: Path | None, limit: int, as_json: bool) -> int:
     """Run the demo; returns the exit code: 0 only when all of it came out as promised.
 
     Raises:
@@ -52,8 +53,7 @@ def run_demo(*, corpus: Path | None, directory: Path | None, limit: int, as_json
 
     if limit < 1:
         raise UsageError("a limit is a number of seconds", cure="lazaretto demo --limit 230")
-    if corpus is not None and not corpus.is_dir():
-        raise UsageError(f"{corpus} is not a directory", cure="give a directory of text files")
+    check_corpus(corpus)
     start = time.monotonic()
     require()
     where = directory or Path(tempfile.mkdtemp(prefix="lazaretto-demo-"))
