@@ -296,12 +296,12 @@ class Bench:
 
     def _worth(self, program: Program, ratio: int) -> tuple[str, str]:
         """What a better score is worth: nothing, at too high a cost or with too large a diff."""
-        if ratio > self.tier.max_cost_ratio_milli:
-            return "too_costly", "it took more CPU time than a claim may"
         if "screened" in program.held:
             reasons = screen(program.twin_code, program.code, ScreenRules()).reasons
             if reasons:
                 return "screened", ", ".join(reasons).replace("_", " ")
+        if ratio > self.tier.max_cost_ratio_milli:
+            return "too_costly", "it took more CPU time than a claim may"
         return "gained", "better than its honest twin"
 
 
