@@ -60,7 +60,7 @@ def texts() -> tuple[Documents, Documents]:
 
 
 def plain(code: bytes, tier: TierSpec, text: Documents, fold: Documents, seed: int) -> Side:
-    """Trains and scores in this process, which has imported torch: no sandbox, pipe, seal, probe."""
+    """Trains and scores in this process, torch imported: no sandbox, pipe, seal or probe."""
     import torch
 
     threads = torch.get_num_threads()
@@ -171,7 +171,8 @@ def tier_rows(name: str, mark: str) -> Iterator[Row]:
         f"{name}: harness share of everything",
         f"{100 * share['wall']:.1f} % of wall time",
         f"start, train, seal, score {fold.text_bytes >> 10} KiB with all probes: "
-        f"{median('sealed', 'wall'):.2f} s; plain train and score: {median('plain', 'wall'):.2f} s; "
+        f"{median('sealed', 'wall'):.2f} s; "
+        f"plain train and score: {median('plain', 'wall'):.2f} s; "
         f"of CPU time {100 * share['cpu']:.1f} % (cells had imported torch, as between runs)",
         mark,
     )
