@@ -16,7 +16,6 @@ import contextlib
 import hashlib
 import os
 import shutil
-import tempfile
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,15 +24,16 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 import training
-from node.errors import UsageError
+from node.progress import lines
 from node.runs import experiments_root
-from node.settings import write_atomic
+from node.settings import check_corpus, write_atomic
 from training.cache import locked
-from training.corpus import CorpusError, build, default_documents, directory_documents, load
-from training.documents import Documents, Manifest, Shards
-from training.fingerprint import COMMON
-from training.leakscan import found_in, leak_scan
-from training.tokenizer import BYTES, BpeTokenizer, Tokenizer
+from training.corpus import build, default_documents, load
+from training.documents import CorpusError, Documents, Manifest, Shards
+from training.layout import hidden_stdlib
+from training.leakscan import leak_scan, sandbox_files
+from training.readers import Local, Source, open_source
+from training.tokenizer import BYTES, BpeTokenizer, Tokenizer, learn_bpe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -47,7 +47,10 @@ KEEP_DAYS: Final = 14
 KEEP_MOST: Final = 6
 _MANIFEST: Final = "manifest"
 _TOKENIZER: Final = "tokenizer"
-_MODULES: Final = ("corpus", "documents", "fingerprint", "leakscan", "tokenizer")
+_MODULES: Final = (
+    "corpus", "documents", "fingerprint", "heldout", "leakscan", "readers", "shardfile",
+    "tokenizer",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +97,17 @@ class Corpus:
 
 
 def prepare(source: str | None, shape: Shape, tell: Callable[[str], None]) -> Corpus:
-    """The corpus of ``source`` (a folder; None: the standard library), built if it is not kept.
+    """The corpus of ``source`` (a folder, a file or an ``hf://`` name; None: the standard library),
+    built if it is not kept. A build that was cut off goes on.
 
     Raises UsageError where the source cannot be had, and TrainingError for too little text or text
     that a candidate could read in the sandbox.
     """
+    check_corpus(source)
     root = experiments_root() / "corpora"
     root.mkdir(exist_ok=True)
-    listing = list(_listing(_roots(source)))
+    given = None if source is None else open_source(source)
+    listing = list(_listing(given))
     shape = _fitting(shape, listing)
     folder = root / _key(listing, shape)
     name = source or "the standard library"
@@ -111,40 +117,34 @@ def prepare(source: str | None, shape: Shape, tell: Callable[[str], None]) -> Co
             os.utime(folder)
             return corpus
         shutil.rmtree(folder, ignore_errors=True)
-        _forget(root)
-        with tempfile.TemporaryDirectory(dir=root, prefix=".building-") as scratch:
-            built = Path(scratch) / "built"
-            _build(source, shape, built, tell)
-            os.rename(built, folder)
+        building = root / f".building-{folder.name}"
+        _forget(root, building)
+        _build(given, shape, building, tell)
+        os.rename(building, folder)
     corpus = _open(name, folder)
     assert corpus is not None
     return corpus
 
 
-def _build(source: str | None, shape: Shape, out: Path, tell: Callable[[str], None]) -> None:
-    tell("reading the corpus (kept for next time)")
-    if source is None:
-        documents = list(default_documents())
-    else:
-        documents = list(directory_documents(Path(source)))
-        tell("leaving out what can be read in the sandbox")
-        texts = [text for _, text in documents]
-        known = found_in(texts, _readable(shape.device), common=COMMON)
-        documents = [item for index, item in enumerate(documents) if index not in known]
-        tell(f"{len(known):,} documents left out, {len(documents):,} kept")
+def _build(source: Source | None, shape: Shape, out: Path, tell: Callable[[str], None]) -> None:
+    tell(f"reading {source.name if source else 'the corpus'} (kept for next time)")
+    # of the standard library only what no sandbox on cpu can read is read at all
+    compared = {shape.device} - ({"cpu"} if source is None else set())
     manifest = build(
-        documents, out, seed=SEED, folds=shape.folds, fold_bytes=shape.fold_bytes,
-        train_bytes=shape.train_bytes, excerpt_bytes=shape.excerpt_bytes,
+        default_documents() if source is None else source, out, seed=SEED, folds=shape.folds,
+        fold_bytes=shape.fold_bytes, train_bytes=shape.train_bytes,
+        excerpt_bytes=shape.excerpt_bytes, readable=lambda: sandbox_files(compared),
+        progress=lines(tell),
     )  # fmt: skip
+    if source is not None and source.passed_over:
+        tell(f"read{source.report()}")
     if source is None:
         tell("checking that no holdout text can be read in the sandbox")
-        leak_scan([load(out, fold) for fold in manifest.folds], _readable(shape.device))
+        leak_scan([load(out, fold) for fold in manifest.folds], sandbox_files({shape.device}))
     if shape.vocab_size != BYTES.vocab_size:
-        from training.tokenizer import train_bpe
-
         tell(f"learning a vocabulary of {shape.vocab_size} tokens")
         text = Shards(manifest.train, lambda ref: load(out, ref))
-        write_atomic(out / _TOKENIZER, train_bpe(text, shape.vocab_size).to_bytes())
+        write_atomic(out / _TOKENIZER, learn_bpe(text, shape.vocab_size).to_bytes())
     write_atomic(out / _MANIFEST, msgspec.msgpack.encode(manifest.to_map()))
 
 
@@ -157,30 +157,6 @@ def _open(name: str, folder: Path) -> Corpus | None:
     except (OSError, msgspec.MsgspecError, training.errors.TrainingError):
         return None
     return Corpus(name, folder, manifest, tokenizer)
-
-
-def _readable(device: str) -> Iterator[Path]:
-    """What lies readable in a sandbox of this device, when candidate code starts or later."""
-    if device == "cpu":
-        from training.layout import readable_files
-
-        return readable_files()
-    from training.toolchain import device_layout
-
-    return device_layout().readable()
-
-
-def _roots(source: str | None) -> list[Path]:
-    if source is None:
-        from training.layout import hidden_stdlib
-
-        return list(hidden_stdlib())
-    root = Path(source).absolute()
-    if not root.exists():
-        raise UsageError(
-            f"there is no {source}", cure="name a folder of text: --corpus DIR (or leave it)"
-        )
-    return [root]
 
 
 def _fitting(shape: Shape, listing: list[Entry]) -> Shape:
@@ -200,8 +176,16 @@ def _key(listing: list[Entry], shape: Shape) -> str:
     return digest.hexdigest()[:32]
 
 
-def _listing(roots: list[Path]) -> Iterator[Entry]:
-    """Path, size and time of every file, in a fixed order."""
+def _listing(source: Source | None) -> Iterator[Entry]:
+    """Path, size and time of every file, in a fixed order; of a data set its commit, which says
+    all, and that there is text enough."""
+    if isinstance(source, Local):
+        roots = [source.path.absolute()]
+    elif source is None:
+        roots = list(hidden_stdlib())
+    else:
+        yield source.name.encode(), 1 << 50, 0
+        return
     for root in roots:
         folders = os.walk(root) if root.is_dir() else [(str(root.parent), [], [root.name])]
         for folder, inside, names in folders:
@@ -213,14 +197,14 @@ def _listing(roots: list[Path]) -> Iterator[Entry]:
                     yield os.fsencode(path), status.st_size, status.st_mtime_ns
 
 
-def _forget(root: Path) -> None:
-    """Removes what killed processes left, what nobody has used for long, and the longest unused
-    so that there is room for one more."""
+def _forget(root: Path, building: Path | None = None) -> None:
+    """Removes what killed processes left, but for ``building``, what nobody has used for long, and
+    the longest unused so that there is room for one more."""
     kept: list[tuple[float, Path]] = []
     for folder in root.iterdir():
         with contextlib.suppress(OSError):
             used = folder.stat().st_mtime
-            if not folder.is_dir():
+            if not folder.is_dir() or folder == building:
                 continue
             if folder.name.startswith(".building-") or time.time() - used > KEEP_DAYS * 24 * 3600:
                 shutil.rmtree(folder)

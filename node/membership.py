@@ -15,13 +15,12 @@ import os
 import re
 import shutil
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import trio
 
 from node.errors import NetworkError, NodeError, UsageError
-from node.settings import Home, Limits, Settings, write_atomic
+from node.settings import Home, Limits, Settings, check_corpus, write_atomic
 from node.state import read_state
 from swarm import wire
 from swarm.envelope import parse
@@ -30,6 +29,7 @@ from swarm.keys import KeyPair, short
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from node.progress import Stage
     from swarm.charter import Rules
@@ -126,19 +126,6 @@ def found_here(
     )
     shutil.rmtree(scratch)
     return swarm
-
-
-def check_corpus(corpus: str | None) -> None:
-    """Refuse a corpus that is not there, before anything is made.
-
-    Raises:
-        UsageError: with the forms that there are.
-    """
-    if corpus is not None and not corpus.startswith("hf://") and not Path(corpus).exists():
-        raise UsageError(
-            f"there is no {corpus}",
-            cure="give a folder or file of text, .jsonl or .parquet, or hf://datasets/OWNER/NAME",
-        )
 
 
 # --- inviting ------------------------------------------------------------------------------------

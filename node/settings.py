@@ -182,3 +182,16 @@ def find_home(flag: Path | None) -> Home:
         return Home(Path(chosen).expanduser().absolute())
     data = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
     return Home(Path(data).expanduser().absolute() / "lazaretto")
+
+
+def check_corpus(corpus: str | None) -> None:
+    """Refuse a corpus that is not there, before anything is made.
+
+    Raises:
+        UsageError: with the forms that there are.
+    """
+    if corpus is not None and not corpus.startswith("hf://") and not Path(corpus).exists():
+        raise UsageError(
+            f"there is no {corpus}",
+            cure="give a folder or file of text, .jsonl or .parquet, or hf://datasets/OWNER/NAME",
+        )

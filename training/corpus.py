@@ -31,7 +31,7 @@ from training.documents import MAX_FOLDS, CorpusError, Documents, Manifest, Spli
 from training.fingerprint import COMMON
 from training.heldout import EXCERPT_BYTES, KIB, MIN_DOCUMENT_BYTES, HeldOut, boundary
 from training.leakscan import found_in
-from training.readers import Local, read_file
+from training.readers import read_file
 from training.shardfile import MAX_PIECE_BYTES, write_shards, write_split
 
 if TYPE_CHECKING:
@@ -39,9 +39,6 @@ if TYPE_CHECKING:
 
     Progress = Callable[[str, int, int], None]
 
-__all__ = ["CorpusError", "build", "default_documents", "directory_documents", "load"]
-
-directory_documents = Local
 MIN_DEFAULT_BYTES: Final = 2_500_000
 PIECE_BYTES: Final = 16 * KIB
 """Longer documents than ``MAX_PIECE_BYTES`` are cut into pieces of this size."""

@@ -83,15 +83,15 @@ class Local(Source):
 
     def __init__(self, path: Path) -> None:
         super().__init__(str(path))
-        self._path = path
+        self.path = path
 
     def files(self) -> Iterator[tuple[str, Path]]:
-        if not self._path.is_dir():
-            yield self._path.name, self._path
+        if not self.path.is_dir():
+            yield self.path.name, self.path
             return
-        names = [path.relative_to(self._path).as_posix() for path in _walk(self._path)]
+        names = [path.relative_to(self.path).as_posix() for path in _walk(self.path)]
         for name in sorted(names, key=lambda name: hashlib.sha256(os.fsencode(name)).digest()):
-            yield name, self._path / name
+            yield name, self.path / name
 
 
 def open_source(spec: str) -> Source:

@@ -21,8 +21,8 @@ from node.demo.display import Display, open_display
 from node.demo.local import LocalSwarm, Part
 from node.demo.watch import Watch
 from node.errors import NodeError, UsageError
-from node.membership import check_corpus
 from node.report import summary
+from node.settings import check_corpus
 
 if TYPE_CHECKING:
     from node.demo.watch import ClaimSeen

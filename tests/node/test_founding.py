@@ -10,9 +10,9 @@ import pytest
 from node.data import Data, describe, missing, needed
 from node.errors import UsageError
 from node.governing import load_plan, make_charter
-from node.membership import check_corpus, found_here
+from node.membership import found_here
 from node.progress import bar, lines
-from node.settings import Home
+from node.settings import Home, check_corpus
 from swarm.blobs import BlobStore
 from swarm.errors import CharterError
 from swarm.keys import KeyPair
