@@ -226,7 +226,7 @@ def cheats(
     ] = None,
     *,
     only: Annotated[
-        tuple[str, ...], Parameter(help="Names of adversaries, or of controls; repeatable.")
+        tuple[str, ...], Parameter(negative="", help="Names of adversaries or controls.")
     ] = (),
     controls: Annotated[
         bool, Parameter(negative="", help="Only the honest controls, none of which may be refused.")
