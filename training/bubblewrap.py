@@ -1,31 +1,25 @@
-"""The bubblewrap command of a cell, and the one thread that starts it.
+"""The bubblewrap command of a cell.
 
 bubblewrap gets an empty environment and neutral paths, the same for every kind of run, since both
-can be read from inside. ``--die-with-parent`` is tied to the *thread* that starts it, so all are
-started by one thread that never ends: callers may come from any thread.
+can be read from inside.
 """
 
 from __future__ import annotations
 
 import os
-import queue
 import shutil
 import socket
 import subprocess
-import threading
 from functools import cache
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 from training import accelerator, seccomp
+from training.launcher import launch, memory_file
 from training.layout import SHIM_MODULES, Layout
 from training.measured import PYC, SHIM, SITE
 from training.startup import UNPRIVILEGED
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-T = TypeVar("T")
 _CPUS: Final = "/sys/devices/system/cpu"
 """Without it torch does not know its processor and takes its slowest code."""
 _SCRATCH_BYTES: Final = 8 << 30
@@ -86,7 +80,7 @@ def command(program: str, layout: Layout, filter_fd: int, control_fd: int) -> li
         result += ["--setenv", name, value]
     code = (
         f"import sys; sys.path += {[SHIM, SITE]!r}; from training.contract import serve; "
-        f"serve({control_fd}, {layout.extra_modules!r}, {layout.device!r})"
+        f"serve({control_fd}, {layout.extra_modules!r}, {layout.device!r}, {PYC!r})"
     )
     result += ["--seccomp", str(filter_fd), "--"]
     return [*result, layout.interpreter, *layout.flags, "-c", code]
@@ -106,21 +100,10 @@ def start(program: str, layout: Layout) -> tuple[subprocess.Popen[bytes], socket
     a candidate.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    filter_fd = _memory_file(seccomp.outer_filter(seccomp.machine()))
+    filter_fd = memory_file(seccomp.outer_filter(seccomp.machine()))
     try:
         arguments = command(program, layout, filter_fd, theirs.fileno())
-        process = _launcher.call(
-            lambda: subprocess.Popen(
-                arguments,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                env={},
-                cwd="/",
-                pass_fds=(filter_fd, theirs.fileno()),
-                start_new_session=True,
-            )
-        )
+        process = launch(arguments, (filter_fd, theirs.fileno()))
     except BaseException:
         ours.close()
         raise
@@ -128,50 +111,3 @@ def start(program: str, layout: Layout) -> tuple[subprocess.Popen[bytes], socket
         os.close(filter_fd)
         theirs.close()
     return process, ours
-
-
-def _memory_file(data: bytes) -> int:
-    descriptor = os.memfd_create("filter", os.MFD_CLOEXEC)
-    os.write(descriptor, data)
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    return descriptor
-
-
-class _Launcher:
-    """A daemon thread that lives as long as the process and makes calls on behalf of others."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._pid = 0
-
-    def call(self, job: Callable[[], T]) -> T:
-        """Runs ``job`` on the thread and returns, or raises, what it does."""
-        with self._lock:
-            if self._pid != os.getpid():  # first use, or first use after a fork
-                self._jobs = queue.SimpleQueue()
-                threading.Thread(target=self._work, name="sandbox-launcher", daemon=True).start()
-                self._pid = os.getpid()
-        done = threading.Event()
-        results: list[T] = []
-        errors: list[BaseException] = []
-
-        def work() -> None:
-            try:
-                results.append(job())
-            except BaseException as error:
-                errors.append(error)
-            done.set()
-
-        self._jobs.put(work)
-        done.wait()
-        if errors:
-            raise errors[0]
-        return results[0]
-
-    def _work(self) -> None:
-        while True:
-            self._jobs.get()()
-
-
-_launcher = _Launcher()

@@ -25,11 +25,12 @@ Logits at position i may depend on tokens up to i and on nothing else. Scoring r
 gave: what ``build_model`` draws at random must be in there.
 
 How it works. ``serve`` runs as the first process of a sandbox that nobody has used: it gives up its
-user id and imports everything that a candidate may need. On ``cpu`` it takes all files away with
-Landlock and then forks one child for each descriptor that it is sent. It never sees a candidate,
-nor data, so a child inherits nothing of either. The child puts on its limits and the inner filter
-*before* it reads the first candidate byte; that filter has no fork, so a child is the only process
-of its run. On ``cuda`` the first process does one run itself, and the sandbox ends with it.
+user id and imports everything that a candidate may need. On ``cpu`` it overwrites the prose in the
+libraries that it has loaded, takes all files away with Landlock, and then forks one child for each
+descriptor that it is sent. It never sees a candidate, nor data, so a child inherits nothing of
+either. The child puts on its limits and the inner filter *before* it reads the first candidate
+byte; that filter has no fork, so a child is the only process of its run. On ``cuda`` the first
+process does one run itself, and the sandbox ends with it.
 """
 
 from __future__ import annotations
@@ -49,9 +50,10 @@ import types
 from typing import TYPE_CHECKING, Final
 
 from training import frames
+from training.blanking import blank
 from training.landlock import deny_all_files
 from training.shim import Budget, BudgetSpent, Failure, Pipe, pack_state, score, train
-from training.startup import check_locked, drop_privileges, preload, quiet
+from training.startup import check_locked, die_with_parent, drop_privileges, preload, quiet
 
 if TYPE_CHECKING:
     import torch
@@ -66,26 +68,41 @@ MAX_FILE_BYTES_DEVICE: Final = 2 << 30
 # --- the first process --------------------------------------------------------------------------
 
 
-def serve(control_fd: int, extra: tuple[str, ...], device: str) -> None:
-    """Becomes the sandbox's first process: see the module's text. Ends when the other side does."""
+def serve(
+    control_fd: int, extra: tuple[str, ...], device: str, texts: str, bare: bool = False
+) -> None:
+    """Becomes the sandbox's first process: see the module's text. Ends when the other side does.
+
+    ``texts`` is the folder that says where libraries hold prose (``training.blanking``). ``bare``:
+    there is no bubblewrap around it, and modules lie where only the node's user may read them.
+    """
     control = socket.socket(fileno=control_fd)
-    drop_privileges()
+    if not bare:
+        drop_privileges()
     if device != "cpu":
         limit_device()
     preload(extra, device)
     quiet()
     if device == "cpu":
+        blank(texts)
+        if bare:
+            drop_privileges(bare=True)
+            die_with_parent()
         deny_all_files()
         check_locked()
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps the children
         gc.collect()
         gc.freeze()
     control.sendall(STARTED)
+    first = os.getpid()
     while True:
         message, descriptors, _, _ = socket.recv_fds(control, 1, 2)
         if not message:
             os._exit(0)
         if device != "cpu" or os.fork() == 0:
+            die_with_parent()
+            if device == "cpu" and os.getppid() != first:
+                os._exit(1)
             control.close()
             with contextlib.suppress(BaseException):  # whatever it was, its text stays in here
                 run(descriptors[0], device, *descriptors[1:])
@@ -158,10 +175,11 @@ def lock(nice: int, payload: bytes, device: str) -> bool:
         (resource.RLIMIT_DATA, data),
     ):
         resource.setrlimit(what, (limit, limit))
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(4, 0, 0, 0, 0)  # PR_SET_DUMPABLE: a crash leaves nothing with the host
     buffer = ctypes.create_string_buffer(instructions, len(instructions))
     address = ctypes.addressof(buffer)
     program = struct.pack("<HxxxxxxQ", len(instructions) // 8, address)  # struct sock_fprog
-    libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(22, 2, program, 0, 0) != 0:  # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
         os._exit(1)
     with contextlib.suppress(PermissionError):

@@ -24,6 +24,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from training import blanking
 from training.measured import (
     ENVIRONMENT,
     PYC,
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SHIM_MODULES: Final = (
-    "__init__", "contract", "frames", "landlock", "shim", "startup", "weights",
+    "__init__", "blanking", "contract", "frames", "landlock", "shim", "startup", "weights",
 )  # fmt: skip
 _LOADERS: Final = ("/lib64/ld-linux-x86-64.so.2", "/lib/ld-linux-aarch64.so.1")
 _NOT_TEXT: Final = frozenset({"lib-dynload", "site-packages", "dist-packages", "__pycache__"})
@@ -141,7 +142,7 @@ def readable_files() -> Iterator[Path]:
 
 def report() -> None:
     """Runs in the measuring process: prints what was loaded as one JSON object."""
-    from training import contract, startup
+    from training import blanking, contract, startup
 
     startup.preload()
     before = set(sys.modules)
@@ -162,13 +163,16 @@ def report() -> None:
             path = line.rstrip("\n").partition("/")[2]
             if path and ".so" in path:
                 mapped.add("/" + path)
-    print(json.dumps({"extra": extra, "files": sorted(files), "mapped": sorted(mapped)}))
+    texts = blanking.find()
+    seen = {"extra": extra, "files": sorted(files), "mapped": sorted(mapped), "texts": texts}
+    print(json.dumps(seen))
 
 
 def _measure(built: Path) -> None:
     """Fills the new folder ``built``."""
     interpreter = interpreter_path()
     seen = json.loads(run_clean("from training.layout import report; report()", built, FLAGS))
+    (built / "pyc" / blanking.NAME).write_text(json.dumps(seen.pop("texts")))
     (built / "layout.json").write_text(json.dumps(_plan(interpreter, sites(), seen)))
 
 
