@@ -1,0 +1,84 @@
+"""The one thread that starts cells, and how: with an empty environment and no open descriptors.
+
+A cell dies with the *thread* that started it (``PR_SET_PDEATHSIG``, bubblewrap's
+``--die-with-parent``), so all are started by one thread that never ends: callers may come from any
+thread.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import subprocess
+import threading
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+T = TypeVar("T")
+
+
+def launch(command: Sequence[str], descriptors: Sequence[int]) -> subprocess.Popen[bytes]:
+    """Starts a program that sees the root as its folder, no variable, no descriptor but these, and
+    no terminal. ``stderr`` is a pipe. Raises OSError."""
+    return _launcher.call(
+        lambda: subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env={},
+            cwd="/",
+            pass_fds=tuple(descriptors),
+            start_new_session=True,
+        )
+    )
+
+
+def memory_file(data: bytes) -> int:
+    """A descriptor from which ``data`` can be read; the caller closes it."""
+    descriptor = os.memfd_create("filter", os.MFD_CLOEXEC)
+    os.write(descriptor, data)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
+
+
+class _Launcher:
+    """A daemon thread that lives as long as the process and makes calls on behalf of others."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._pid = 0
+
+    def call(self, job: Callable[[], T]) -> T:
+        """Runs ``job`` on the thread and returns, or raises, what it does."""
+        with self._lock:
+            if self._pid != os.getpid():  # first use, or first use after a fork
+                self._jobs = queue.SimpleQueue()
+                threading.Thread(target=self._work, name="sandbox-launcher", daemon=True).start()
+                self._pid = os.getpid()
+        done = threading.Event()
+        results: list[T] = []
+        errors: list[BaseException] = []
+
+        def work() -> None:
+            try:
+                results.append(job())
+            except BaseException as error:
+                errors.append(error)
+            done.set()
+
+        self._jobs.put(work)
+        done.wait()
+        if errors:
+            raise errors[0]
+        return results[0]
+
+    def _work(self) -> None:
+        while True:
+            self._jobs.get()()
+
+
+_launcher = _Launcher()
