@@ -12,7 +12,7 @@ import socket
 import subprocess
 from functools import cache
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from training import accelerator, seccomp
 from training.launcher import launch, memory_file

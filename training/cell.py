@@ -1,7 +1,8 @@
 """Cells: prepared sandboxes, each a process that has imported torch and never seen a candidate.
 
-Importing torch costs over a second of CPU. A cell pays it once, inside bubblewrap, gives up every
-file and every privilege, and then forks one fresh process for each run (see ``training.contract``).
+Importing torch costs over a second of CPU. A cell pays it once, inside bubblewrap (or without, see
+``training.kinds``), gives up every file and every privilege, and then forks one fresh process for
+each run (see ``training.contract``).
 That process inherits no candidate and no data, because the cell never held any, and it can leave
 nothing behind: there is no file that it could write, and no other process that it could reach.
 A cell serves one run at a time.
@@ -19,10 +20,11 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from training import bubblewrap, landlock, seccomp
+from training import bare, bubblewrap, kinds, landlock, seccomp
 from training.contract import STARTED
 from training.errors import Cancelled, SandboxUnavailable, TrainingError
 from training.layout import layout
+from training.processes import tasks_of
 from training.toolchain import device_layout
 
 if TYPE_CHECKING:
@@ -39,12 +41,8 @@ class Cell:
 
     def __init__(self, device: str) -> None:
         self.device = device
-        program = bubblewrap.find()
-        if program is None:
-            raise SandboxUnavailable(
-                "bubblewrap is not installed, so no candidate can run here.",
-                cure="Install it: apt install bubblewrap (or dnf, pacman: bubblewrap).",
-            )
+        self.kind = kinds.chosen()
+        program = _program(self.kind, device)
         if device == "cpu" and landlock.abi() < 1:
             raise SandboxUnavailable(
                 "This kernel has no Landlock, so files could not be taken away from a candidate.",
@@ -60,10 +58,15 @@ class Cell:
         self._ready = False
         self._began = time.monotonic()
         try:
-            self._process, self._control = bubblewrap.start(program, measured)
+            self._process, self._control = (
+                bare.start(measured) if program is None else bubblewrap.start(program, measured)
+            )
+        except TrainingError as error:
+            raise SandboxUnavailable(str(error), cure=error.cure) from None
         except OSError:
             raise SandboxUnavailable(
-                "bubblewrap could not be started.", cure=f"Run it by hand: {program} --version"
+                f"{program or measured.interpreter} could not be started.",
+                cure=f"Run it by hand: {program or measured.interpreter} --version",
             ) from None
 
     def wait_ready(self, cancel: threading.Event | None = None) -> None:
@@ -108,6 +111,11 @@ class Cell:
         self.runs += 1
         return ours
 
+    def neighbours(self) -> int:
+        """Processes and threads outside that the kernel counts together with those in here."""
+        bare_user = self.kind == kinds.LANDLOCK and os.geteuid() != 0
+        return tasks_of(os.geteuid()) if bare_user else 0
+
     def usable(self) -> bool:
         """Whether another run may be started in it."""
         allowed = MAX_RUNS if self.device == "cpu" else 1
@@ -140,7 +148,8 @@ class Cell:
 
 
 class Pool:
-    """The cells of this process: idle ones are kept, at most ``MAX_IDLE`` of each device."""
+    """The cells of this process: idle ones are kept, at most ``MAX_IDLE`` of each device and
+    kind."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -160,7 +169,7 @@ class Pool:
     def give_back(self, cell: Cell) -> None:
         """Keeps the cell for another run, or closes it."""
         with self._lock:
-            held = sum(other.device == cell.device for other in self._idle)
+            held = sum(_same(other, cell.device, cell.kind) for other in self._idle)
             if cell.usable() and held < MAX_IDLE:
                 self._idle.append(cell)
                 return
@@ -168,8 +177,9 @@ class Pool:
 
     def prestart(self, count: int, device: str) -> None:
         """Starts cells until ``count`` wait; does not wait for them."""
+        kind = kinds.chosen()
         with self._lock:
-            held = sum(cell.device == device for cell in self._idle)
+            held = sum(_same(cell, device, kind) for cell in self._idle)
         for _ in range(max(0, min(count, MAX_IDLE) - held)):
             self.give_back(Cell(device))
 
@@ -181,15 +191,38 @@ class Pool:
             cell.close()
 
     def _take_idle(self, device: str) -> Cell | None:
+        kind = kinds.chosen()
         with self._lock:
             if self._pid != os.getpid():  # a fork of the process that started them
                 self._idle, self._pid = [], os.getpid()
-            for cell in [cell for cell in self._idle if cell.device == device]:
+            for cell in [cell for cell in self._idle if _same(cell, device, kind)]:
                 self._idle.remove(cell)
                 if cell.usable():
                     return cell
                 cell.close()
         return None
+
+
+def _same(cell: Cell, device: str, kind: str) -> bool:
+    return (cell.device, cell.kind) == (device, kind)
+
+
+def _program(kind: str, device: str) -> str | None:
+    """bubblewrap, None where the kind does without; raises SandboxUnavailable."""
+    if kind == kinds.LANDLOCK:
+        if device != "cpu":
+            raise SandboxUnavailable(
+                "Without bubblewrap only tiers on cpu can be run: on a GPU files stay readable.",
+                cure=f"Set {kinds.VARIABLE}={kinds.BUBBLEWRAP}, or the node's setting sandbox.",
+            )
+        return None
+    program = bubblewrap.find()
+    if program is None:
+        raise SandboxUnavailable(
+            "bubblewrap is not installed, so no candidate can run here.",
+            cure="Install it: apt install bubblewrap (or dnf, pacman: bubblewrap).",
+        )
+    return program
 
 
 @dataclass(frozen=True, slots=True)

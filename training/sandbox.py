@@ -8,7 +8,8 @@ stops at a cap.
 Layers, outermost first: bubblewrap namespaces with the measured layout and nothing else of the
 file system; no capabilities, a user id of its own, no new privileges; the outer seccomp filter;
 a cgroup where one can be made, and rlimits; Landlock without a single right; the inner seccomp
-filter, which refuses by default. None is optional save the cgroup.
+filter, which refuses by default. None is optional save the cgroup, unless the kind ``landlock`` was
+asked for, which has no namespaces (``training.kinds``).
 
 CPU time is the kernel's clock of that very process (all threads; it can have no children).
 """
@@ -284,7 +285,8 @@ class Sandbox:
         go = frames.GO_LIMITS.pack(
             data,
             limits.cpu_ms // 1000 + 5,
-            max(1024, tasks) if self._group.kind != "none" else tasks * 4,
+            self._cell.neighbours()
+            + (max(1024, tasks) if self._group.kind != "none" else tasks * 4),
             int(self._trace is not None),
         ) + seccomp.inner_filter(seccomp.machine())
         try:

@@ -12,6 +12,7 @@ import ctypes
 import gc
 import importlib
 import os
+import signal
 import struct
 import sys
 import types
@@ -33,28 +34,44 @@ _COMPILER: Final = (
 )  # fmt: skip
 
 
-def drop_privileges() -> None:
-    """Leaves uid 0 for good, with an empty bounding set. Does nothing for an ordinary user."""
+def drop_privileges(bare: bool = False) -> None:
+    """Leaves uid 0 for good, with an empty bounding set; raises OSError unless nothing is left.
+
+    An ordinary user has come here with the right id, or (``bare``) keeps the own: without a
+    namespace it cannot be changed, nor the bounding set, which gives nothing without new privileges.
+    """
+    ids = (UNPRIVILEGED,) * 3
+    names = ["CapInh", "CapPrm", "CapEff", "CapAmb"]
+    if os.getuid() == 0 or not bare:
+        names.append("CapBnd")
+    else:
+        ids = (os.getuid(),) * 3
     if os.getuid() == 0:
         libc = ctypes.CDLL(None, use_errno=True)
         for capability in range(64):
             if libc.prctl(24, capability, 0, 0, 0) != 0:  # PR_CAPBSET_DROP; fails past the last
                 break
-        ids = (UNPRIVILEGED,) * 3
         os.setgroups([])
         os.setresgid(*ids)
         os.setresuid(*ids)
         header = struct.pack("<Ii", 0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this process
         libc.capset(header, bytes(24))  # the inheritable set survives a change of user id
-    if os.getresuid() != (UNPRIVILEGED,) * 3 or os.getresgid() != (UNPRIVILEGED,) * 3:
+    if os.getresuid() != ids or (os.getresgid() != ids and "CapBnd" in names):
         raise OSError("the sandbox has the wrong user id")
     with open("/proc/self/status") as status:
         fields = dict(line.split(":", 1) for line in status)
-    for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
+    for name in names:
         if int(fields[name], 16) != 0:
             raise OSError(f"the sandbox still has capabilities ({name})")
     if int(fields["NoNewPrivs"]) != 1 or int(fields["Seccomp"]) != 2:
         raise OSError("the sandbox has no seccomp filter")
+
+
+def die_with_parent() -> None:
+    """From now on the kernel kills this process when the one that made it ends.
+
+    A change of user id lifts this, so it comes after."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
 
 
 def preload(extra: tuple[str, ...] = (), device: str = "cpu") -> None:
