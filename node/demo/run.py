@@ -52,7 +52,7 @@ def run_demo(*, corpus: str | None, directory: Path | None, limit: int, as_json:
     from training.sandbox import require
 
     if limit < 1:
-        raise UsageError("a limit is a number of seconds", cure="lazaretto demo --limit 230")
+        raise UsageError("a limit is a number of seconds", cure="lazaretto demo --limit 300")
     check_corpus(corpus)
     start = time.monotonic()
     require()
