@@ -8,12 +8,18 @@ import sys
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
+from training import kinds
+
 PACKAGES = ("lazaretto", "numpy", "safetensors", "torch")
 
 
-@cache
 def environment() -> dict[str, str]:
-    """Versions of what a measurement depends on."""
+    """What a measurement depends on: versions, and the kind of sandbox."""
+    return {**_versions(), "sandbox": kinds.chosen()}
+
+
+@cache
+def _versions() -> dict[str, str]:
     return {
         "python": platform.python_version(),
         "implementation": sys.implementation.name,
@@ -30,7 +36,6 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-@cache
 def env_digest() -> bytes:
     """sha256 over :func:`environment`, as it stands in records."""
     from swarm import wire  # an experiment at home needs no signatures

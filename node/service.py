@@ -20,6 +20,7 @@ from node.work import cancellable
 from swarm.errors import SwarmError
 from swarm.keys import KeyPair, peer_id
 from swarm.store import Store
+from training import kinds
 from training.errors import TrainingError
 from verification.errors import VerificationError
 
@@ -143,7 +144,9 @@ def run_node(home: Home, progress: Callable[[str], None], research: Work | None 
     Raises:
         SandboxUnavailable: the roles of this node run candidates, and there is no sandbox here.
     """
-    if set(home.load().roles) & {"researcher", "verifier"}:
+    settings = home.load()
+    kinds.choose(settings.sandbox)
+    if set(settings.roles) & {"researcher", "verifier"}:
         from training.sandbox import require
 
         require()

@@ -17,7 +17,7 @@ import os
 import tomllib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -36,7 +36,13 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """``node.toml``. ``bootstrap``: multiaddrs to dial first. ``token``: of the invitation."""
+    """``node.toml``. ``bootstrap``: multiaddrs to dial first. ``token``: of the invitation.
+
+    ``hw_class`` is the class under which measurements on the processor are published; those on a
+    GPU are of class ``cuda``. ``sandbox = "landlock"`` does without bubblewrap, see
+    ``training.kinds``. All that the node then publishes says so: its class is ``cpu-landlock``, and
+    its evidence counts only where the charter names that among a tier's classes.
+    """
 
     name: str
     swarm: str
@@ -48,6 +54,7 @@ class Settings:
     proposer: str = "tpe"
     tier: str = "quick"
     hw_class: str = "cpu"
+    sandbox: Literal["bubblewrap", "landlock"] = "bubblewrap"
     limits: Limits = field(default_factory=Limits)
 
     @property

@@ -21,6 +21,7 @@ from node.work import Unfinished, cancellable
 from swarm.errors import SwarmError
 from swarm.records import Pair
 from training.errors import TrainingError
+from training.kinds import evidence_class
 from verification.duty import CommitDuty, PairDuty, duties, lost_duties
 
 if TYPE_CHECKING:
@@ -51,7 +52,11 @@ async def verify_forever(node: Node) -> None:
                     "restore the key that this node committed with",
                 )
         # What was published and is asked for again does not count by some rule: never in circles.
-        due = [duty for duty in duties(state, node.key.public, secret) if _place(duty) not in done]
+        due = [
+            duty
+            for duty in duties(state, node.key.public, secret)
+            if _place(duty) not in done and _would_count(node, state, duty, told)
+        ]
         if not due:
             await changed.wait()
             continue
@@ -72,6 +77,32 @@ async def verify_forever(node: Node) -> None:
             tries[_place(duty)] += 1  # other duties first: one claim must not hold up the rest
             node.trouble("verify", error)
             await trio.sleep(RETRY_SECONDS)
+
+
+def _would_count(node: Node, state: State, duty: CommitDuty | PairDuty, told: set[bytes]) -> bool:
+    """Whether the charter takes what this machine measures for the duty's tier."""
+    tier = state.claims[duty.claim].tier
+    rules = state.rules
+    assert rules is not None
+    classes = next(policy.classes for policy in rules.charter.tiers if policy.name == tier)
+    own = _class(node, tier)
+    if own not in classes and duty.claim not in told:
+        told.add(duty.claim)
+        node.journal.write(
+            "trouble",
+            where="verify",
+            error=f"claim {duty.claim.hex()[:12]} waits: the charter takes {', '.join(classes)} "
+            f"in tier {tier}, and what is measured here is {own}. Change this node's settings "
+            "sandbox or hw_class, or ask a governor to take it off the roster's verifiers",
+        )
+    return own in classes
+
+
+def _class(node: Node, tier: str) -> str:
+    """The class under which a pair of this tier is published."""
+    assert node.data is not None
+    device = node.data.challenge.tier(tier).device
+    return evidence_class(node.settings.hw_class if device == "cpu" else device)
 
 
 def _place(duty: CommitDuty | PairDuty) -> tuple[bytes, int]:
@@ -193,6 +224,6 @@ async def _publish(
     node: Node, duty: PairDuty, seal: bytes, pair: Pair, probes: dict[str, int]
 ) -> None:
     block = duty.block(
-        seal, pair, probes=probes, hw_class=node.settings.hw_class, env_digest=env_digest()
+        seal, pair, probes=probes, hw_class=_class(node, duty.tier), env_digest=env_digest()
     )
     await node.log.append(block, refs=(duty.claim, seal))

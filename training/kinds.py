@@ -33,10 +33,10 @@ def chosen() -> str:
     return _known(said, f"The variable {VARIABLE}") if said else _setting
 
 
-def evidence_class(device: str) -> str:
-    """The class under which measurements made here stand in records: a charter that wants those
-    made without bubblewrap names ``cpu-landlock`` among a tier's classes."""
-    return device if chosen() == BUBBLEWRAP else f"{device}-{chosen()}"
+def evidence_class(hardware: str) -> str:
+    """The class under which measurements on such hardware stand in records: a charter that wants
+    those made without bubblewrap names ``cpu-landlock`` among a tier's classes."""
+    return hardware if chosen() == BUBBLEWRAP else f"{hardware}-{chosen()}"
 
 
 def _known(name: str, what: str) -> str:

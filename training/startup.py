@@ -37,8 +37,9 @@ _COMPILER: Final = (
 def drop_privileges(bare: bool = False) -> None:
     """Leaves uid 0 for good, with an empty bounding set; raises OSError unless nothing is left.
 
-    An ordinary user has come here with the right id, or (``bare``) keeps the own: without a
-    namespace it cannot be changed, nor the bounding set, which gives nothing without new privileges.
+    An ordinary user has come here with the right id, or (``bare``) keeps the own: that cannot be
+    changed without a namespace, nor can the bounding set, which gives nothing to who gets no new
+    privileges.
     """
     ids = (UNPRIVILEGED,) * 3
     names = ["CapInh", "CapPrm", "CapEff", "CapAmb"]

@@ -7,6 +7,7 @@ the first block that
 - comes after its author's commit and seal, in the author's own feed;
 - opens the next link of both nonce chains that the commit anchored;
 - names, as its prefix, exactly the blocks that hold the positions before it (its turn);
+- was measured on a class of machine that the charter names for the tier;
 - carries one pair, on the fold that the rules draw.
 
 Whatever else was said about the claim is ignored, and the reason is kept. A position without such a
@@ -120,7 +121,7 @@ def settle(
             seal = seals.get(turn)
             if chosen is not None:
                 ignored[record.id] = "second_block"
-            elif reason := _fault(record, claim.id, rank, seat, seal, prefix, epoch):
+            elif reason := _fault(record, claim.id, rank, seat, seal, prefix, epoch, policy):
                 ignored[record.id] = reason
             else:
                 chosen = record
@@ -190,6 +191,7 @@ def _fault(
     seal: Record | None,
     prefix: tuple[Position, ...],
     epoch: EpochView,
+    policy: TierPolicy,
 ) -> str:
     """Why a block cannot hold the next position; empty when it can."""
     block, seq = _block(record), record.envelope.seq
@@ -210,6 +212,8 @@ def _fault(
         return "wrong_fold_nonce"
     if block.prefix != prefix:
         return "out_of_turn"
+    if block.hw_class not in policy.classes:
+        return "class_not_in_the_charter"
     if len(block.pairs) != PAIRS_PER_BLOCK or block.pairs[0].index != 0:
         return "wrong_number_of_pairs"
     pair = block.pairs[0]

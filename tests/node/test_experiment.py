@@ -32,6 +32,7 @@ from training import baselines
 from training.cache import cache_root
 from training.documents import Documents, Manifest, SplitRef
 from training.evaluator import Score
+from training.layout import layout
 from training.runner import TrainedRun
 from training.tokenizer import BYTES
 from verification.reproduce import position
@@ -369,6 +370,7 @@ def place(tmp_path_factory):
         (root / "text" / f"{number}.txt").write_text("\n".join(lines))
     cache = root / "cache" / "lazaretto"
     cache.mkdir(parents=True)
+    layout()  # measured here, if it is not
     for known in cache_root().glob("sandbox-*"):
         (cache / known.name).symlink_to(known)
     return root
