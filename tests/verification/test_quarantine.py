@@ -236,6 +236,7 @@ SPOILT: dict[str, Spoil] = {
         b, pairs=(replace(b.pairs[0], d_nano=b.pairs[0].d_nano + 1),)
     ),
     "out_of_turn": lambda b: replace(b, round=1),
+    "class_not_in_the_charter": lambda b: replace(b, hw_class="cpu-landlock"),
 }
 
 
