@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from node.checks import Check, shown, worst
 from node.escaping import escaped, escaped_lines
 from node.measuring import Watcher
+from training.kinds import BUBBLEWRAP
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -96,6 +97,8 @@ def show(found: dict[str, Any], trace: bytes | None) -> None:
         f"text: {escaped(corpus['source'])}, {corpus['train_bytes'] / 1e6:.1f} MB to train on, "
         f"{corpus['folds']} holdout folds, vocabulary {corpus['vocab_size']}",
     )
+    if found["machine"]["sandbox"] != BUBBLEWRAP:
+        _line(console, f"sandbox: {found['machine']['sandbox']}, asked for by name; see the doctor")
     for table in (_programs(found), _pairs(found)):
         _line(console, "")
         console.print(table)
