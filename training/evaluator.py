@@ -54,7 +54,7 @@ STATUSES: Final = frozenset(
 """Every status of a score."""
 MAX_ROWS: Final = {"cpu": 32, "cuda": 16}
 PREFIXES: Final = 1024
-"""Rows that are asked without their future, each cut at one position."""
+"""Rows that are asked without their future, each cut at one position; about so many."""
 CUTS: Final = {"cpu": 256, "cuda": 64}
 """Different positions of those cuts, at most, by device. A leak at one position in the rows that
 hold a share f of the text is missed with probability (1 - f) ** PREFIXES where cuts are spread over
@@ -155,7 +155,7 @@ def _probes(rows: Windows, scored: list[Request], rng: random.Random, device: st
     asked += [windows.whole(rows, draw(1), "neighbours") for _ in range(LONE_ROWS)]
     asked += windows.perturbed(rows, draw(PERTURBED_BATCHES * batch), batch, rng)
     cuts = windows.cuts(length, CUTS[device], rng)
-    size = min(batch, -(-PREFIXES // len(cuts)))
+    size = min(batch, max(1, round(PREFIXES / len(cuts))))
     asked += [windows.truncated(rows, draw(size), cut) for cut in cuts]
     rng.shuffle(asked)
     return asked

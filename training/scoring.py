@@ -85,8 +85,9 @@ class Reader:
 
     def _buffer(self, size: int) -> memoryview:
         """Room for a slice; used again when the sums of two slices later are done."""
-        if len(self._buffers) < _HELD:
-            self._buffers.append(_memory(max(size, SLICE_BYTES), self.device))
+        if len(self._buffers) < _HELD:  # pinned memory takes long to get: enough at once
+            room = size if self.device == "cpu" else max(size, SLICE_BYTES)
+            self._buffers.append(_memory(room, self.device))
         else:
             wait([self._busy.popleft()])
             self._buffers.rotate(-1)
