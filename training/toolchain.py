@@ -21,6 +21,7 @@ from typing import Final
 
 from training.layout import SHIM_MODULES, Layout
 from training.measured import (
+    COMPUTING,
     ENVIRONMENT,
     PYC,
     SITE,
@@ -77,7 +78,7 @@ def device_layout() -> Layout:
         "PYTHONDONTWRITEBYTECODE": "1",
         "TORCHINDUCTOR_COMPILE_THREADS": str(_COMPILE_PROCESSES),
     }
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "GOMP_SPINCOUNT"):
+    for name in COMPUTING:
         del environment[name]
     return Layout(
         device="cuda",
