@@ -36,7 +36,7 @@ class Finding:
 def examine(home: Home, *, as_json: bool) -> int:
     """Look at everything; exit code 1 when something that a node needs fails."""
     findings: list[Finding] = []
-    for check in (_python, _sandbox, _torch, _libp2p, _sqlite, _clock):
+    for check in (_python, _settings(home), _sandbox, _gpu, _torch, _libp2p, _sqlite, _clock):
         findings += _shown(_guarded(check), as_json)
     findings += _shown(list(_disk(home.path)), as_json)
     failed = [finding for finding in findings if finding.state == FAIL]
@@ -76,21 +76,74 @@ def _python() -> Iterator[Finding]:
     yield Finding("python", OK if good else FAIL, version, "" if good else "use Python 3.11-3.13")
 
 
+def _settings(home: Home) -> Callable[[], Iterator[Finding]]:
+    """Looks at the node that lives here, if one does, and takes its kind of sandbox."""
+
+    def settings() -> Iterator[Finding]:
+        from node.errors import UsageError
+        from training import kinds
+
+        if not home.settings.exists():
+            return
+        try:
+            kinds.choose(home.load().sandbox)
+        except UsageError as error:
+            yield Finding("settings", FAIL, str(error), error.cure)
+        else:
+            yield Finding("settings", OK, str(home.settings))
+
+    return settings
+
+
 def _sandbox() -> Iterator[Finding]:
-    from training.availability import probe
+    """The kind in use, then the other, so that a reader knows what could be had."""
+    from training import kinds
+    from training.availability import probe, try_kind
 
     report = probe()
     if not report.available:
-        for what, cure in report.problems:
-            yield Finding("sandbox", FAIL, f"{what}; nothing of a candidate will run", cure)
-        return
-    yield Finding("sandbox", OK, f"{report.kind}, probed with a real run")
+        what, cure = report.problems[-1]
+        yield Finding("sandbox", FAIL, f"{what.rstrip('.')}; nothing of a candidate will run", cure)
+    elif report.kind == kinds.LANDLOCK:
+        yield Finding(
+            "sandbox",
+            WARN,
+            f"landlock, asked for by name, probed with a real run: {kinds.NOT_HELD_BACK}. What is "
+            f"measured counts only where a charter names {kinds.evidence_class('cpu')}",
+            f"{kinds.VARIABLE}={kinds.BUBBLEWRAP}, or sandbox = {kinds.BUBBLEWRAP!r} in node.toml",
+        )
+    else:
+        yield Finding("sandbox", OK, f"{report.kind}, probed with a real run")
+    used = report.kind == kinds.LANDLOCK
+    other = try_kind(kinds.BUBBLEWRAP if used else kinds.LANDLOCK)
+    if other.works:
+        how = "" if used else f"; not used unless asked for: {kinds.VARIABLE}={kinds.LANDLOCK}"
+        yield Finding("also", OK, f"a sandbox of kind {other.kind} could be had{how}")
+    else:
+        yield Finding("also", WARN, f"no sandbox of kind {other.kind}: {other.problem}", other.cure)
     limited = report.cgroup == "none"
     yield Finding(
         "cgroups",
         WARN if limited else OK,
         "none writable: rlimits bound memory and processes instead" if limited else report.cgroup,
     )
+
+
+def _gpu() -> Iterator[Finding]:
+    from training import accelerator
+    from training.availability import try_device
+
+    tried = try_device()
+    if tried is None:
+        yield Finding("gpu", OK, "none: tiers on cpu only")
+        return
+    name = accelerator.name() or "an NVIDIA GPU whose driver does not answer"
+    if tried.works:
+        yield Finding("gpu", OK, f"{name}; a sandbox starts on it")
+    else:
+        yield Finding(
+            "gpu", WARN, f"{name}, but tiers on cuda cannot run: {tried.problem}", tried.cure
+        )
 
 
 def _torch() -> Iterator[Finding]:

@@ -8,17 +8,30 @@ cannot be had (see ``training.bare``). It is never chosen by falling back: only 
 
 from __future__ import annotations
 
+import contextlib
 import os
-from typing import Final
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Final
 
 from training.errors import SandboxUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 BUBBLEWRAP: Final = "bubblewrap"
 LANDLOCK: Final = "landlock"
 KINDS: Final = (BUBBLEWRAP, LANDLOCK)
 VARIABLE: Final = "LAZARETTO_SANDBOX"
 
+NOT_HELD_BACK: Final = (
+    "no namespaces beneath Landlock and the filter: a hole in both would open the host, its "
+    "processes and its network; the host's name and process ids, and the folders of Python and "
+    "torch can be seen; an ordinary user's id and limit of processes are shared with it"
+)
+"""What ``landlock`` lacks, in a line."""
+
 _setting = BUBBLEWRAP
+_tried: ContextVar[str] = ContextVar("_tried", default="")
 
 
 def choose(setting: str) -> None:
@@ -29,8 +42,20 @@ def choose(setting: str) -> None:
 
 def chosen() -> str:
     """The kind in use, one of ``KINDS``; raises SandboxUnavailable for a name that is none."""
+    if _tried.get():
+        return _tried.get()
     said = os.environ.get(VARIABLE, "")
     return _known(said, f"The variable {VARIABLE}") if said else _setting
+
+
+@contextlib.contextmanager
+def trying(kind: str) -> Iterator[None]:
+    """Another kind, here and now: to find out whether it can be had. Never for a candidate."""
+    token = _tried.set(kind)
+    try:
+        yield
+    finally:
+        _tried.reset(token)
 
 
 def evidence_class(hardware: str) -> str:

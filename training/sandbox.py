@@ -24,7 +24,7 @@ import signal
 import socket
 import struct
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from training import accelerator, cgroup, frames, seccomp
@@ -381,9 +381,9 @@ class Sandbox:
         return self._cpu_ns
 
 
-def require() -> None:
-    """Raises SandboxUnavailable, with the cure, unless a sandbox can be had."""
-    with Sandbox(_TRIAL):
+def require(device: str = "cpu", cancel: threading.Event | None = None) -> None:
+    """Raises SandboxUnavailable, with the cure, unless a sandbox can be had; or Cancelled."""
+    with Sandbox(replace(_TRIAL, device=device), cancel=cancel):
         pass
 
 
