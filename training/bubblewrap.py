@@ -102,8 +102,14 @@ def start(program: str, layout: Layout) -> tuple[subprocess.Popen[bytes], socket
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     filter_fd = memory_file(seccomp.outer_filter(seccomp.machine()))
     try:
-        arguments = command(program, layout, filter_fd, theirs.fileno())
-        process = launch(arguments, (filter_fd, theirs.fileno()))
+        whole = command(program, layout, filter_fd, theirs.fileno())
+        end = whole.index("--")
+        options_fd = memory_file("\0".join(whole[1:end]).encode())
+        try:  # by a descriptor: /proc/1/cmdline would show them, and with them the host's paths
+            short = [program, "--args", str(options_fd), *whole[end:]]
+            process = launch(short, (options_fd, filter_fd, theirs.fileno()))
+        finally:
+            os.close(options_fd)
     except BaseException:
         ours.close()
         raise
