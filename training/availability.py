@@ -19,8 +19,7 @@ _BUSY_S: Final = 240.0
 class SandboxReport:
     """Whether a sandbox of the kind in use can be had. ``kind`` is ``root`` or ``user`` (bubblewrap
     as root or as an ordinary user), ``landlock``, or ``none``; ``cgroup`` is ``v1``, ``v2`` or
-    ``none``; ``problems`` are (what, cure), also those that stop
-    nothing."""
+    ``none``; ``problems`` are (what, cure), also those that stop nothing."""
 
     available: bool
     kind: str
