@@ -3,20 +3,30 @@
 Version 1 (a hierarchy per controller) and version 2 (one tree) both occur in the wild, and often
 neither can be written. A group is a limit on top of the rlimits and the filter, never in place of
 them, so its absence is reported and does not stop a run.
+
+In version 2 a group that has processes cannot hold groups with limits. Where this process may write
+its own group and is alone there with its children, as in a scope that systemd has delegated, they
+move one level down first. Root may make groups at the top.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import time
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-_V1_CONTROLLERS: Final = ("memory", "pids")
+from training.processes import descendants
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_CONTROLLERS: Final = ("memory", "pids")
 _PREFIX: Final = "lazaretto-"
 _REMOVE_TRIES: Final = 50
 _counter = itertools.count()
@@ -107,7 +117,12 @@ def _sweep(parent: Path) -> None:
 @cache
 def _parents() -> tuple[str, dict[str, Path]]:
     """Where groups can be made: found by making one, because permissions do not tell."""
-    for found, parents in _candidates():
+    try:
+        own = Path("/proc/self/cgroup").read_text()
+        mounts = Path("/proc/self/mounts").read_text()
+    except OSError:
+        return "none", {}
+    for found, parents in candidates(own, mounts):
         made: list[Path] = []
         try:
             for parent in parents.values():
@@ -115,6 +130,8 @@ def _parents() -> tuple[str, dict[str, Path]]:
                 path = parent / _name()
                 path.mkdir()
                 made.append(path)
+                if found == "v2" and not (path / "memory.max").exists():
+                    enable(parent, _CONTROLLERS)
                 wanted = ("memory.max", "pids.max") if found == "v2" else ("cgroup.procs",)
                 if not all((path / name).exists() for name in wanted):
                     raise OSError("a controller is missing")
@@ -129,28 +146,46 @@ def _parents() -> tuple[str, dict[str, Path]]:
     return "none", {}
 
 
-def _candidates() -> list[tuple[str, dict[str, Path]]]:
-    """Our own groups, from /proc/self/cgroup and the mounts: version 2 first, then version 1."""
+def enable(group: Path, controllers: Iterable[str]) -> None:
+    """Lets groups inside ``group`` (version 2) be limited; raises OSError where that cannot be.
+
+    If it takes that, this process and its children move into a group of their own in there.
+    """
+    switch, wanted = group / "cgroup.subtree_control", " ".join(f"+{one}" for one in controllers)
     try:
-        own = Path("/proc/self/cgroup").read_text().splitlines()
-        mounts = Path("/proc/self/mounts").read_text().splitlines()
-    except OSError:
-        return []
+        switch.write_text(wanted)
+    except OSError as error:
+        members = {int(word) for word in (group / "cgroup.procs").read_text().split()}
+        if error.errno != errno.EBUSY or members - {os.getpid(), *descendants(os.getpid())}:
+            raise
+        inner = group / f"{_PREFIX}{os.getpid()}-node"
+        inner.mkdir(exist_ok=True)
+        for pid in members:
+            (inner / "cgroup.procs").write_text(str(pid))
+        switch.write_text(wanted)
+
+
+def candidates(own: str, mounts: str) -> list[tuple[str, dict[str, Path]]]:
+    """Where groups may be made, best first, from the texts of /proc/self/cgroup and of the mounts:
+    in our own group of version 2, at its top, and in our own groups of version 1."""
     paths = {}
-    for line in own:
+    for line in own.splitlines():
         _, controllers, path = line.split(":", 2)
         for controller in controllers.split(","):
             paths[controller] = path.lstrip("/")
     found: list[tuple[str, dict[str, Path]]] = []
     first: dict[str, Path] = {}
-    for line in mounts:
+    for line in mounts.splitlines():
         _, where, system, options, *_ = line.split()
         if system == "cgroup2" and "" in paths:
-            found.append(("v2", {"memory": _own(where, paths[""])}))
+            inside = _own(where, paths[""])
+            if inside.name.startswith(_PREFIX):  # where a process like this one has put us
+                inside = inside.parent
+            found += [("v2", {"memory": folder}) for folder in dict.fromkeys([inside, Path(where)])]
         if system == "cgroup":
-            for controller in set(options.split(",")) & set(_V1_CONTROLLERS) & set(paths):
+            for controller in set(options.split(",")) & set(_CONTROLLERS) & set(paths):
                 first[controller] = _own(where, paths[controller])
-    if len(first) == len(_V1_CONTROLLERS):
+    if len(first) == len(_CONTROLLERS):
         found.append(("v1", first))
     return found
 
