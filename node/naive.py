@@ -117,8 +117,10 @@ def _command(program: str, data: Path, adversaries: Path, filter_fd: int) -> lis
     for place in (os.path.realpath(sys.base_prefix), sys.base_prefix, *sorted(sites)):
         if not place.startswith("/usr/"):
             binds[place] = place
-    inside = {str(parent) for target in binds.values() for parent in Path(target).parents} - {"/"}
-    for folder in sorted(inside):
+    # before the rest: an environment or a checkout may itself lie in /tmp
+    result += ["--perms", "1777", "--size", str(_TMP_BYTES), "--tmpfs", "/tmp"]
+    inside = {str(parent) for target in binds.values() for parent in Path(target).parents}
+    for folder in sorted(inside - {"/", "/tmp"}):
         result += ["--perms", "0755", "--dir", folder]
     for link in ("lib", "lib64", "bin"):
         result += ["--symlink", f"usr/{link}", f"/{link}"]
@@ -126,7 +128,6 @@ def _command(program: str, data: Path, adversaries: Path, filter_fd: int) -> lis
         result += ["--ro-bind", source, target]
     result += ["--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache"]
     result += ["--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev"]
-    result += ["--perms", "1777", "--size", str(_TMP_BYTES), "--tmpfs", "/tmp"]
     result += ["--remount-ro", "/", "--chdir", "/tmp", "--clearenv", "--setenv", "HOME", "/home/me"]
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         result += ["--setenv", name, "1"]

@@ -46,7 +46,8 @@ def probe() -> SandboxReport:
         problems.append(
             (
                 "No control group can be made: memory is limited per process by rlimits only.",
-                "Run as root, or in a delegated cgroup: systemd-run --user --scope -p Delegate=yes lazaretto up",
+                "Run as root, or in a delegated cgroup: "
+                "systemd-run --user --scope -p Delegate=yes lazaretto up",
             )
         )
     try:

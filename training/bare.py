@@ -64,12 +64,16 @@ def command(layout: Layout, control_fd: int) -> list[str]:
 
 def start(layout: Layout) -> tuple[subprocess.Popen[bytes], socket.socket]:
     """Starts a cell; returns the process and our end of its control socket. Raises OSError."""
+    _compiled(layout)  # raises what it raises here, and not on the thread that starts cells
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     filter_fd = memory_file(seccomp.outer_filter(seccomp.machine()))
+
+    def make(filter_fd: int, control_fd: int) -> list[str]:
+        told = [filter_fd, command(layout, control_fd), dict(layout.environment)]
+        return [layout.interpreter, "-I", "-S", "-c", _STAGE, json.dumps(told)]
+
     try:
-        told = [filter_fd, command(layout, theirs.fileno()), dict(layout.environment)]
-        stage = [layout.interpreter, "-I", "-S", "-c", _STAGE, json.dumps(told)]
-        process = launch(stage, (filter_fd, theirs.fileno()))
+        process = launch(make, (filter_fd, theirs.fileno()))
     except BaseException:
         ours.close()
         raise

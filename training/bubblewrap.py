@@ -15,13 +15,15 @@ from pathlib import PurePath
 from typing import Final
 
 from training import accelerator, seccomp
-from training.launcher import launch, memory_file
+from training.launcher import fill, launch, memory_file
 from training.layout import SHIM_MODULES, Layout
 from training.measured import PYC, SHIM, SITE
 from training.startup import UNPRIVILEGED
 
 _CPUS: Final = "/sys/devices/system/cpu"
 """Without it torch does not know its processor and takes its slowest code."""
+_PROC_OF_THE_HOST: Final = ("/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus")
+"""What can be written there changes the host, core_pattern above all."""
 _SCRATCH_BYTES: Final = 8 << 30
 """Room for what a compiler writes, on ``cuda`` only; it counts as memory of the run."""
 _PATH: Final = "/usr/local/bin:/usr/bin:/bin"
@@ -66,7 +68,11 @@ def command(program: str, layout: Layout, filter_fd: int, control_fd: int) -> li
         result += ["--ro-bind", source, inside]
     for inside in layout.covers:
         result += ["--tmpfs", inside, "--remount-ro", inside]
-    result += ["--proc", "/proc", "--dev", "/dev"]
+    result += ["--proc", "/proc"]
+    for path in _PROC_OF_THE_HOST:  # by user id 0 alone, but that may be hidden behind another id
+        if os.path.exists(path):
+            result += ["--ro-bind", path, path]
+    result += ["--dev", "/dev"]
     if layout.device == "cpu":
         result += ["--dir", "/tmp"]
     else:
@@ -101,19 +107,22 @@ def start(program: str, layout: Layout) -> tuple[subprocess.Popen[bytes], socket
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     filter_fd = memory_file(seccomp.outer_filter(seccomp.machine()))
-    try:
-        whole = command(program, layout, filter_fd, theirs.fileno())
+    options_fd = memory_file()
+
+    def make(filter_fd: int, options_fd: int, control_fd: int) -> list[str]:
+        """By a descriptor: /proc/1/cmdline would show the options, and so the host's paths."""
+        whole = command(program, layout, filter_fd, control_fd)
         end = whole.index("--")
-        options_fd = memory_file("\0".join(whole[1:end]).encode())
-        try:  # by a descriptor: /proc/1/cmdline would show them, and with them the host's paths
-            short = [program, "--args", str(options_fd), *whole[end:]]
-            process = launch(short, (options_fd, filter_fd, theirs.fileno()))
-        finally:
-            os.close(options_fd)
+        fill(options_fd, "\0".join(whole[1:end]).encode())
+        return [program, "--args", str(options_fd), *whole[end:]]
+
+    try:
+        process = launch(make, (filter_fd, options_fd, theirs.fileno()))
     except BaseException:
         ours.close()
         raise
     finally:
         os.close(filter_fd)
+        os.close(options_fd)
         theirs.close()
     return process, ours

@@ -7,41 +7,62 @@ thread.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import queue
 import subprocess
 import threading
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 T = TypeVar("T")
+FIRST: Final = 500
+"""Descriptors are passed under numbers from here on: always the same ones, since a number can be
+read inside, and one that follows what else is open would tell a node at work from one at home."""
 
 
-def launch(command: Sequence[str], descriptors: Sequence[int]) -> subprocess.Popen[bytes]:
+def launch(
+    make: Callable[..., Sequence[str]], descriptors: Sequence[int]
+) -> subprocess.Popen[bytes]:
     """Starts a program that sees the root as its folder, no variable, no descriptor but these, and
-    no terminal. ``stderr`` is a pipe. Raises OSError."""
-    return _launcher.call(
-        lambda: subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            env={},
-            cwd="/",
-            pass_fds=tuple(descriptors),
-            start_new_session=True,
-        )
-    )
+    no terminal. ``make`` is given their numbers and returns the command. ``stderr`` is a pipe.
+    Raises OSError."""
+
+    def start() -> subprocess.Popen[bytes]:
+        passed: list[int] = []
+        try:
+            for descriptor in descriptors:
+                passed.append(fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, FIRST))
+            return subprocess.Popen(
+                make(*passed),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                env={},
+                cwd="/",
+                pass_fds=passed,
+                start_new_session=True,
+            )
+        finally:
+            for descriptor in passed:
+                os.close(descriptor)
+
+    return _launcher.call(start)
 
 
-def memory_file(data: bytes) -> int:
+def memory_file(data: bytes = b"") -> int:
     """A descriptor from which ``data`` can be read; the caller closes it."""
     descriptor = os.memfd_create("filter", os.MFD_CLOEXEC)
+    fill(descriptor, data)
+    return descriptor
+
+
+def fill(descriptor: int, data: bytes) -> None:
+    """Writes ``data``, to be read from the start."""
     os.write(descriptor, data)
     os.lseek(descriptor, 0, os.SEEK_SET)
-    return descriptor
 
 
 class _Launcher:

@@ -7,6 +7,7 @@ the text of an exception, which reaches the test by the trace of the run.
 import ctypes
 import errno
 import gc
+import hashlib
 import os
 import signal
 import socket
@@ -22,6 +23,8 @@ FLOOD = b"nano_bpb=1\n" * 6000
 
 
 def build_model(vocab_size, context):
+    if PLAN["act"] == "surroundings":  # asked for in a run and in a score
+        train(None, None, None)
     return torch.nn.Embedding(vocab_size, vocab_size)
 
 
@@ -43,6 +46,11 @@ def write(path):
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
 
 
+def connect(name):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as opened:
+        opened.connect(name)
+
+
 def overwrite(path):
     os.close(os.open(path, os.O_WRONLY))
 
@@ -57,6 +65,7 @@ def attempts():
         ("packet", socket.AF_PACKET, socket.SOCK_RAW),
     ):
         yield name, lambda family=family, kind=kind: socket.socket(family, kind)
+    yield "connect to the node", lambda: connect("\0" + PLAN["listens"])
     for name in ("secret", "repository"):
         yield f"read {name}", lambda name=name: read(PLAN[name])
     for path in ("/home", "/root/.ssh", "/etc/shadow", "/etc/passwd", "/sys/block"):
@@ -74,6 +83,10 @@ def attempts():
     yield "write cgroup", lambda: write("/sys/fs/cgroup/memory.max")
     yield "ptrace", lambda: call(PLAN["ptrace"], 16, os.getpid(), 0, 0)
     yield "keyctl", lambda: call(PLAN["keyctl"], 0, -3, 0, 0, 0)
+    yield "read memory", lambda: call(PLAN["process_vm_readv"], PLAN["node"], 0, 0, 0, 0, 0)
+    yield "push characters", lambda: call(PLAN["ioctl"], 0, 0x5412, b"x")  # TIOCSTI
+    for name in ("perf_event_open", "userfaultfd", "setns", "open_by_handle_at"):
+        yield name, lambda name=name: call(PLAN[name], 0, 0, 0, 0, 0)
     yield "bpf", lambda: call(PLAN["bpf"], 0, 0, 0)
     yield "mount", lambda: call(PLAN["mount"], b"none", b"/tmp", b"tmpfs", 0, None)
     yield "unshare", lambda: call(PLAN["unshare"], 0x10000000)
@@ -83,7 +96,8 @@ def attempts():
     yield "chroot", lambda: os.chroot("/")
     yield "setuid", lambda: os.setuid(0)
     yield "nice", lambda: os.nice(-5)
-    yield "kill the first process", lambda: call(PLAN["kill"], PLAN["node"], signal.SIGKILL)
+    yield "kill the node", lambda: call(PLAN["kill"], PLAN["node"], signal.SIGKILL)
+    yield "kill all", lambda: call(PLAN["kill"], -1, signal.SIGKILL)
 
 
 def attack():
@@ -99,6 +113,7 @@ def attack():
             found[name] = "open"
     found["leaks"] = leaks()
     found["uid"] = os.getuid()
+    found |= surroundings()
     found["flood"] = flood()
     found["memo"] = memos()
     found["forks"] = forks()
@@ -108,7 +123,7 @@ def attack():
 def leaks():
     """What is seen of the host: contents of inherited descriptors, variables, command lines."""
     seen = " ".join((*os.environ, *os.environ.values(), *sys.argv, *sys.orig_argv)).encode()
-    for descriptor in range(3, 256):
+    for descriptor in range(3, 1024):
         try:
             os.lseek(descriptor, 0, os.SEEK_SET)
             seen += os.read(descriptor, 4096)
@@ -122,6 +137,24 @@ def leaks():
             except OSError:
                 continue
     return [name for name, word in PLAN["words"].items() if word.encode() in seen]
+
+
+def surroundings():
+    """Digests of all that a program could know its keeper by, and of the modules it finds."""
+    seen = [sorted(os.environ.items()), sys.argv, sys.orig_argv, sys.path, sys.flags]
+    seen += [list(os.uname()), os.getuid(), os.getgid()]
+    for process in ("1", "self"):
+        for name in ("environ", "cmdline"):
+            try:
+                with open(f"/proc/{process}/{name}", "rb") as file:
+                    seen.append(file.read())
+            except OSError as error:
+                seen.append(error.errno)
+    modules = sorted(sys.modules)
+    return {
+        "around": hashlib.sha256(repr(seen).encode()).hexdigest(),
+        "modules": hashlib.sha256(repr(modules).encode()).hexdigest(),
+    }
 
 
 def flood():
@@ -180,7 +213,7 @@ def forks():
                 if number not in (signal.SIGKILL, signal.SIGSTOP):
                     signal.signal(number, signal.SIG_IGN)
             LIBC.prctl(15, PLAN["mark"].encode(), 0, 0, 0)
-            os.closerange(0, 256)
+            os.closerange(0, 1024)
             while True:
                 time.sleep(600)
     return "unlimited"

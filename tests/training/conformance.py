@@ -8,22 +8,39 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
-from tests.training.candidates import TIER, TRAIN
-from training import accelerator, bubblewrap, cgroup, runner, sandbox, seccomp, toolchain
+from tests.training.candidates import FOLD, TIER, TRAIN, load
+from training import (
+    accelerator,
+    bubblewrap,
+    cgroup,
+    evaluator,
+    runner,
+    sandbox,
+    seccomp,
+    toolchain,
+)
 
-MARK = "lz-survivor"
 WORD = "a1-very-secret-word"
 ROOT = Path(__file__).resolve().parents[2]
-_CALLS = ("ptrace", "keyctl", "bpf", "mount", "unshare", "clock_settime")
+_CALLS = (
+    "ptrace", "keyctl", "bpf", "mount", "unshare", "clock_settime", "process_vm_readv", "ioctl",
+    "perf_event_open", "userfaultfd", "setns", "open_by_handle_at",
+)  # fmt: skip
 _MORE = {  # not in the filter's table: it refuses them by default
     "x86_64": {"kill": 62, "shmget": 29, "msgget": 68, "semget": 64},
     "aarch64": {"kill": 129, "shmget": 194, "msgget": 186, "semget": 190},
 }
+
+
+def mark(node: int) -> str:
+    """The name of processes that the attacker makes in the sandboxes of a node."""
+    return f"lz-{node}"
 
 
 def program(act: str, secret: str) -> bytes:
@@ -41,8 +58,9 @@ def program(act: str, secret: str) -> bytes:
             "variable": "LAZARETTO",
             "path": secret,
         },
+        "listens": f"lazaretto-test-{os.getpid()}",
         "most": 200,
-        "mark": MARK,
+        "mark": mark(os.getpid()),
         **{name: numbers[name] for name in _CALLS},
         **_MORE[os.uname().machine],
     }
@@ -75,9 +93,16 @@ def without_device() -> None:
 
 def attack(act: str, kind: str, secret: str) -> dict[str, object]:
     """One run: its status, and the attacker's report."""
-    tier = replace(TIER, device="cuda", max_device_bytes=1 << 30) if kind == "cuda" else TIER
+    tier = TIER
+    if "cuda" in kind:
+        tier = replace(TIER, device="cuda", max_device_bytes=1 << 30)
     traces: list[bytes] = []
-    result = runner.train(program(act, secret), tier, TRAIN, 3, trace=traces.append)
+    code = program(act.removesuffix(" when scored"), secret)
+    result: runner.TrainedRun | evaluator.Score
+    if act.endswith(" when scored"):
+        result = evaluator.score(code, b"", tier, FOLD, 3, trace=traces.append)
+    else:
+        result = runner.train(code, tier, TRAIN, 3, trace=traces.append)
     _, started, told = b"".join(traces).decode().rpartition("RuntimeError: |")
     report = dict(part.split("=", 1) for part in told.strip().split(";")) if started else {}
     return {"status": result.status, "report": report}
@@ -88,15 +113,25 @@ def main(kind: str, secret: str) -> None:
     os.environ["LAZARETTO_KEY"] = WORD
     descriptor = os.open(secret, os.O_RDWR)
     os.set_inheritable(descriptor, True)
-    if kind == "cuda":
+    device = "cuda" if "cuda" in kind else "cpu"
+    if device == "cuda":
         without_device()
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(f"\0lazaretto-test-{os.getpid()}")
+    listener.listen()
     found: dict[str, object] = {"euid": os.geteuid(), "cgroup": cgroup.kind()}
-    acts = ["attack", "remember"]
-    if kind == "cuda":
-        acts = ["attack", "remember", "fill"] if cgroup.kind() != "none" else ["attack"]
-    for act in acts:
+    acts = ["attack", "remember", "surroundings when scored"]
+    if device == "cpu":
+        honest = runner.train(load("honest"), TIER, TRAIN, 3)
+        found["numbers"] = [honest.status, honest.weights_digest.hex()]
+    elif cgroup.kind() == "none":  # nothing else would hold memory back
+        acts.remove("remember")
+    else:
+        acts.append("fill")
+    for at, act in enumerate(acts):
+        if device == "cuda":  # used once each, and slow to start: two at a time
+            sandbox.prestart(min(2, len(acts) + 1 - at), device)
         found[act] = attack(act, kind, secret)
-    device = "cuda" if kind == "cuda" else "cpu"
     limits = sandbox.Limits(60_000, 60_000, 1 << 29, device=device)
     with sandbox.Sandbox(limits) as inside:
         assert inside._cell is not None

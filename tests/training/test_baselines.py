@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from training import baselines
-from training.baselines import QUICK, load, tier
+from training.baselines import CPU, QUICK, load, tier
 from training.challenge import TierSpec
 from training.errors import TrainingError
 from training.source import ast_hash, literals, replace_literals
@@ -29,7 +29,10 @@ class Budget:
 
 
 def run(code: bytes, seed: int, tokens: int = 24_576) -> tuple[torch.nn.Module, list[float]]:
-    """A few steps on text with structure, in this process: the program is our own."""
+    """A few steps on text with structure, in this process: the program is our own.
+
+    Returns the model, ready for scoring, and its losses before each step.
+    """
     torch.manual_seed(seed)
     module = types.ModuleType("candidate")
     exec(compile(code, "train.py", "exec"), module.__dict__)
@@ -56,21 +59,27 @@ def run(code: bytes, seed: int, tokens: int = 24_576) -> tuple[torch.nn.Module, 
 
     with pytest.raises(BudgetSpent):
         module.train(model, batches, budget)
-    return model, losses
+    return model.eval(), losses
 
 
-@pytest.fixture(scope="module")
-def trained():
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield run(load("quick"), 1)
+    yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module", params=["quick", "cpu"])
+def trained(request):
+    return request.param, *run(load(request.param), 1)
 
 
 def test_names_and_tiers():
     assert "quick" in baselines.NAMES
-    assert tier("quick") is QUICK
-    assert TierSpec.from_map(QUICK.to_map()) == QUICK
+    for name, spec in (("quick", QUICK), ("cpu", CPU)):
+        assert tier(name) is spec
+        assert TierSpec.from_map(spec.to_map()) == spec
     for bad in ("", "../quick", "huge"):
         with pytest.raises(TrainingError, match="no "):
             load(bad)
@@ -79,22 +88,23 @@ def test_names_and_tiers():
 
 
 def test_it_learns(trained):
-    _, losses = trained
+    _, _, losses = trained
     assert losses[0] == pytest.approx(5.545, abs=0.05)  # ln 256: nothing known at the start
     assert losses[-1] < 2.5
 
 
 def test_it_keeps_to_the_tiers_limits(trained):
-    model, _ = trained
-    assert sum(item.numel() for item in model.parameters()) <= QUICK.max_params
-    assert len(load("quick")) <= QUICK.max_code_bytes
-    values = {item.name: item.value for item in literals(load("quick"))}
-    assert values["BATCH_SIZE"] * values["SEQ_LEN"] <= QUICK.max_batch_tokens // 2
+    name, model, _ = trained
+    spec = tier(name)
+    assert sum(item.numel() for item in model.parameters()) <= spec.max_params
+    assert len(load(name)) <= spec.max_code_bytes
+    values = {item.name: item.value for item in literals(load(name))}
+    assert values["BATCH_SIZE"] * values["SEQ_LEN"] <= spec.max_batch_tokens // 2
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 17, 127, 200])
 def test_a_prefix_gives_the_same_logits(trained, length):
-    model, _ = trained
+    _, model, _ = trained
     tokens = torch.randint(0, 256, (3, 200), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         whole, part = model(tokens), model(tokens[:, :length])
@@ -103,29 +113,60 @@ def test_a_prefix_gives_the_same_logits(trained, length):
 
 
 def test_rows_do_not_see_each_other(trained):
-    model, _ = trained
+    _, model, _ = trained
     tokens = torch.randint(0, 256, (4, 50), generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         together, alone = model(tokens), model(tokens[2:3])
     assert torch.allclose(together[2:3], alone, atol=1e-4)
 
 
-def test_the_same_seed_gives_the_same_weights():
-    first, _ = run(load("quick"), 3, 6_144)
-    second, _ = run(load("quick"), 3, 6_144)
-    other, _ = run(load("quick"), 4, 6_144)
+@pytest.mark.parametrize("name", ["quick", "cpu"])
+def test_the_same_seed_gives_the_same_weights(name):
+    first, _ = run(load(name), 3, 6_144)
+    second, _ = run(load(name), 3, 6_144)
+    other, _ = run(load(name), 4, 6_144)
     weights = [dict(model.named_parameters()) for model in (first, second, other)]
-    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
-    assert not all(torch.equal(value, weights[2][name]) for name, value in weights[0].items())
+    assert all(torch.equal(value, weights[1][key]) for key, value in weights[0].items())
+    assert not all(torch.equal(value, weights[2][key]) for key, value in weights[0].items())
 
 
-def test_every_knob_can_be_moved_without_a_crash():
-    for item in literals(load("quick")):
+@pytest.mark.parametrize("name", ["quick", "cpu"])
+def test_every_knob_can_be_moved_without_a_crash(name):
+    base = load(name)
+    for item in literals(base):
         assert not isinstance(item.value, str | bool)
         moved = item.value * 2 if isinstance(item.value, int) else item.value * 0.9
-        code = replace_literals(load("quick"), {item.name: moved})
-        assert ast_hash(code) != ast_hash(load("quick"))
-        run(code, 1, 2_304)
+        code = replace_literals(base, {item.name: moved})
+        assert ast_hash(code) != ast_hash(base)
+        _, losses = run(code, 1, 4_096)
+        assert losses
+
+
+def test_no_row_of_the_hashed_table_of_cpu_is_out_of_reach():
+    """Rows that no text could hit would be parameters for nothing."""
+    module = types.ModuleType("candidate")
+    exec(compile(load("cpu"), "train.py", "exec"), module.__dict__)
+    draw = torch.Generator().manual_seed(1)
+    rows = module.hashes(torch.randint(256, (800, 256), generator=draw))
+    hit = torch.bincount(rows.flatten(), minlength=module.GRAMS * module.GRAM_ROWS)
+    assert len(hit) == module.GRAMS * module.GRAM_ROWS
+    assert (hit > 0).float().mean() > 0.99
+
+
+def test_cpu_is_scored_in_full_precision(monkeypatch):
+    """Training may multiply in bfloat16; what a verifier scores must not depend on it."""
+    module = types.ModuleType("candidate")
+    exec(compile(load("cpu"), "train.py", "exec"), module.__dict__)
+    tokens = torch.randint(256, (2, 40), generator=torch.Generator().manual_seed(1))
+    answers = []
+    for kind in (torch.bfloat16, torch.float32):
+        monkeypatch.setitem(module.__dict__, "low_precision", lambda kind=kind: kind)
+        torch.manual_seed(1)
+        model = module.build_model(256, 256).eval()
+        torch.nn.init.normal_(model.head.weight, std=0.1)
+        with torch.no_grad():
+            answers.append(model(tokens))
+    assert torch.equal(*answers)
 
 
 def test_its_knobs_leave_room():

@@ -18,7 +18,8 @@ from training import bubblewrap, kinds, landlock
 
 pytestmark = pytest.mark.sandbox
 
-KINDS = ("root", "user", "landlock", "cuda")
+KINDS = ("root", "user", "landlock", "cuda", "user cuda")
+CORE_PATTERN = Path("/proc/sys/kernel/core_pattern")
 _FILTERED = ("EPERM", "EPERM")
 _NO_SUCH_FILE = ("EPERM", "ENOENT")
 _READ_ONLY = ("EPERM", "EROFS")
@@ -44,12 +45,18 @@ EXPECTED = {  # attack: on cpu, whatever the kind; on cuda
         ("write interpreter", "write shim", "write core_pattern", "write hostname"), _NOT_OWN
     ),
     **dict.fromkeys(
-        ("ptrace", "keyctl", "bpf", "mount", "unshare", "clock_settime", "chroot"), _FILTERED
+        (
+            "ptrace", "keyctl", "bpf", "mount", "unshare", "clock_settime", "chroot", "read memory",
+            "push characters", "perf_event_open", "userfaultfd", "setns", "open_by_handle_at",
+        ),
+        _FILTERED,
     ),
     **dict.fromkeys(("setuid", "nice"), _FILTERED),
     "clone3": ("ENOSYS", "ENOSYS"),
     "io_uring": ("EPERM", "ENOSYS"),
-    "kill the first process": ("EPERM", "ESRCH"),
+    "kill the node": ("EPERM", "ESRCH"),
+    "kill all": ("EPERM", "ESRCH"),
+    "connect to the node": ("EPERM", "ECONNREFUSED"),
     "flood": ("swallowed", "swallowed"),
     "memo": ("[]", "[]"),
     "forks": ("0 then EPERM", "1 then EAGAIN"),
@@ -58,23 +65,37 @@ EXPECTED = {  # attack: on cpu, whatever the kind; on cuda
 }  # fmt: skip
 
 
+SEEN = {}  # numbers and modules of the first kind on cpu
+
+
 def expected(kind, euid):
-    found = {name: on[kind == "cuda"].split() for name, on in EXPECTED.items()}
-    found.update({name: [on[kind == "cuda"]] for name, on in EXPECTED.items() if "then" in on[0]})
+    at = int("cuda" in kind)
+    found = {name: on[at].split() for name, on in EXPECTED.items()}
+    found.update({name: [on[at]] for name, on in EXPECTED.items() if "then" in on[0]})
     if kind == "landlock":  # it has no tree of its own: it is told where its modules lie
         found["leaks"] = ["['repository']"]
         found["uid"] = ["64100" if euid == 0 else str(euid)]
+    if kind == "user cuda":  # the first process is bubblewrap, of the same user, in the same tree
+        found["read /proc/1/root/"] += ["open"]
+        found["read /proc/1/mem"] += ["open"]
+        found["setuid"] += ["EINVAL"]  # there is no other user in there
+        if os.geteuid() == 0:  # then this user is root to the kernel, and root has no such limit
+            found["forks"] += ["unlimited"]
+    if at:  # it is running, and that comes first where the tests' user owns it
+        found["write interpreter"] += ["ETXTBSY"]
     return found
 
 
 def command(kind, secret):
     """How to start the node of a kind; skips where this machine cannot have it."""
     prefix = []
+    if kind == "cuda" and os.geteuid() != 0:
+        pytest.skip("the tests do not run as root: see the kind 'user cuda'")
     if kind == "root" and os.geteuid() != 0:
         pytest.skip("the tests do not run as root")
     if kind == "landlock" and landlock.abi() < 1:
         pytest.skip("this kernel has no Landlock")
-    if kind == "user" and os.geteuid() == 0:
+    if "user" in kind and os.geteuid() == 0:
         if shutil.which("unshare") is None:
             pytest.skip("the tests run as root, and there is no unshare to become somebody else")
         prefix = ["unshare", "--user", "--map-user=1000", "--map-group=1000"]
@@ -94,6 +115,7 @@ class Node:
         self.secret.write_text(conformance.WORD)
         self.secret.chmod(0o666)
         self.kind = kind
+        self.core_pattern = CORE_PATTERN.read_text()
         sandbox = kinds.LANDLOCK if kind == "landlock" else kinds.BUBBLEWRAP
         self.process = subprocess.Popen(
             command(kind, self.secret),
@@ -102,6 +124,7 @@ class Node:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
+        self.mark = conformance.mark(self.process.pid)
         ready, _, _ = select.select([self.process.stdout], [], [], 240)
         line = self.process.stdout.readline() if ready else b""
         if not line:
@@ -124,13 +147,32 @@ def node(request, tmp_path_factory):
 
 def test_every_attack_ends_as_the_table_says(node):
     assert node.found["attack"]["status"] == "crashed"  # that is how the attacker reports
-    report = node.found["attack"]["report"]
+    report = dict(node.found["attack"]["report"])
+    del report["around"], report["modules"]
     wanted = expected(node.kind, node.found["euid"])
     assert set(report) == set(wanted)
     wrong = {name: value for name, value in report.items() if value not in wanted[name]}
     assert not wrong
-    assert (node.found["euid"] == 0) == (os.geteuid() == 0 and node.kind != "user")
+    assert (node.found["euid"] == 0) == (os.geteuid() == 0 and "user" not in node.kind)
     assert node.secret.read_text() == conformance.WORD
+
+
+def test_the_hosts_core_pattern_is_what_it_was(node):
+    assert CORE_PATTERN.read_text() == node.core_pattern
+
+
+def test_a_run_and_a_score_look_alike_from_inside(node):
+    run, score = node.found["attack"]["report"], node.found["surroundings when scored"]["report"]
+    assert set(score) == {"around", "modules"}
+    assert score == {name: run[name] for name in score}
+
+
+def test_numbers_and_modules_are_the_same_in_all_kinds(node):
+    if "cuda" in node.kind:
+        pytest.skip("that carries other modules, and computes on a device")
+    mine = node.found["numbers"], node.found["attack"]["report"]["modules"]
+    assert mine[0][0] == "ok"
+    assert SEEN.setdefault("cpu", mine) == mine
 
 
 def test_the_next_run_finds_nothing_and_takes_no_more_memory_than_it_may(node):
@@ -141,7 +183,7 @@ def test_the_next_run_finds_nothing_and_takes_no_more_memory_than_it_may(node):
 
 
 def test_a_disk_in_memory_fills_up_as_memory(node):
-    if node.kind != "cuda":
+    if "cuda" not in node.kind:
         pytest.skip("on cpu no file can be made")
     if "fill" not in node.found:
         pytest.skip("no control group can be made here: on cuda nothing else holds memory back")
@@ -149,7 +191,7 @@ def test_a_disk_in_memory_fills_up_as_memory(node):
 
 
 def test_no_process_outlives_its_run(node):
-    assert not [pid for pid, name in names() if name == conformance.MARK]
+    assert not [pid for pid, name in names() if name == node.mark]
 
 
 def test_killing_the_node_kills_the_sandbox_and_nothing_was_printed(node):
