@@ -44,6 +44,8 @@ CACHE = Path("/tmp/cache")
 LOG = Path("/tmp/run.log")
 CHECKPOINT = Path("/tmp/checkpoint.pt")
 OURS = (CACHE, LOG, CHECKPOINT)
+THERE = set(Path("/tmp").iterdir())
+"""Where an interpreter that is installed below /tmp shows."""
 
 
 class BudgetSpent(Exception):
@@ -185,7 +187,7 @@ def limited_run(name, seed, report):
 
 def leftovers():
     """What a run has left in /tmp, for the next one to find."""
-    return [path for path in Path("/tmp").iterdir() if path not in OURS]
+    return [path for path in Path("/tmp").iterdir() if path not in OURS and path not in THERE]
 
 
 def main():
