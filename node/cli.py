@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import App, CycloptsError, Parameter
 
 from node.settings import find_home
+from verification.simulate_setting import Setting
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -248,6 +249,35 @@ def cheats(
     return show_cheats(
         directory, names=only, only_controls=controls, naive=naive, tier=tier, twin=twin,
         as_json=as_json,
+    )  # fmt: skip
+
+
+@app.command
+def simulate(
+    *,
+    setting: Annotated[Setting, Parameter(name="*")] = Setting(),  # noqa: B008 (frozen)
+    repeats: Annotated[int, Parameter(help="Epochs that are simulated.")] = 3,
+    seed: Annotated[int, Parameter(help="What everything is drawn from.")] = 0,
+    sweep: Annotated[
+        bool, Parameter(negative="", help="Vary one thing at a time around these options.")
+    ] = False,
+    bank: Annotated[
+        Path | None, Parameter(help="Measured differences, as JSON; one is shipped.")
+    ] = None,
+    plot: Annotated[
+        Path | None, Parameter(help="Draw FDR and power: a .svg, .png or .pdf file.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> int:
+    """What the rules are worth: epochs of claims whose truth is known, and verifiers who lie.
+
+    Greedy keep or revert, an uncorrected t test, and this swarm's own verdicts, side by side.
+    """
+    from node.simulation import simulate_here
+
+    return simulate_here(
+        setting, repeats=repeats, seed=seed, sweep=sweep, bank=bank, plot=plot, as_json=as_json,
+        progress=_progress,
     )  # fmt: skip
 
 

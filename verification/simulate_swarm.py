@@ -1,0 +1,194 @@
+"""An epoch of claims through the very code that judges real ones, with a queue of busy nodes.
+
+Every verdict comes from :class:`verification.verdict.Deliberation` and every level from
+:func:`verification.evidence.level`; nothing of them is done again here. A claim names the frontier
+of the moment at which it is made, so R counts only what was adopted by then.
+
+The queue, a model: claims are made at random times within the epoch. The members of a bench take
+turns, and a node runs one pair at a time, in the order in which it was asked; its own research
+waits meanwhile. A silent member holds a claim up for ``PATIENCE`` pairs before the others call it
+absent. Messages take no time. Liars take as long as honest members do.
+"""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass, field
+from fractions import Fraction
+from random import Random
+from typing import TYPE_CHECKING, Final
+
+from swarm.records import Pair
+from verification.evidence import level
+from verification.reproduce import position
+from verification.simulate_noise import Claimed, lie
+from verification.simulate_setting import SD_NANO
+from verification.verdict import Deliberation, Reproduction, Terms
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from verification.simulate_setting import Setting
+
+PATIENCE: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Fate:
+    """What a policy made of a claim.
+
+    ``claimed``: the gain that comes with an adoption; ``truth``: what the claim is really worth;
+    ``published``: the effect measured afterwards, None without one (all nano-bits per byte).
+    ``pairs``: pairs spent to decide. ``captured``: more liars on the bench than it tolerates.
+    """
+
+    better: bool
+    adopted: bool
+    truth: float
+    claimed: float = 0.0
+    published: float | None = None
+    pairs: int = 0
+    hours: float = 0.0
+    captured: bool = False
+
+
+@dataclass(slots=True)
+class _Case:
+    """A claim on its way to a verdict."""
+
+    index: int
+    claim: Claimed
+    bench: tuple[int, ...]
+    rng: Random
+    made: float
+    depth: int = 0
+    walk: Deliberation | None = None
+    told: list[int] = field(default_factory=list)
+    steps: int = 0
+
+
+def measured(d_nano: int) -> Pair:
+    """A pair that ran well, at equal cost."""
+    return Pair(
+        index=0, fold=0, order="base_first", d_nano=d_nano, status="ok", base_nano=0,
+        candidate_nano=0, base_cost_ms=1, candidate_cost_ms=1, tokens=1,
+    )  # fmt: skip
+
+
+class Epoch:
+    """One simulated epoch; ``seed`` fixes every draw, whatever the order of events."""
+
+    def __init__(self, setting: Setting, claims: Sequence[Claimed], seed: str) -> None:
+        self._setting, self._policy = setting, setting.policy()
+        self._free = [0.0] * setting.nodes
+        self._frontier = 0
+        self._members = tuple(b"node%08d" % node for node in range(setting.nodes))
+        self._events: list[tuple[float, int]] = []
+        self._cases: list[_Case] = []
+        self._fates: dict[int, Fate] = {}
+        clock = Random(f"{seed}/arrivals")
+        times = sorted(clock.uniform(0, 60 * setting.epoch_hours) for _ in claims)
+        for index, (claim, time) in enumerate(zip(claims, times, strict=True)):
+            rng = Random(f"{seed}/claim/{index}")
+            self._cases.append(_Case(index, claim, self._draw_bench(claim, rng), rng, time))
+            self._events.append((time, index))
+
+    def _draw_bench(self, claim: Claimed, rng: Random) -> tuple[int, ...]:
+        """Nodes by rank. Nodes below ``liars`` lie; the author has no seat on its own bench."""
+        setting = self._setting
+        honest = not claim.dishonest
+        first, last = (setting.liars, setting.nodes) if honest else (0, setting.liars)
+        author = rng.randrange(first, last) if first < last else rng.randrange(setting.nodes)
+        others = rng.sample(range(setting.nodes - 1), setting.bench)
+        return tuple(node + (node >= author) for node in others)
+
+    def run(self, tell: Callable[[int], None]) -> list[Fate]:
+        """Judge every claim; ``tell`` hears how many are decided."""
+        heapq.heapify(self._events)
+        while self._events:
+            now, index = heapq.heappop(self._events)
+            case = self._cases[index]
+            outcome = self._begin(case) if case.walk is None else self._add(case)
+            if outcome == "pending":
+                heapq.heappush(self._events, (self._next_pair(case, now), index))
+            else:
+                self._fates[index] = self._decided(case, outcome, now)
+                case.walk = None
+                tell(len(self._fates))
+        return [self._fates[index] for index in range(len(self._cases))]
+
+    def _begin(self, case: _Case) -> str:
+        setting = self._setting
+        case.depth = self._frontier
+        case.walk = Deliberation(
+            Terms(
+                claim=case.index.to_bytes(32, "big"),
+                kind="improvement",
+                policy=self._policy,
+                max_cost_ratio_milli=1000,
+                level=level(setting.alpha_exact, Fraction(1, setting.claims), 1, case.depth),
+                sigma0_nano=(SD_NANO,) * setting.bench if setting.calibrated else (),
+            )
+        )
+        return case.walk.outcome
+
+    def _is_liar(self, node: int) -> bool:
+        return node < self._setting.liars
+
+    def _next_pair(self, case: _Case, now: float) -> float:
+        """When the pair whose turn it is will be there, in minutes."""
+        setting = self._setting
+        node = case.bench[position(case.steps, setting.bench)[1]]
+        if self._is_liar(node) and setting.liar == "silent":
+            return now + PATIENCE * setting.minutes_per_pair
+        done = max(now, self._free[node]) + setting.minutes_per_pair
+        self._free[node] = done
+        return done
+
+    def _report(self, case: _Case, node: int) -> int | None:
+        if self._is_liar(node):
+            return lie(self._setting, case.claim, case.told, case.rng)
+        return case.claim.nature.draw(case.rng)
+
+    def _add(self, case: _Case) -> str:
+        assert case.walk is not None
+        round_, rank = position(case.steps, self._setting.bench)
+        node = case.bench[rank]
+        d_nano = self._report(case, node)
+        pair = None if d_nano is None else measured(d_nano)
+        if d_nano is not None:
+            case.told.append(d_nano)
+        case.steps += 1
+        block = None if pair is None else case.steps.to_bytes(32, "big")
+        return case.walk.add(Reproduction(round_, rank, block, self._members[node], pair))
+
+    def _decided(self, case: _Case, outcome: str, now: float) -> Fate:
+        adopted = outcome == "adopt"
+        claimed, published = 0.0, None
+        if adopted:
+            assert case.walk is not None
+            claimed = float(case.walk.verdict().mean_nano)
+            published = self._publish(case)
+            self._frontier = max(self._frontier, case.depth + 1)
+        return Fate(
+            better=case.claim.better,
+            adopted=adopted,
+            truth=case.claim.nature.mean,
+            claimed=claimed,
+            published=published,
+            pairs=len(case.told),
+            hours=(now - case.made) / 60,
+            captured=sum(map(self._is_liar, case.bench)) > self._setting.liars_tolerated,
+        )
+
+    def _publish(self, case: _Case) -> float | None:
+        """The mean of the members' means over fresh pairs, without the f highest and f lowest."""
+        means = []
+        for node in case.bench:
+            found = [self._report(case, node) for _ in range(self._setting.effect_pairs)]
+            ran = [d_nano for d_nano in found if d_nano is not None]
+            if ran:
+                means.append(sum(ran) / len(ran))
+        cut = min(self._setting.liars_tolerated, max(0, len(means) - 1) // 2)
+        kept = sorted(means)[cut : len(means) - cut]
+        return sum(kept) / len(kept) if kept else None
