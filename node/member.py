@@ -161,6 +161,7 @@ class Node:
         decision = claim.verdict
         assert decision is not None
         assert decision.crossing is not None
+        block = decision.crossing[2]
         said = any(
             isinstance(record.payload, Adoption) and record.payload.claim == claim.id
             for record in self._own_records()
@@ -183,7 +184,7 @@ class Node:
                     g=decision.g,
                     approvals=(),
                 ),
-                refs=(claim.id, decision.crossing[2]),
+                refs=(claim.id, block) if block else (claim.id,),
             )
         except SwarmError as error:
             self.trouble("adoption", error)

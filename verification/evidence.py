@@ -25,12 +25,15 @@ crosses with the larger loss also crosses with the floor, which is fixed beforeh
 costs power, never validity.
 
 Limits. Under nulls that are skewed to the left (usually slightly better, on rare seeds far worse)
-E_t exceeds its level until the bad seeds show; nothing is clipped on the bad side. The
-variance-bounded half E_v needs calibration records; until they exist E = E_t.
+E_t exceeds its level until the bad seeds show; nothing is clipped on the bad side.
+
+Where members of a bench have calibrated their machines, ``verification.bounded`` adds E_v, and
+``verification.pooling`` makes one number of what a bench with f liars says.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from decimal import (
     MAX_EMAX,
@@ -46,6 +49,7 @@ from fractions import Fraction
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Final
 
+from verification import approximate
 from verification.errors import EvidenceError
 
 if TYPE_CHECKING:
@@ -66,9 +70,9 @@ E_CAP: Final = Decimal("1E+100")
 MAX_PAIRS: Final = 4096
 MAX_NANO: Final = 2**53
 
-_WORK: Final = 70
+_WORK_DIGITS: Final = 70
 _CROSSOVER: Final = Decimal(3)
-_LN10_HALVED_DIGITS: Final = Decimal(92)  # (_WORK + 10) * ln(10) / 2, rounded up
+_LN10_HALVED_DIGITS: Final = Decimal(92)  # (_WORK_DIGITS + 10) * ln(10) / 2, rounded up
 
 
 def _context(digits: int) -> Context:
@@ -83,8 +87,8 @@ def _context(digits: int) -> Context:
     )
 
 
-_CONTEXT: Final = _context(_WORK)
-_PUBLISHED: Final = _context(DIGITS)
+WORK: Final = _context(_WORK_DIGITS)
+PUBLISHED: Final = _context(DIGITS)
 
 
 # --- I_n(b) ------------------------------------------------------------------------------------
@@ -97,7 +101,7 @@ def _negative(n: int, x: Decimal) -> Decimal:
     (k-1) / (x + rho_(k+1)), and I_1 = 1 / (x + rho_2). Run forwards the recursion cancels; run
     backwards any start is forgotten by a factor of exp(2x) per step of sqrt(k).
     """
-    c = _CONTEXT
+    c = WORK
     root = c.add(c.sqrt(Decimal(n)), c.divide(_LN10_HALVED_DIGITS, x))
     far = int(c.multiply(root, root)) + 2
     rho = Decimal(0)
@@ -154,19 +158,19 @@ def _pi(digits: int) -> Decimal:
 
 def integral(n: int, b: Decimal) -> Decimal:
     """I_n(b) = integral over r > 0 of r^(n-1) exp(-r^2/2 + b r), to about 60 digits."""
-    c = _CONTEXT
+    c = WORK
     if b <= _CROSSOVER.copy_negate():
         return _negative(n, b.copy_negate())
     if b >= _CROSSOVER:
         half_square = c.divide(c.multiply(b, b), Decimal(2))
-        whole = c.multiply(c.sqrt(c.multiply(Decimal(2), _pi(_WORK))), c.exp(half_square))
+        whole = c.multiply(c.sqrt(c.multiply(Decimal(2), _pi(_WORK_DIGITS))), c.exp(half_square))
         return _forward(n, b, c.subtract(whole, _negative(1, b)), c)
     if b >= 0:
         return _forward(n, b, _first(b, c), c)
     # Cancellation costs a factor of about I_n(|b|) / I_n(b) < exp(2 |b| sqrt(n) + b^2).
     size = b.copy_negate()
     lost = c.add(c.multiply(c.multiply(Decimal(2), size), c.sqrt(Decimal(n))), c.multiply(b, b))
-    wide = _context(_WORK + int(lost) // 2 + 10)
+    wide = _context(_WORK_DIGITS + int(lost) // 2 + 10)
     return c.plus(_forward(n, b, _first(b, wide), wide))
 
 
@@ -200,12 +204,12 @@ def evidence_of_sums(n: int, total: int, squares: int) -> Decimal:
         )
     if squares == 0:
         return Decimal(1)
-    return _evidence(n, _CONTEXT.divide(Decimal(total), _CONTEXT.sqrt(Decimal(squares))))
+    return _evidence(n, WORK.divide(Decimal(total), WORK.sqrt(Decimal(squares))))
 
 
 def _evidence(n: int, slope: Decimal) -> Decimal:
     """E_t of n pairs with S / sqrt(Q) = ``slope``."""
-    c = _CONTEXT
+    c = WORK
     at_zero = _integral_at_zero(n)
     result = Decimal(0)
     for delta in DELTAS:
@@ -213,7 +217,7 @@ def _evidence(n: int, slope: Decimal) -> Decimal:
         ratio = c.divide(integral(n, c.multiply(delta, slope)), at_zero)
         result = c.add(result, c.multiply(shrink, ratio))
     result = c.divide(result, Decimal(len(DELTAS)))
-    return E_CAP if result > E_CAP else _PUBLISHED.plus(result)
+    return E_CAP if result > E_CAP else PUBLISHED.plus(result)
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +250,16 @@ class Tally:
             self.squares + d_nano * d_nano,
             max(self.largest, abs(d_nano)),
             self.failed,
+        )
+
+    def __add__(self, other: Tally) -> Tally:
+        """The pairs of both."""
+        return Tally(
+            self.ran + other.ran,
+            self.total + other.total,
+            self.squares + other.squares,
+            max(self.largest, other.largest),
+            self.failed + other.failed,
         )
 
     def sums(self, failure_nano: int) -> tuple[int, int, int]:
@@ -323,17 +337,31 @@ def is_futile(n: int, total: int, squares: int, cap: int, at_level: Fraction) ->
         return True
     if n < 2:
         return False
-    if n >= cap:
+    if not squares:  # nothing but equal, zero differences
+        return True
+    if n < cap:
+        hoped = _hoped(n, total, squares, cap)
+        if abs(hoped + math.log(at_level)) > approximate.MARGIN:
+            return hoped + math.log(at_level) < 0
+    else:
         return not crosses(evidence_of_sums(n, total, squares), at_level)
-    c = _CONTEXT
+    c = WORK
     mean = c.divide(Decimal(total), Decimal(n))
     variance = c.divide(Decimal(n * squares - total * total), Decimal(n * (n - 1)))
     error = c.sqrt(c.divide(variance, Decimal(n)))
-    hoped = c.add(mean, c.divide(c.multiply(Decimal(5 * (n + 1)), error), Decimal(2 * n)))
+    hope = c.add(mean, c.divide(c.multiply(Decimal(5 * (n + 1)), error), Decimal(2 * n)))
     left = Decimal(cap - n)
-    final_total = c.add(Decimal(total), c.multiply(left, hoped))
-    spread = c.add(c.multiply(hoped, hoped), variance)
+    final_total = c.add(Decimal(total), c.multiply(left, hope))
+    spread = c.add(c.multiply(hope, hope), variance)
     final_squares = c.add(Decimal(squares), c.multiply(left, spread))
-    if final_squares <= 0:
-        return True
     return not crosses(_evidence(cap, c.divide(final_total, c.sqrt(final_squares))), at_level)
+
+
+def _hoped(n: int, total: int, squares: int, cap: int) -> float:
+    """ln E at ``cap`` pairs, hoping as :func:`is_futile` does, in floats."""
+    mean = total / n
+    variance = (n * squares - total * total) / (n * (n - 1))
+    hope = mean + 2.5 * (1 + 1 / n) * math.sqrt(variance / n)
+    final_total = total + (cap - n) * hope
+    final_squares = squares + (cap - n) * (hope * hope + variance)
+    return approximate.log_evidence(cap, final_total / math.sqrt(final_squares))

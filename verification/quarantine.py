@@ -249,6 +249,8 @@ class Quarantine:
             check_profile(policy.n, policy.f, policy.g)
         except ProfileError:
             return replace(state, reason="profile_not_supported")
+        if policy.f or policy.g:  # evidence withstands f liars; what was said does not yet
+            return replace(state, reason="profile_not_supported")
         if max_cost is None:
             return replace(state, reason="tier_not_measured_by_the_challenge")
         bench = self._benches.get(state.id)

@@ -8,12 +8,17 @@ Invariants:
 - A candidate that fails (crash, time, memory, budget, not finite ...) or costs more than the
   charter allows is a pair that it lost, never a pair left out. A base that fails says nothing about
   the candidate: its pair is passed over.
-- A reported probe failure (the model reads ahead, leaks between rows, does not repeat itself) ends
-  the claim at once: with f = 0 one verifier's word counts, for as well as against.
+- A member that took its seat and is agreed to be absent is a lost pair of its own; one that never
+  took its seat is passed over.
+- A reported probe failure (the model reads ahead, leaks between rows, does not repeat itself) is a
+  lost pair, and ends the claim once more than f members have reported one.
 
-This version decides benches of any size with f = 0 and g = 0: every verifier is trusted, and every
-verdict says so. Pooling that survives f liars, and agreement on absent members, will fit between
-``settled positions`` and ``Tally``; until then :func:`check_profile` refuses such a charter.
+Guarantee (``verification.pooling`` has the argument): with at most f liars among the N members of a
+bench, a claim that is not better by more than the charter's minimum is adopted with a chance of at
+most its level, whatever the liars report and whenever anybody looks; over many claims the share of
+false adoptions is at most alpha (e-LOND). Assumed: pairs of honest members have mean <= 0 given the
+past under the null, and, for the calibrated half, noise within the calibrated bound. Not covered:
+benches with more than f liars, whose chance the charter states.
 """
 
 from __future__ import annotations
@@ -25,7 +30,9 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from swarm.charter import trust_note
 from verification.errors import EvidenceError, ProfileError
-from verification.evidence import RULE_VERSION, Tally, crosses, evidence_of_sums, is_futile
+from verification.evidence import RULE_VERSION, Tally, is_futile
+from verification.futility import is_hopeless
+from verification.pooling import MemberTally, evidence, reaches, together
 from verification.reproduce import digest, position
 
 if TYPE_CHECKING:
@@ -43,6 +50,7 @@ BASE_FAILED: Final = "base_"
 
 TOO_COSTLY: Final = "too_costly"
 NOT_REPRODUCED: Final = "not_reproduced"
+ABSENT: Final = "absent"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +59,8 @@ class Terms:
 
     ``claim`` is its 32-byte id and ``kind`` one of improvement, simplification, economy; ``level``
     is its e-LOND level and ``max_cost_ratio_milli`` the cap on candidate cost over base cost.
+    ``sigma0_nano`` has, by rank, what each member's calibration bounds a pair's standard deviation
+    by, None for a member without one.
     """
 
     claim: bytes
@@ -58,17 +68,23 @@ class Terms:
     policy: TierPolicy
     max_cost_ratio_milli: int
     level: Fraction
+    sigma0_nano: tuple[int | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Reproduction:
-    """One settled position: its block's id (32 bytes), its author and the pair it carries."""
+    """One settled position: its block's id (32 bytes), its author and the pair it carries.
+
+    Without block and pair the member was agreed to be absent: after it had taken its seat, or
+    (``committed`` False) without ever having done so.
+    """
 
     round: int
     rank: int
-    block: bytes
+    block: bytes | None
     member: bytes
-    pair: Pair
+    pair: Pair | None
+    committed: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +92,8 @@ class Verdict:
     """What every node with the same records holds about a claim.
 
     ``reason``: ``evidence`` for adopt; for reject ``not_reproduced``, ``too_costly``,
-    ``no_level``, ``base_failed`` or the status of the candidate's failures, such as ``non_causal``;
+    ``no_level``, ``base_failed``, ``absent`` or the status of the candidate's failures, such as
+    ``non_causal``;
     ``reproducing`` for pending. ``e_value``: E after the last position that was walked, as
     an exact decimal string. ``crossing``: (round, rank, block id) of the position that decided.
     ``pairs``: pairs counted, ``lost`` of them to failures. ``mean_nano``: mean of
@@ -92,7 +109,7 @@ class Verdict:
     pairs: int
     lost: int
     mean_nano: int
-    crossing: tuple[int, int, bytes] | None
+    crossing: tuple[int, int, bytes | None] | None
     positions_digest: bytes
     n: int
     f: int
@@ -106,22 +123,21 @@ class Verdict:
 
 
 def check_profile(n: int, f: int, g: int) -> None:
-    """Refuse a bench that this version cannot keep its promise for.
+    """Refuse a bench that cannot keep its promise.
 
     Raises:
-        ProfileError: an empty bench, N <= 2f, or any f or g above 0.
+        ProfileError: an empty bench, N <= 2f, or too few members to agree in spite of g liars.
     """
     if n < 1 or n <= 2 * f:
         raise ProfileError(
             f"A bench of {n} cannot outvote {f} liars: N must be at least 1 and more than 2f.",
             cure="Raise n or lower f in the charter's tier.",
         )
-    if f != 0 or g != 0:
+    if g and n - 1 < 3 * g + 1:
         raise ProfileError(
-            f"Rule version {RULE_VERSION} decides with f = 0 and g = 0 only (asked: f = {f}, "
-            f"g = {g}); pretending otherwise would promise what is not checked.",
-            cure="Set f = 0 and g = 0 in the charter's tier; every output then says "
-            "'trusts every verifier'.",
+            f"{n - 1} others cannot agree on what one said while {g} of them lie: 3g + 1 are "
+            "needed.",
+            cure="Raise n or lower g in the charter's tier.",
         )
 
 
@@ -151,77 +167,147 @@ def _outcome_of(pair: Pair, terms: Terms) -> tuple[int | None, str]:
 
 
 def positions_digest(claim: bytes, walked: Sequence[Reproduction]) -> bytes:
-    """sha256 over a claim's id and the positions that its verdict rests on."""
+    """sha256 over a claim's id and the positions that its verdict rests on.
+
+    An absent member stands as a block id of one byte: 1 where it had taken its seat, else 0.
+    """
     parts: list[bytes | int] = [claim]
     for item in walked:
-        parts += [item.round, item.rank, item.block]
+        parts += [item.round, item.rank, item.block or bytes([item.committed])]
     return digest("positions", *parts)
+
+
+class Deliberation:
+    """The walk over settled positions, one at a time; what :func:`verdict` does, kept open.
+
+    ``outcome`` stays once it is not ``pending``; positions that come later are not looked at.
+    Raises ProfileError for a bench that no verdict can be given for.
+    """
+
+    def __init__(self, terms: Terms) -> None:
+        policy = terms.policy
+        check_profile(policy.n, policy.f, policy.g)
+        sigma0 = terms.sigma0_nano or (None,) * policy.n
+        self._terms, self._policy = terms, policy
+        self._total = policy.n * policy.max_pairs
+        self._members = [MemberTally(bound) for bound in sigma0]
+        self._lost: Counter[str] = Counter()
+        self._accusers: Counter[str] = Counter()
+        self._who_accused: set[tuple[str, int]] = set()
+        self._finished = 0
+        self._walked: list[Reproduction] = []
+        self.outcome: Outcome = "pending"
+        self._reason = "reproducing"
+        if not self._can_cross():
+            self._decide("reject", "no_level")
+
+    def _can_cross(self) -> bool:
+        """Whether the best pairs that there could be would reach the level."""
+        unit = self._policy.max_pairs
+        best = Tally(unit, unit, unit, 1, 0)
+        members = [MemberTally(None, best)] * self._policy.n
+        return reaches(members, self._policy.f, 1, self._terms.level)
+
+    def _decide(self, outcome: Outcome, reason: str) -> Outcome:
+        self.outcome, self._reason = outcome, reason
+        return outcome
+
+    def add(self, item: Reproduction) -> Outcome:
+        """Take in the next settled position; returns the outcome after it.
+
+        Raises EvidenceError for a position out of order, or numbers that no record can carry.
+        """
+        if self.outcome != "pending":
+            return self.outcome
+        if (item.round, item.rank) != position(len(self._walked), self._policy.n):
+            raise EvidenceError(
+                "Reproductions must be the positions from (0, 0) on, in order and without a gap.",
+                cure="Settle positions with verification.quarantine; no verdict was given.",
+            )
+        self._walked.append(item)
+        passed_over = item.pair is None and not item.committed
+        if passed_over or (item.pair and item.pair.status.startswith(BASE_FAILED)):
+            return self._at_the_end() if len(self._walked) == self._total else self.outcome
+        return self._weigh(item)
+
+    def _weigh(self, item: Reproduction) -> Outcome:
+        """A position that is evidence."""
+        policy, level = self._policy, self._terms.level
+        value, why = _outcome_of(item.pair, self._terms) if item.pair else (None, ABSENT)
+        self._members[item.rank] = self._members[item.rank].add(value, policy.clip_milli)
+        if value is None:
+            self._lost[why] += 1
+        else:
+            assert item.pair is not None
+            self._finished += item.pair.d_nano
+        if why in PROBE_FAILURES and (why, item.rank) not in self._who_accused:
+            self._who_accused.add((why, item.rank))
+            self._accusers[why] += 1
+            if self._accusers[why] > policy.f:
+                return self._decide("reject", why)
+        if reaches(self._members, policy.f, policy.min_effect_nano, level):
+            return self._decide("adopt", "evidence")
+        if self._is_futile():
+            return self._decide("reject", self._why_rejected())
+        return self._at_the_end() if len(self._walked) == self._total else self.outcome
+
+    def _is_futile(self) -> bool:
+        policy, level = self._policy, self._terms.level
+        if policy.f:
+            return is_hopeless(
+                self._members,
+                policy.f,
+                policy.max_pairs,
+                policy.min_effect_nano,
+                policy.clip_milli,
+                level,
+            )
+        everything, _ = together(self._members)
+        cap = everything.pairs + self._total - len(self._walked)
+        return is_futile(*everything.sums(policy.min_effect_nano), cap, level)
+
+    def _at_the_end(self) -> Outcome:
+        """Every member has had its rounds, and nothing crossed."""
+        pairs = sum(member.pairs.pairs for member in self._members)
+        return self._decide("reject", self._why_rejected() if pairs else "base_failed")
+
+    def _why_rejected(self) -> str:
+        """The commonest loss where most pairs were lost; else the effect is not there."""
+        lost, pairs = self._lost, sum(member.pairs.pairs for member in self._members)
+        if 2 * lost.total() > pairs:
+            return min(lost, key=lambda why: (-lost[why], why))
+        return NOT_REPRODUCED
+
+    def verdict(self) -> Verdict:
+        """What follows from the positions so far."""
+        policy = self._policy
+        everything, _ = together(self._members)
+        last = self._walked[-1] if self._walked and self.outcome != "pending" else None
+        return Verdict(
+            outcome=self.outcome,
+            reason=self._reason,
+            e_value=str(evidence(self._members, policy.f, policy.min_effect_nano)),
+            level=self._terms.level,
+            pairs=everything.pairs,
+            lost=everything.failed,
+            mean_nano=self._finished // everything.ran if everything.ran else 0,
+            crossing=(last.round, last.rank, last.block) if last else None,
+            positions_digest=positions_digest(self._terms.claim, self._walked),
+            n=policy.n,
+            f=policy.f,
+            g=policy.g,
+        )
 
 
 def verdict(terms: Terms, reproductions: Sequence[Reproduction]) -> Verdict:
     """Decide a claim from its settled positions, given from (0, 0) on without a gap.
 
     Raises:
-        ProfileError: the policy's bench is beyond this version.
+        ProfileError: a bench that no verdict can be given for.
         EvidenceError: positions out of order, or numbers that no record can carry.
     """
-    policy, at_level = terms.policy, terms.level
-    check_profile(policy.n, policy.f, policy.g)
-    total = policy.n * policy.max_pairs
-    tally = Tally()
-    lost: Counter[str] = Counter()
-    finished = 0
-
-    def decided(outcome: Outcome, reason: str, walked: Sequence[Reproduction]) -> Verdict:
-        last = walked[-1] if walked and outcome != "pending" else None
-        return Verdict(
-            outcome=outcome,
-            reason=reason,
-            e_value=str(tally.evidence(policy.min_effect_nano)),
-            level=at_level,
-            pairs=tally.pairs,
-            lost=tally.failed,
-            mean_nano=finished // tally.ran if tally.ran else 0,
-            crossing=(last.round, last.rank, last.block) if last else None,
-            positions_digest=positions_digest(terms.claim, walked),
-            n=policy.n,
-            f=policy.f,
-            g=policy.g,
-        )
-
-    if not crosses(evidence_of_sums(total, total, total), at_level):
-        return decided("reject", "no_level", ())
-    for index, item in enumerate(reproductions[:total]):
-        if (item.round, item.rank) != position(index, policy.n):
-            raise EvidenceError(
-                "Reproductions must be the positions from (0, 0) on, in order and without a gap.",
-                cure="Settle positions with verification.quarantine; no verdict was given.",
-            )
-        walked = reproductions[: index + 1]
-        left = total - index - 1
-        if item.pair.status in PROBE_FAILURES:
-            tally = tally.add(None)
-            return decided("reject", item.pair.status, walked)
-        if not item.pair.status.startswith(BASE_FAILED):
-            value, why = _outcome_of(item.pair, terms)
-            tally = tally.add(value)
-            if value is None:
-                lost[why] += 1
-            else:
-                finished += item.pair.d_nano
-            sums = tally.sums(policy.min_effect_nano)
-            if crosses(evidence_of_sums(*sums), at_level):
-                return decided("adopt", "evidence", walked)
-            if is_futile(*sums, tally.pairs + left, at_level):
-                return decided("reject", _why_rejected(tally, lost), walked)
-        elif left == 0:
-            reason = _why_rejected(tally, lost) if tally.pairs else "base_failed"
-            return decided("reject", reason, walked)
-    return decided("pending", "reproducing", reproductions)
-
-
-def _why_rejected(tally: Tally, lost: Counter[str]) -> str:
-    """The commonest loss where most pairs were lost to failures; else the effect is not there."""
-    if 2 * tally.failed > tally.pairs:
-        return min(lost, key=lambda why: (-lost[why], why))
-    return NOT_REPRODUCED
+    walk = Deliberation(terms)
+    for item in reproductions:
+        if walk.add(item) != "pending":
+            break
+    return walk.verdict()

@@ -1,0 +1,122 @@
+"""Evidence from benches with liars: floats agree with decimals, no veto, no bought adoption."""
+
+import random
+from dataclasses import replace
+from fractions import Fraction
+
+import pytest
+
+from tests.verification.test_verdict import TERMS, TIER, pair
+from verification import approximate, bounded, evidence, pooling
+from verification.pooling import MemberTally
+from verification.verdict import Deliberation, Reproduction
+
+UNIT = 10_000_000
+FLOOR = 3_000_000
+LEVEL = Fraction(1, 100)
+
+
+def member(rng: random.Random, mean: float, pairs: int, sigma0: int | None = None) -> MemberTally:
+    result = MemberTally(sigma0)
+    for _ in range(pairs):
+        lost = rng.random() < 0.05
+        result = result.add(None if lost else int(rng.gauss(mean, 1) * UNIT), 3000)
+    return result
+
+
+def test_floats_bet_on_the_same_effects() -> None:
+    assert tuple(map(float, evidence.DELTAS)) == approximate.DELTAS
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_floats_agree_with_decimals(seed: int) -> None:
+    rng = random.Random(seed)
+    n, f = rng.choice([(1, 0), (3, 1), (5, 1), (5, 2), (7, 3)])
+    sigma0 = rng.choice([None, UNIT, 2 * UNIT])
+    bench = [member(rng, rng.choice([-1, 0, 2, 9]), rng.randint(0, 8), sigma0) for _ in range(n)]
+    exact = pooling.evidence(bench, f, FLOOR)
+    assert pooling.log_evidence(bench, f, FLOOR) == pytest.approx(float(exact.ln()), abs=1e-9)
+    one = pooling.together(bench)[0]
+    sums = one.sums(FLOOR)
+    expected = float(evidence.evidence_of_sums(*sums).ln())
+    assert approximate.log_evidence_of_sums(*sums) == pytest.approx(expected, abs=1e-9)
+
+
+def test_without_liars_it_is_the_evidence_of_all_pairs() -> None:
+    bench = [member(random.Random(seed), 1, 5) for seed in range(3)]
+    whole, _ = pooling.together(bench)
+    assert pooling.evidence(bench, 0, FLOOR) == whole.evidence(FLOOR)
+
+
+def test_subset_sizes_by_hand() -> None:
+    # C(2,1) = 2 > 3/2; C(4,2) = 6 > 10/2; C(3,1) = 3 > 5/2 and C(3,2) = 3 < 10/2; C(4,1) > 7/2
+    sizes = [pooling.subset_size(*bench) for bench in ((3, 1), (5, 1), (5, 2), (7, 3), (4, 0))]
+    assert sizes == [1, 2, 1, 1, 4]
+
+
+@pytest.mark.parametrize(("n", "f"), [(3, 1), (5, 1), (5, 2), (7, 3)])
+@pytest.mark.parametrize("seed", range(5))
+def test_liars_cannot_lift_it_above_what_the_honest_say(n: int, f: int, seed: int) -> None:
+    rng = random.Random(seed)
+    honest = [member(rng, 0, 6) for _ in range(n - f)]
+    all_honest, _ = pooling.together(honest)
+    alone = [pooling.together([one])[0].evidence(FLOOR) for one in honest]
+    bound = (float(all_honest.evidence(FLOOR)) + max(map(float, alone))) / 2
+    if pooling.subset_size(n, f) > 1:
+        bound = (float(all_honest.evidence(FLOOR)) + 10 * max(map(float, alone)) ** 2) / 2
+    for lie in (-50, 0, 3, 50):
+        bench = honest + [member(rng, lie, 6) for _ in range(f)]
+        assert float(pooling.evidence(bench, f, FLOOR)) <= bound
+
+
+@pytest.mark.parametrize(("n", "f", "rounds"), [(3, 1, 24), (5, 1, 12), (5, 2, 24)])
+def test_liars_who_report_losses_cannot_veto(n: int, f: int, rounds: int) -> None:
+    policy = replace(TIER, n=n, f=f, max_pairs=rounds)
+    adopted = 0
+    for seed in range(8):
+        rng = random.Random(seed)
+        walk = Deliberation(replace(TERMS, policy=policy, level=LEVEL))
+        liars = set(rng.sample(range(n), f))
+        for index in range(n * rounds):
+            round_, rank = divmod(index, n)
+            mean = -5 if rank in liars else 4
+            said = pair(int(rng.gauss(mean, 1) * UNIT))
+            if walk.add(Reproduction(round_, rank, bytes(32), bytes(32), said)) != "pending":
+                break
+        adopted += walk.outcome == "adopt"
+    assert adopted >= 7
+
+
+@pytest.mark.parametrize("gain", [2, 100])
+def test_liars_who_report_gains_buy_nothing_and_cost_little(gain: int) -> None:
+    policy = replace(TIER, n=3, f=1, max_pairs=24)
+    weighed = []
+    for seed in range(30):
+        rng = random.Random(seed)
+        walk = Deliberation(replace(TERMS, policy=policy, level=LEVEL))
+        liar = rng.randrange(3)
+        for index in range(72):
+            round_, rank = divmod(index, 3)
+            said = pair(int(rng.gauss(gain if rank == liar else 0, 1) * UNIT))
+            if walk.add(Reproduction(round_, rank, bytes(32), bytes(32), said)) != "pending":
+                break
+        assert walk.outcome == "reject"
+        weighed.append(walk.verdict().pairs)
+    assert sum(weighed) / len(weighed) < 20
+
+
+def test_silence_is_a_loss_only_after_the_seat_was_taken() -> None:
+    walk = Deliberation(TERMS)
+    assert walk.add(Reproduction(0, 0, None, bytes(32), None, committed=False)) == "pending"
+    assert walk.verdict().pairs == 0
+    walk.add(Reproduction(0, 1, None, bytes(32), None))
+    assert (walk.verdict().pairs, walk.verdict().lost) == (1, 1)
+
+
+def test_bounded_evidence_by_hand() -> None:
+    # one pair at z = 3: mu = 0, sd = 1.5, so Den ~ exp(-2) / 1.5
+    z = bounded.Standardised().add(3 * UNIT, UNIT, 3000)
+    assert (z.n, z.total, z.squares) == (1, 3_000_000, 9_000_000_000_000)
+    assert float(bounded.evidence(z)) == pytest.approx(5.0, abs=2.0)
+    assert bounded.evidence(bounded.Standardised()) == 1
+    assert bounded.Standardised().add(None, UNIT, 3000).total == -3_000_000
