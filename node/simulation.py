@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import replace
-from importlib import resources
 from typing import TYPE_CHECKING, Any, Final
 
 from node.errors import UsageError
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from verification.simulate_setting import Setting
 
 SCHEMA: Final = "lazaretto.simulation/1"
-SHIPPED: Final = "noise/quick.json"
 _MOST_BANK: Final = 16 * 2**20
 _WIDTH: Final = 120
 _MOST_WIDTH: Final = 400
@@ -62,9 +60,11 @@ def simulate_here(
         from node.simulation_plot import check_plot
 
         check_plot(plot)
-    measured = _bank(bank, setting, wanted=setting.noise == "bank")
-    if measured is None and sweep:
-        progress("no bank of measured noise is at hand: its row is left out")
+    if bank is None and setting.noise == "bank":
+        raise UsageError(
+            "no bank of measured noise was given; nothing was simulated", cure="--bank FILE"
+        )
+    measured = _bank(bank, setting) if bank else None
     wanted = rows_of_sweep(setting, with_bank=measured is not None) if sweep else [("", setting)]
     began = time.monotonic()
     found: list[tuple[str, Row]] = []
@@ -100,26 +100,23 @@ def simulate_here(
     return 0
 
 
-def _bank(path: Path | None, setting: Setting, *, wanted: bool) -> Bank | None:
-    """The bank in ``path``, or the shipped one; None where neither is and none is ``wanted``."""
-    source = path or resources.files("verification").joinpath(SHIPPED)
-    name = escaped(str(path or "the shipped bank"), 200)
+def _bank(path: Path, setting: Setting) -> Bank:
+    """The bank in ``path``. Raises UsageError."""
+    name = escaped(str(path), 200)
     try:
-        with source.open("rb") as file:
+        with path.open("rb") as file:
             data = file.read(_MOST_BANK + 1)
-        document = json.loads(data[:_MOST_BANK].decode())
-    except (OSError, ValueError) as error:
-        if path is None and not wanted:
-            return None
+        if len(data) > _MOST_BANK:
+            raise ValueError
+        document = json.loads(data.decode())
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(
             f"{name} cannot be read as JSON ({type(error).__name__}); nothing was simulated",
-            cure="give a bank of measured differences with --bank FILE",
+            cure="give a bank of measured differences, at most 16 MiB, with --bank FILE",
         ) from None
     try:
         return read_bank(document, round(setting.min_effect * 1e9))
     except EvidenceError as error:
-        if path is None and not wanted:
-            return None
         raise UsageError(f"{name}: {error}", cure=error.cure) from None
 
 

@@ -32,7 +32,10 @@ def check_plot(path: Path) -> None:
 
 
 def draw(found: list[tuple[str, Row]], path: Path) -> None:
-    """False discovery rate and power of every policy, one group of bars for each row."""
+    """False discovery rate and power of every policy, one group of bars for each row.
+
+    Raises UsageError where the file cannot be written.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -60,4 +63,10 @@ def draw(found: list[tuple[str, Row]], path: Path) -> None:
         side.set_xlim(0, 1)
         side.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=len(COLOURS), frameon=False)
-    figure.savefig(path)
+    try:
+        figure.savefig(path)
+    except OSError as error:
+        raise UsageError(
+            f"the picture could not be written: {error.strerror}; what was printed is complete",
+            cure="--plot in a directory that you may write to, with the same --seed",
+        ) from None

@@ -17,11 +17,13 @@ MARGIN: Final = 1e-4
 """Logarithms that are further apart than this are told apart by floats as surely as by decimals."""
 
 DELTAS: Final = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
-"""``verification.evidence.DELTAS``, which a test compares."""
+"""Standardised effects (mean over SD of a pair) that the mixture bets on, equally; all of them are
+exact in binary, so that decimals can be made of them."""
 
 _HALF_LOG_TWO_PI: Final = 0.5 * math.log(2 * math.pi)
 _FORGOTTEN: Final = 20.0  # exp(-2 * 20) is less than a float can tell
 _LARGE: Final = 30.0
+_FEW_DIGITS: Final = 5.0  # forwards loses exp(2 * 5), a few of the sixteen digits of a float
 
 
 def log_integral(n: int, b: float) -> float:
@@ -30,7 +32,7 @@ def log_integral(n: int, b: float) -> float:
     By ratios of neighbours, rho_k = I_k / I_(k-1): forwards where all terms have one sign,
     backwards as a continued fraction where they would cancel.
     """
-    if b < 0 and -b * math.sqrt(n) > 1:
+    if b < -1 or b * math.sqrt(n) < -_FEW_DIGITS:
         x = -b
         far = int((math.sqrt(n) + _FORGOTTEN / x) ** 2) + 2
         rho, total = 0.0, 0.0

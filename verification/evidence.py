@@ -24,8 +24,11 @@ good, and never less than the floor of the charter. Because E falls when that lo
 crosses with the larger loss also crosses with the floor, which is fixed beforehand: the larger loss
 costs power, never validity.
 
-Limits. Under nulls that are skewed to the left (usually slightly better, on rare seeds far worse)
-E_t exceeds its level until the bad seeds show; nothing is clipped on the bad side.
+Limits. The promise is one for normal noise; t3 and mixtures of scales over 25 times were simulated
+and keep it. Noise that takes two values breaks it (.39 false adoptions in simulated epochs at .1):
+a few equal pairs in a row look like an effect without noise. Under nulls that are skewed to the
+left (usually slightly better, on rare seeds far worse) E_t exceeds its level until the bad seeds
+show; nothing is clipped on the bad side.
 
 Where members of a bench have calibrated their machines, ``verification.bounded`` adds E_v, and
 ``verification.pooling`` makes one number of what a bench with f liars says.
@@ -58,8 +61,8 @@ if TYPE_CHECKING:
 RULE_VERSION: Final = 1
 """Names the arithmetic in this module; a change of any digit needs another number."""
 
-DELTAS: Final = tuple(Decimal(text) for text in ("0.5", "1", "2", "4", "8", "16", "32"))
-"""Standardised effects (mean over SD of a pair) that the mixture bets on, equally."""
+DELTAS: Final = tuple(Decimal(delta) for delta in approximate.DELTAS)
+"""The same effects as decimals."""
 
 DIGITS: Final = 50
 """Significant digits of a published E."""

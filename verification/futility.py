@@ -7,7 +7,10 @@ The end of the bench is projected in favour of the claim: every member is given 
 at its own mean so far plus ``HOPE_MILLI`` thousandths of a standard error, with the variance that
 members show within themselves; then the projected bench is weighed by the very rule that decides
 (:mod:`verification.pooling`). A member that reports losses alone is outvoted there, and so is one
-that reports gains alone. Whole numbers throughout, so that every machine stops at the same pair.
+that reports gains alone. It is no proof against a veto: simulated with f members who always report
+losses, d = 2 and calibrated machines, .95 of true claims are adopted at (N, f, rounds) of (3, 1,
+24), .88 at (5, 1, 12) and .73 at (5, 2, 24), while a false claim costs 6, 7 and 8 pairs. Whole
+numbers throughout, so that every machine stops at the same pair.
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ def read_bank(document: Any, min_effect_nano: int) -> Bank:
                 false += [forwards, backwards]
             else:
                 true.append(forwards if mean > 0 else backwards)
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise EvidenceError(
             'A bank is {"edits": [{"name": ..., "d_nano": [two or more whole numbers]}]}.',
             cure="Check the file; nothing was simulated.",

@@ -6,7 +6,6 @@ import json
 import math
 from dataclasses import replace
 from fractions import Fraction
-from importlib import resources
 from random import Random
 from statistics import fmean, pstdev
 from typing import TYPE_CHECKING
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from node.cli import main
-from node.simulation import SHIPPED, share, times
+from node.simulation import share, times
 from verification import simulate as sim
 from verification import simulate_swarm
 from verification.errors import EvidenceError
@@ -215,16 +214,6 @@ def test_a_bank_says_itself_what_is_true() -> None:
 def test_a_bank_that_cannot_be_read_is_refused(document: object) -> None:
     with pytest.raises(EvidenceError):
         read_bank(document, 5_000_000)
-
-
-def test_the_shipped_bank_has_false_and_true_edits() -> None:
-    shipped = resources.files("verification").joinpath(SHIPPED)
-    if not shipped.is_file():
-        pytest.skip("no bank is shipped with this build")
-    bank = read_bank(json.loads(shipped.read_text()), 5_000_000)
-    row = run(replace(SMALL, noise="bank"), bank=bank)
-    assert row.figures[-1].fdr <= row.setting.alpha
-    assert (row.figures[-1].power or 0) > 0
 
 
 def test_claims_have_the_share_that_was_asked_for() -> None:
