@@ -24,6 +24,8 @@ from verification.quarantine import Quarantine
 from verification.states import CLOSED, ClaimState, Stage, State
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from node.data import Data
     from node.network import Network
     from node.settings import Home, Settings
@@ -35,7 +37,11 @@ STATE_SECONDS = 1.0
 
 
 class Node:
-    """One member while it runs. ``state`` is the latest fold; ``changed`` fires when it is new."""
+    """One member while it runs. ``state`` is the latest fold; ``changed`` fires when it is new.
+
+    ``calibrations``: for each tier the id of this node's calibration on this machine as it is.
+    ``peers`` tells the keys of those that the node is connected to.
+    """
 
     def __init__(self, home: Home, settings: Settings, key: KeyPair, store: Store) -> None:
         self.home = home
@@ -48,6 +54,8 @@ class Node:
         self.state = State(None)
         self.changed = trio.Event()
         self.data: Data | None = None
+        self.calibrations: dict[str, bytes] = {}
+        self.peers: Callable[[], Iterable[bytes]] = tuple
         self.activity = "starting"
         self._heard: list[Record] = [record for _, record in store.records()]
         self._wake = trio.Event()

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from node.settings import Home
     from swarm.envelope import Record
+    from verification.effect import Effect
 
 
 class Held:
@@ -67,6 +68,7 @@ class Held:
             "mean_bpb": decision.mean_nano / 1e9
             if decision and decision.pairs > decision.lost
             else None,
+            **_effect(state.effect),
             "pairs": len(done),
             "verifiers": len({one.member for one in done}),
             "e_value": decision.e_value if decision else None,
@@ -88,6 +90,17 @@ class Held:
         tiers = rules.charter.tiers if rules else ()
         notes = "; ".join(f"{tier.name}: {trust_note(tier.n, tier.f)}" for tier in tiers)
         return notes or "unknown until the charter is here"
+
+
+def _effect(effect: Effect | None) -> dict[str, Any]:
+    """What pairs after acceptance found, in bits per byte; nulls until they are all there."""
+    if effect is None:
+        return {"effect_bpb": None, "effect_interval_bpb": None, "effect_pairs": 0}
+    return {
+        "effect_bpb": effect.mean_nano / 1e9,
+        "effect_interval_bpb": [effect.low_nano / 1e9, effect.high_nano / 1e9],
+        "effect_pairs": effect.pairs,
+    }
 
 
 def _outcome(state: ClaimState) -> str:
@@ -212,12 +225,14 @@ def show_discoveries(home: Home, *, as_json: bool) -> int:
             _bpb(claim["claimed_bpb"]),
             _bpb(claim["mean_bpb"]),
             str(claim["pairs"]),
+            _interval(claim),
             claim["reason"].replace("_", " "),
             escaped(claim["hypothesis"], 40) if claim["outcome"] == "adopt" else "",
         )
         for claim in decided
     ]
-    _table(("", "claim", "by", "says", "found", "pairs", "reason", "hypothesis"), rows)
+    heads = ("", "claim", "by", "says", "found", "pairs", "effect", "reason", "hypothesis")
+    _table(heads, rows)
     print(f"benches: {held.trust}", file=sys.stderr)
     first = next((claim for claim in decided if claim["outcome"] == "adopt"), decided[0])
     where = f" --home {home.path}"
@@ -234,6 +249,14 @@ def _author(held: Held, author: str) -> str:
         if member is not None:
             return f"{member.operator} ({short(key)})"
     return short(key)
+
+
+def _interval(claim: dict[str, Any]) -> str:
+    """The effect measured after acceptance, with its 95 % interval."""
+    if claim["effect_bpb"] is None:
+        return "-"
+    low, high = claim["effect_interval_bpb"]
+    return f"{claim['effect_bpb']:+.4f} ({low:+.4f} to {high:+.4f})"
 
 
 def _bpb(value: float | None) -> str:

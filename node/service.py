@@ -123,6 +123,7 @@ async def serve(home: Home, progress: Callable[[str], None], research: Work | No
                 name=settings.name,
                 roles=list(settings.roles),
             )
+            node.peers = network.transport.peers
             node.tell(network)
             progress(f"{settings.name} is up as {peer_id(key.public)}")
             nursery.start_soon(_until_signal, nursery.cancel_scope)

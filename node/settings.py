@@ -28,10 +28,15 @@ HOME_VARIABLE = "LAZARETTO_HOME"
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a contributor lends. ``nice`` 19 yields to everything else on the machine."""
+    """What a contributor lends. ``nice`` 19 yields to everything else on the machine.
+
+    ``patience_seconds``: how long this node waits for another member of a bench before it says that
+    the member is absent; 0 for twice the longest time that a run of the tier may take.
+    """
 
     nice_verify: int = 0
     nice_research: int = 10
+    patience_seconds: int = 0
 
 
 @dataclass(frozen=True, slots=True)
