@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from node.network import Network
     from node.settings import Home, Settings
     from swarm.envelope import Record
+    from swarm.records import TierPolicy
     from swarm.store import Store
 
 
@@ -82,6 +83,12 @@ class Node:
         rules = self.log.store.rules
         member = rules.member(self.epoch, self.key.public) if rules else None
         return member is not None and role in member.roles
+
+    def policy(self, tier: str) -> TierPolicy:
+        """The deciding half of a tier."""
+        rules = self.state.rules
+        assert rules is not None
+        return next(policy for policy in rules.charter.tiers if policy.name == tier)
 
     # --- the fold ----------------------------------------------------------------------------
 

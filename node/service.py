@@ -96,8 +96,15 @@ async def _until_signal(scope: trio.CancelScope) -> None:
             return
 
 
-async def serve(home: Home, progress: Callable[[str], None], research: Work | None = None) -> None:
+async def serve(
+    home: Home,
+    progress: Callable[[str], None],
+    research: Work | None = None,
+    verify: Work | None = None,
+) -> None:
     """Open the node in ``home`` and run it until SIGINT or SIGTERM.
+
+    ``research`` and ``verify`` are loops to run in place of the node's own.
 
     Raises:
         UsageError, KeyFileError, StoreError: the home is not in order; nothing was changed.
@@ -134,13 +141,18 @@ async def serve(home: Home, progress: Callable[[str], None], research: Work | No
             await trio.to_thread.run_sync(reveal_beacon, store, key)
             await _prepare(node, network)
             progress("all data is here and checked; working")
-            nursery.start_soon(_guarded, node, "verify", verify_forever)
+            nursery.start_soon(_guarded, node, "verify", verify or verify_forever)
             nursery.start_soon(_guarded, node, "research", research or research_forever)
     home.state.unlink(missing_ok=True)
 
 
-def run_node(home: Home, progress: Callable[[str], None], research: Work | None = None) -> int:
-    """``lazaretto up``; returns the exit code.
+def run_node(
+    home: Home,
+    progress: Callable[[str], None],
+    research: Work | None = None,
+    verify: Work | None = None,
+) -> int:
+    """``lazaretto up``; returns the exit code. For the loops see :func:`serve`.
 
     Raises:
         SandboxUnavailable: the roles of this node run candidates, and there is no sandbox here.
@@ -151,5 +163,5 @@ def run_node(home: Home, progress: Callable[[str], None], research: Work | None 
         from training.sandbox import require
 
         require()
-    trio.run(serve, home, progress, research)
+    trio.run(serve, home, progress, research, verify)
     return 0
