@@ -38,7 +38,7 @@ class Claims:
         proposal, measured = best.proposal, best.measured
         await sign_claim(
             self._node, trials, proposal.code, proposal.hypothesis, proposal.proposer,
-            measured.pairs, measured.cost_ms, slot,
+            measured.pairs, measured.cost_ms, slot, merges=proposal.merges,
         )  # fmt: skip
         await self._node.caught_up()
         return None
@@ -103,6 +103,7 @@ async def sign_claim(
     cost_ms: int,
     slot: int,
     planted: str = "",
+    merges: tuple[bytes, ...] = (),
 ) -> bytes:
     """Sign and announce a claim; return its id. ``planted`` marks the demo's false ones."""
     from training.source import ast_hash
@@ -113,7 +114,7 @@ async def sign_claim(
             type="improvement",
             slot=slot,
             base=trials.base_id,
-            merges=(),
+            merges=merges,
             code=code,
             code_hash=hashlib.sha256(code).digest(),
             ast_hash=ast_hash(code),
@@ -123,7 +124,7 @@ async def sign_claim(
             dev_pairs=pairs,
             cost_ms=cost_ms,
         ),
-        refs=(trials.base_id,) if trials.base_id else (),
+        refs=(*((trials.base_id,) if trials.base_id else ()), *merges),
     )
     gains = [pair.d_nano for pair in pairs]
     node.journal.write(

@@ -179,7 +179,7 @@ class Node:
         block = decision.crossing[2]
         said = any(
             isinstance(record.payload, Adoption) and record.payload.claim == claim.id
-            for record in self._own_records()
+            for record in self.own_records()
         )
         if said:
             return True
@@ -206,7 +206,8 @@ class Node:
             return False
         return True
 
-    def _own_records(self) -> list[Record]:
+    def own_records(self) -> list[Record]:
+        """All that this node has signed in this swarm, in order."""
         from swarm.envelope import parse
 
         own = self.log.store.records_after(self.key.public, -1, 2**31, 2**40)

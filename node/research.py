@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from node.claiming import Claims
+from node.merging import Merges
 from node.proposers import Proposal
 from node.work import cancellable
 from swarm.records import DevPair, Experiment
@@ -158,7 +159,7 @@ async def research_forever(node: Node) -> None:
     from node.proposers import open_proposer
 
     proposer = open_proposer(node.settings.proposer, node.home.path, seed=_proposer_seed(node))
-    claims = Claims(node)
+    claims, merges = Claims(node), Merges(node)
     trials: Trials | None = None
     best: Find | None = None
     while True:
@@ -168,10 +169,12 @@ async def research_forever(node: Node) -> None:
             continue
         frontier = state.frontier.get(node.settings.tier)
         if trials is None or trials.base_id != frontier:
+            if best is not None:
+                merges.leave(best)
             trials = Trials(node, frontier, await node.code_of(frontier))
             best = None
         best = await claims.claim_if_possible(trials, best)
-        proposal = await _propose(proposer, trials)
+        proposal = await merges.offer(trials) or await _propose(proposer, trials)
         if proposal is None:
             node.activity = "out of ideas for this frontier"
             with trio.move_on_after(IDLE_SECONDS):

@@ -86,6 +86,8 @@ class Proposal:
     """Which model wrote it, with version; empty for samplers."""
     changes: tuple[Change, ...]
     """The literals that change; empty where the edit is not only to literals."""
+    merges: tuple[bytes, ...] = ()
+    """Ids of adopted claims whose changes are in it and not in the frontier."""
 
 
 class Proposer(Protocol):
