@@ -174,7 +174,7 @@ def crowded(**sizes):
     return founder, member, line, epoch
 
 
-@pytest.mark.parametrize("sizes", [{"epoch_records": 5}, {"epoch_bytes": 2200}])
+@pytest.mark.parametrize("sizes", [{"epoch_records": 5}, {"epoch_bytes": 2000}])
 def test_a_member_is_held_to_its_quota_of_the_epoch(tmp_path, sizes):
     founder, member, line, epoch = crowded(**sizes)
     many = [member.say(said(bytes([n]))).signed.to_bytes() for n in range(9)]
