@@ -28,10 +28,14 @@ HOME_VARIABLE = "LAZARETTO_HOME"
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a contributor lends. ``nice`` 19 yields to everything else on the machine."""
+    """What a contributor lends. ``nice`` 19 yields to everything else on the machine.
+
+    ``blob_gib``: disk for blobs; above four fifths of it, those that nothing needs are dropped.
+    """
 
     nice_verify: int = 0
     nice_research: int = 10
+    blob_gib: int = 64
 
 
 @dataclass(frozen=True, slots=True)

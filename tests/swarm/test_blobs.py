@@ -131,6 +131,22 @@ def test_the_store_has_a_limit_that_survives_a_restart(tmp_path):
     assert len(files(store)) == 1
 
 
+def test_collecting_drops_the_oldest_that_nothing_needs(store):
+    digests = [store.put(bytes([number]) * 1000) for number in range(6)]
+    for number, digest in enumerate(digests[:5]):
+        os.utime(store.path(digest), (1e9 + number, 1e9 + number))
+    left = store._parts / f"{bytes(32).hex()}.part"
+    left.write_bytes(b"old")
+    os.utime(left, (1e9, 1e9))
+    keep = {digests[0], digests[3]}
+    assert store.collect(keep, 10_000) == 3  # the part alone: there is room
+    assert store.collect(keep, 4000) == 2000
+    assert [store.has(digest) for digest in digests] == [True, False, False, True, True, True]
+    assert store.collect(keep, 0) == 1000  # the last is too young, its record may not be signed
+    assert [store.has(digest) for digest in digests] == [True, False, False, True, False, True]
+    assert store.total() == 3000
+
+
 async def test_a_blob_is_fetched_and_verified(tmp_path):
     async with bare("a") as a, bare("b") as b:
         source, target = BlobStore(tmp_path / "a"), BlobStore(tmp_path / "b")
