@@ -49,7 +49,7 @@ class Node:
         self.settings = settings
         self.key = key
         self.journal = Journal(home.journal)
-        self.blobs = BlobStore(home.blobs)
+        self.blobs = BlobStore(home.blobs, max_total=settings.limits.blob_gib * 1024**3)
         self.log = SwarmLog(store, key, self._hear)
         self.quarantine = Quarantine(store.swarm)
         self.state = State(None)

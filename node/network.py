@@ -50,7 +50,8 @@ async def open_network(
     )  # fmt: skip
     sync = Sync(transport, log)
     gossip = Gossip(transport, log, sync)
-    blobs = Blobs(transport, BlobStore(home.blobs))
+    store = BlobStore(home.blobs, max_total=settings.limits.blob_gib * 1024**3)
+    blobs = Blobs(transport, store)
     if join_handler is not None:
         Joining(transport, join_handler)
     async with transport, trio.open_nursery() as nursery:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from node.data import describe, obtain
+from node.keeping import keep_within_quota
 from node.member import Node
 from node.membership import Doorkeeper
 from node.network import Network, open_network
@@ -141,6 +142,7 @@ async def serve(
             await trio.to_thread.run_sync(reveal_beacon, store, key)
             await _prepare(node, network)
             progress("all data is here and checked; working")
+            nursery.start_soon(_guarded, node, "blobs", keep_within_quota)
             nursery.start_soon(_guarded, node, "verify", verify or verify_forever)
             nursery.start_soon(_guarded, node, "research", research or research_forever)
     home.state.unlink(missing_ok=True)

@@ -32,11 +32,13 @@ class Limits:
 
     ``patience_seconds``: how long this node waits for another member of a bench before it says that
     the member is absent; 0 for twice the longest time that a run of the tier may take.
+    ``blob_gib``: disk for blobs; above four fifths of it, those that nothing needs are dropped.
     """
 
     nice_verify: int = 0
     nice_research: int = 10
     patience_seconds: int = 0
+    blob_gib: int = 64
 
 
 @dataclass(frozen=True, slots=True)
