@@ -7,7 +7,8 @@ What is covered (each was found in py-libp2p 0.8.1, most of them by a test that 
 - an exception in a stream handler or in protocol negotiation: ``SafeHost``;
 - an accepted connection kept its place until shutdown, so that a node went deaf after
   ``max_connections`` of them: ``SafeSwarm`` gives the place back when the connection ends;
-- a peer could send beyond its flow-control window, and open any number of streams: ``SafeYamux``;
+- a peer could send beyond its flow-control window, open any number of streams, and keep a broken
+  connection busy with what it had sent before: ``SafeYamux``;
 - identify wrote whatever a peer said into the address book: ``SafeHost`` answers identify, and
   asks nobody.
 
@@ -27,6 +28,7 @@ from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
 from libp2p.host.basic_host import BasicHost
 from libp2p.identity.identify_push.identify_push import ID_PUSH
+from libp2p.io.exceptions import ConnectionClosedError
 from libp2p.network.config import ConnectionConfig, RetryConfig
 from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.network.exceptions import SwarmException
@@ -146,6 +148,13 @@ class SafeYamux(Yamux):  # type: ignore[misc]
             raise trio.TooSlowError  # the one error on which the library closes the connection
         body: bytes = await super()._read_data_body(length)
         return body
+
+    async def _write_frame(self, data: bytes) -> None:
+        try:
+            await super()._write_frame(data)
+        except ConnectionClosedError:
+            self.event_shutting_down.set()  # or it goes on with each frame that is still buffered
+            raise
 
     async def start(self) -> None:
         try:
