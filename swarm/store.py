@@ -23,7 +23,7 @@ from swarm.charter import Rules, fold_rules
 from swarm.envelope import Record, parse, seal_record
 from swarm.errors import RecordError, StoreError, SwarmError
 from swarm.feed import Fit, Head, equivocator, fit, heads_digest, prove_equivocation
-from swarm.records import Admission, Beacon, Charter, Epoch, Equivocation, Payload
+from swarm.records import Admission, Beacon, Charter, Epoch, Equivocation, Payload, Rotation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -43,7 +43,7 @@ CREATE TABLE IF NOT EXISTS records (
 ) STRICT;
 CREATE INDEX IF NOT EXISTS by_kind ON records (kind, arrival);
 """
-_GOVERNANCE = (Charter.KIND, Epoch.KIND, Beacon.KIND, Admission.KIND)
+_GOVERNANCE = (Charter.KIND, Epoch.KIND, Beacon.KIND, Admission.KIND, Rotation.KIND)
 SECONDS_PER_DAY = 86_400
 
 
@@ -84,7 +84,8 @@ class Store:
         try:
             self._db = self._open(read_only)
             self._heads = self._load_heads()
-            self.rules: Rules | None = fold_rules(self._governance())
+            self._tails: dict[bytes, tuple[int, bool]] = {}  # see _tail
+            self.rules: Rules | None = fold_rules(self.of_kind(*_GOVERNANCE))
         except (sqlite3.Error, SwarmError) as error:
             self._unlock()
             raise StoreError(
@@ -123,12 +124,16 @@ class Store:
         rows = self._db.execute("SELECT author, MAX(seq), id FROM records GROUP BY author")
         return {author: Head(seq, record_id) for author, seq, record_id in rows}
 
-    def _governance(self) -> list[Record]:
-        marks = ",".join("?" * len(_GOVERNANCE))
-        rows = self._db.execute(f"SELECT data FROM records WHERE kind IN ({marks})", _GOVERNANCE)
-        return [parse(data, check_signature=False) for (data,) in rows]
-
     # --- reading -----------------------------------------------------------------------------
+
+    def of_kind(self, *kinds: str) -> list[Record]:
+        """All records of these kinds, in order of arrival."""
+        marks = ",".join("?" * len(kinds))
+        with self._lock:
+            rows = self._db.execute(
+                f"SELECT data FROM records WHERE kind IN ({marks}) ORDER BY arrival", kinds
+            ).fetchall()
+        return [parse(data, check_signature=False) for (data,) in rows]
 
     def heads(self) -> dict[bytes, Head]:
         """Author key -> the last record held of its feed."""
@@ -217,7 +222,7 @@ class Store:
                 swarm=None if isinstance(payload, Charter) else self.swarm,
                 seq=head.seq + 1 if head else 0,
                 prev=head.id if head else None,
-                epoch=current.number if current else 0,
+                epoch=max(current.number if current else 0, self._tail(key.public)[0]),
                 day=int(time.time()) // SECONDS_PER_DAY,
                 refs=refs,
                 heads_digest=heads_digest(self._heads),
@@ -239,6 +244,7 @@ class Store:
             self._db.execute("COMMIT")
         except BaseException as error:
             self._heads, self.rules = before
+            self._tails.clear()
             with contextlib.suppress(sqlite3.Error):
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
@@ -262,33 +268,31 @@ class Store:
             for record in waiting:
                 if record.kind == Charter.KIND and record.id != self.swarm:
                     result.refused.append("the charter of another swarm")
-                elif self._usurps(record):
+                elif self.rules is not None and self.rules.usurps(record):
                     result.refused.append("a governor's record by somebody who is none")
                 elif not self._may_speak(record):
                     strangers.append(record)
                 elif self._place(record, result) and record.kind in _GOVERNANCE:
                     learnt = True
             if learnt:
-                self.rules = fold_rules(self._governance())
+                self.rules = fold_rules(self.of_kind(*_GOVERNANCE))
                 waiting = strangers
                 continue
             result.gaps.update(record.author for record in strangers)
             return
 
-    def _usurps(self, record: Record) -> bool:
-        """A record that only governors may write, by another author: the charter pins them."""
-        governors = self.rules.charter.governors if self.rules else None
-        return (
-            governors is not None
-            and record.kind in _GOVERNANCE
-            and record.kind != Charter.KIND
-            and record.author not in governors
-        )
-
     def _may_speak(self, record: Record) -> bool:
         if record.kind == Charter.KIND:
             return record.id == self.swarm
-        return self.rules is not None and self.rules.is_member(record.author)
+        return self.rules is not None and self.rules.belongs(record)
+
+    def _tail(self, author: bytes) -> tuple[int, bool]:
+        """The epoch of the last record held of a feed, and whether that record closes the feed."""
+        if author not in self._tails:
+            head = self._heads.get(author)
+            last = self._at(author, head.seq) if head else None
+            self._tails[author] = _as_tail(last) if last else (0, False)
+        return self._tails[author]
 
     def _place(self, record: Record, result: Ingest) -> bool:
         """Insert ``record`` if it is its feed's next; tell whether it was."""
@@ -301,11 +305,17 @@ class Store:
         author, seq = record.author, record.envelope.seq
         where = fit(self._heads.get(author), record)
         if where is Fit.NEXT:
+            epoch, closed = self._tail(author)
+            if closed or record.envelope.epoch < epoch:
+                what = "behind the handover of its key" if closed else "back in an earlier epoch"
+                result.refused.append(f"a record {what}")
+                return False
             self._db.execute(
                 "INSERT INTO records (id, author, seq, kind, data) VALUES (?, ?, ?, ?, ?)",
                 (record.id, author, seq, record.kind, record.signed.to_bytes()),
             )
             self._heads[author] = Head(seq, record.id)
+            self._tails[author] = _as_tail(record)
             result.new.append(record)
             return True
         if where is Fit.GAP:
@@ -353,6 +363,10 @@ def read_raw(path: Path) -> list[Stored]:
     except (sqlite3.Error, UnicodeError) as error:
         raise StoreError(f"the log {path} cannot be read: {error}") from None
     return [Stored(*row) for row in rows]
+
+
+def _as_tail(record: Record) -> tuple[int, bool]:
+    return record.envelope.epoch, isinstance(record.payload, Rotation)
 
 
 def _convicts(proof: Equivocation) -> bool:

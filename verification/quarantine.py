@@ -31,6 +31,7 @@ from swarm.records import (
     Commit,
     Epoch,
     Equivocation,
+    Rotation,
     Seal,
 )
 from verification.admit import claim_of, cost_cap, drift, inadmissible, scope, slot_holders
@@ -89,7 +90,7 @@ class Quarantine:
         payload = record.payload
         if isinstance(payload, Equivocation):
             return self._add_both_branches(record, payload)
-        if isinstance(payload, Charter | Epoch | Beacon | Admission):
+        if isinstance(payload, Charter | Epoch | Beacon | Admission | Rotation):
             self._rule_records.append(record)
             self._rules_known = False
             self._benches.clear()
