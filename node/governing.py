@@ -10,7 +10,7 @@ import hashlib
 import hmac
 import time
 import tomllib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -31,6 +31,7 @@ from swarm.records import (
     Member,
     TierPolicy,
 )
+from swarm.roster import share_alpha as share_alpha
 from swarm.store import SECONDS_PER_DAY, Store
 from swarm.wire import MAX_BODY, encode
 from training.challenge import Challenge, FileRef, max_diff_bytes
@@ -267,18 +268,6 @@ def new_member(
     )
 
 
-def share_alpha(members: Iterable[Member], slots: int) -> tuple[Member, ...]:
-    """Give every researcher an equal share of alpha, so that the shares add up to one."""
-    listed = tuple(members)
-    researchers = sum("researcher" in member.roles for member in listed)
-    return tuple(
-        replace(member, slots=slots, gamma_num=1, gamma_den=researchers)
-        if "researcher" in member.roles
-        else replace(member, slots=0, gamma_num=0, gamma_den=1)
-        for member in listed
-    )
-
-
 def open_epoch(store: Store, key: KeyPair, members: Iterable[Member]) -> None:
     """Sign the next epoch with this roster, then reveal the beacon that its benches hang on.
 
@@ -334,6 +323,6 @@ def admit(store: Store, key: KeyPair, member: Member) -> None:
     newest = rules.epochs[max(rules.epochs)]
     if member.key in newest.roster:
         return
-    if member.key not in rules.admitted:
+    if member.key not in rules.admissions:
         store.append(key, Admission(member))
     open_epoch(store, key, (*newest.roster.values(), member))

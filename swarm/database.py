@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from swarm.errors import StoreError
-from swarm.records import Admission, Beacon, Charter, Epoch, Equivocation
+from swarm.records import Admission, Beacon, Charter, Epoch, Equivocation, Rotation
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-GOVERNANCE = (Charter.KIND, Epoch.KIND, Beacon.KIND, Admission.KIND)
+GOVERNANCE = (Charter.KIND, Epoch.KIND, Beacon.KIND, Admission.KIND, Rotation.KIND)
 VERSION = 1
 _RARE = ", ".join(f"'{kind}'" for kind in (*GOVERNANCE, Equivocation.KIND))
 

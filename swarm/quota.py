@@ -37,12 +37,3 @@ class Quota:
     def exceeded(self, records: int, size: int) -> bool:
         """Say whether ``records`` of ``size`` bytes in all are more than allowed."""
         return records > self.records or size > self.bytes
-
-
-def newest_epoch(rules: Rules | None) -> int:
-    """The largest epoch number that a record may name: one beyond what is known.
-
-    One beyond, since an author may know of it before this node does; not any, or a quota per epoch
-    would be none at all.
-    """
-    return 1 + max(rules.epochs, default=0) if rules else 0

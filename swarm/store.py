@@ -26,8 +26,8 @@ from swarm.envelope import Record, parse, seal_record
 from swarm.errors import RecordError, StoreError, SwarmError
 from swarm.feed import Fit, Head, equivocator, fit, heads_digest, prove_equivocation
 from swarm.forks import Branches, Mark, contradictions
-from swarm.quota import Quota, newest_epoch
-from swarm.records import Charter, Equivocation, Payload
+from swarm.quota import Quota
+from swarm.records import Charter, Equivocation, Payload, Rotation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -77,7 +77,8 @@ class Store:
             self._db = open_database(path, read_only=read_only)
             self._heads = self._load_heads()
             self._spent = self._load_spent()
-            self.rules: Rules | None = fold_rules(self._of_kinds(GOVERNANCE))
+            self._tails: dict[bytes, tuple[int, bool]] = {}  # see _tail
+            self.rules: Rules | None = fold_rules(self.of_kind(*GOVERNANCE))
             self._forked = self._load_forked()
         except (sqlite3.Error, SwarmError) as error:
             self._unlock()
@@ -120,12 +121,16 @@ class Store:
         rows = self._db.execute("SELECT DISTINCT author FROM records WHERE branch = 1")
         return {author for (author,) in rows} | set(self.convictions())
 
-    def _of_kinds(self, kinds: tuple[str, ...]) -> list[Record]:
-        listed = ", ".join(f"'{kind}'" for kind in kinds)  # the partial index wants them spelt out
-        rows = self._db.execute(f"SELECT data FROM records WHERE kind IN ({listed})")
-        return [parse(data, check_signature=False) for (data,) in rows]
-
     # --- reading -----------------------------------------------------------------------------
+
+    def of_kind(self, *kinds: str) -> list[Record]:
+        """All records of these kinds, in order of arrival."""
+        listed = ", ".join(f"'{kind}'" for kind in kinds)  # the partial index wants them spelt out
+        with self._lock:
+            rows = self._db.execute(
+                f"SELECT data FROM records WHERE kind IN ({listed}) ORDER BY arrival"
+            ).fetchall()
+        return [parse(data, check_signature=False) for (data,) in rows]
 
     def heads(self) -> dict[bytes, Head]:
         """Author key -> the last record held of its feed."""
@@ -135,7 +140,7 @@ class Store:
     def convictions(self) -> dict[bytes, Equivocation]:
         """Authors against whom a proof lies in the log, with one such proof each."""
         with self._lock:
-            held = [record.payload for record in self._of_kinds((Equivocation.KIND,))]
+            held = [record.payload for record in self.of_kind(Equivocation.KIND)]
         return {equivocator(proof): proof for proof in held if isinstance(proof, Equivocation)}
 
     def contradictions(self) -> dict[bytes, Equivocation]:
@@ -236,7 +241,7 @@ class Store:
                 swarm=None if isinstance(payload, Charter) else self.swarm,
                 seq=head.seq + 1 if head else 0,
                 prev=head.id if head else None,
-                epoch=current.number if current else 0,
+                epoch=max(current.number if current else 0, self._tail(key.public)[0]),
                 day=int(time.time()) // SECONDS_PER_DAY,
                 refs=refs,
                 heads_digest=heads_digest(self._heads),
@@ -258,6 +263,7 @@ class Store:
             self._db.execute("COMMIT")
         except BaseException as error:
             self._heads, self._spent, self._forked, self.rules = before
+            self._tails.clear()
             with contextlib.suppress(sqlite3.Error):
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
@@ -281,37 +287,31 @@ class Store:
             for record in waiting:
                 if record.kind == Charter.KIND and record.id != self.swarm:
                     result.refused.append("the charter of another swarm")
-                elif self._usurps(record):
+                elif self.rules is not None and self.rules.usurps(record):
                     result.refused.append("a governor's record by somebody who is none")
                 elif not self._may_speak(record):
                     strangers.append(record)
                 elif self._place(record, result) and record.kind in GOVERNANCE:
                     learnt = True
             if learnt:
-                self.rules = fold_rules(self._of_kinds(GOVERNANCE))
+                self.rules = fold_rules(self.of_kind(*GOVERNANCE))
                 waiting = strangers
                 continue
             result.gaps.update(record.author for record in strangers)
             return
 
-    def _usurps(self, record: Record) -> bool:
-        """A record that only governors may write, by another author: the charter pins them."""
-        governors = self.rules.charter.governors if self.rules else None
-        return (
-            governors is not None
-            and record.kind in GOVERNANCE
-            and record.kind != Charter.KIND
-            and record.author not in governors
-        )
-
     def _may_speak(self, record: Record) -> bool:
         if record.kind == Charter.KIND:
             return record.id == self.swarm
-        return (
-            self.rules is not None
-            and self.rules.is_member(record.author)
-            and record.envelope.epoch <= newest_epoch(self.rules)
-        )
+        return self.rules is not None and self.rules.belongs(record)
+
+    def _tail(self, author: bytes) -> tuple[int, bool]:
+        """The epoch of the last record held of a feed, and whether that record closes the feed."""
+        if author not in self._tails:
+            head = self._heads.get(author)
+            last = self._at(author, head.seq) if head else None
+            self._tails[author] = _as_tail(last) if last else (0, False)
+        return self._tails[author]
 
     def _place(self, record: Record, result: Ingest) -> bool:
         """Insert ``record`` if it is its feed's next; tell whether it was."""
@@ -328,19 +328,34 @@ class Store:
             return False
         if where is not Fit.NEXT:
             return self._place_beside(record, result)
-        place = author, record.envelope.epoch
-        count, size = self._spent.get(place, (0, 0))
-        count, size = count + 1, size + len(record.signed.body) + wire.SIGNATURE_SIZE
-        if record.kind not in GOVERNANCE and Quota.of(self.rules).exceeded(count, size):
-            result.refused.append("a record beyond its author's quota for the epoch")
+        fault = self._fault_of_next(record)
+        if fault:
+            result.refused.append(fault)
             return False
         self._insert(record, 0)
-        self._spent[place] = count, size
+        place = author, record.envelope.epoch
+        count, size = self._spent.get(place, (0, 0))
+        self._spent[place] = count + 1, size + _size(record)
         self._heads[author] = Head(seq, record.id)
+        self._tails[author] = _as_tail(record)
         if isinstance(record.payload, Equivocation):
             self._forked.add(equivocator(record.payload))
         result.new.append(record)
         return True
+
+    def _fault_of_next(self, record: Record) -> str:
+        """Why a record that follows its feed's head is refused for good; empty when it is not."""
+        author, epoch = record.author, record.envelope.epoch
+        before, closed = self._tail(author)
+        if closed:
+            return "a record behind the handover of its key"
+        if epoch < before:
+            return "a record back in an earlier epoch"
+        count, size = self._spent.get((author, epoch), (0, 0))
+        exceeded = Quota.of(self.rules).exceeded(count + 1, size + _size(record))
+        if record.kind not in GOVERNANCE and exceeded:
+            return "a record beyond its author's quota for the epoch"
+        return ""
 
     def _place_beside(self, record: Record, result: Ingest) -> bool:
         """Place a record that is not its feed's next: known, or of another branch of the feed."""
@@ -381,6 +396,14 @@ class Store:
                 record.signed.to_bytes(),
             ),
         )
+
+
+def _size(record: Record) -> int:
+    return len(record.signed.body) + wire.SIGNATURE_SIZE
+
+
+def _as_tail(record: Record) -> tuple[int, bool]:
+    return record.envelope.epoch, isinstance(record.payload, Rotation)
 
 
 def _convicts(proof: Equivocation) -> bool:

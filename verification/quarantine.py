@@ -33,6 +33,7 @@ from swarm.records import (
     Epoch,
     Equivocation,
     Open,
+    Rotation,
     Seal,
     Seating,
 )
@@ -97,7 +98,7 @@ class Quarantine:
         payload = record.payload
         if isinstance(payload, Equivocation):
             return self._add_both_branches(record, payload)
-        if isinstance(payload, Charter | Epoch | Beacon | Admission):
+        if isinstance(payload, Charter | Epoch | Beacon | Admission | Rotation):
             self._rule_records.append(record)
             self._rules_known = False
             self._benches.clear()

@@ -17,8 +17,9 @@ from node.governing import new_member
 from swarm.database import read_raw
 from swarm.errors import RecordError, StoreError
 from swarm.keys import KeyPair
-from swarm.records import Beacon, Equivocation, Open
+from swarm.records import Beacon, Consent, Draft, Equivocation, Open, Removed
 from swarm.store import Store
+from tests.swarm.council import FOUNDER, KEYS, Council, line, wires
 from tests.swarm.founding import (
     SECRET,
     Feed,
@@ -124,6 +125,82 @@ def test_only_governors_write_what_governs(store, founded):
     result = store.ingest([member.say(Beacon(b"e" * 32, b"x" * 32)).signed.to_bytes()])
     assert result.refused == ["a governor's record by somebody who is none"]
     assert member.key.public not in store.heads()
+
+
+def test_a_feed_does_not_go_back_to_an_earlier_epoch(tmp_path):
+    """Else an author could pick a bench among those of all epochs that ever were."""
+    council = Council()
+    council.open(line(KEYS[3], "ada", "researcher"))
+    council.open(line(KEYS[3], "ada", "researcher"))
+    feed = council.feed(KEYS[3])
+    held = [feed.say(said(b"1")), feed.say(said(b"2"))]
+    feed.epoch = 1
+    back = feed.say(said(b"3"))
+    with Store(tmp_path / "log.sqlite", council.swarm) as store:
+        store.ingest(wires(council))
+        assert store.heads()[KEYS[3].public].id == held[-1].id
+        assert store.ingest([back.signed.to_bytes()]).refused == [
+            "a record back in an earlier epoch"
+        ]
+        store.append(KEYS[3], said(b"3"))
+    with Store(tmp_path / "log.sqlite", council.swarm) as store:
+        assert store.append(KEYS[3], said(b"4")).envelope.epoch == 2
+
+
+def test_a_record_waits_for_the_epoch_that_it_names(tmp_path):
+    council = Council()
+    council.open(line(KEYS[3], "ada", "researcher"))
+    first = wires(council)
+    council.open(line(KEYS[3], "ada", "researcher"))
+    ahead = council.feed(KEYS[3]).say(said(b"1")).signed.to_bytes()
+    with Store(tmp_path / "log.sqlite", council.swarm) as store:
+        store.ingest(first)
+        result = store.ingest([ahead])
+        assert (result.gaps, result.refused) == ({KEYS[3].public}, [])
+        assert store.ingest([ahead, *wires(council)]).new
+        assert KEYS[3].public in store.heads()
+
+
+def test_what_a_removed_key_says_is_the_same_on_every_node(tmp_path):
+    """Whether the removal or the record arrives first makes no difference."""
+    council = Council()
+    council.open(line(KEYS[3], "ada", "researcher"))
+    feed = council.feed(KEYS[3])
+    old = feed.say(said(b"1")).signed.to_bytes()
+    gone = Removed(KEYS[3].public, 0, bytes(32), "left")
+    council.open(removed=(gone,))
+    governors = [one.signed.to_bytes() for one in council.feed(FOUNDER).records]
+    late = feed.say(said(b"2")).signed.to_bytes()
+    for number, order in enumerate(([*governors, old, late], [old, late, *governors])):
+        with Store(tmp_path / f"{number}.sqlite", council.swarm) as store:
+            for data in order * 2:
+                store.ingest([data])
+            assert store.heads()[KEYS[3].public].seq == 0
+
+
+def test_nothing_follows_the_handover_of_a_key(tmp_path):
+    council = Council()
+    council.open(line(KEYS[3], "ada", "researcher"))
+    council.rotate(KEYS[3], KEYS[4])
+    behind = council.feed(KEYS[3]).say(said(b"1")).signed.to_bytes()
+    heir = council.feed(KEYS[4]).say(said(b"1"))
+    for name in ("a", "a"):  # the second time the tail is read from disk
+        with Store(tmp_path / f"{name}.sqlite", council.swarm) as store:
+            store.ingest(wires(council)[:-2])
+            assert store.ingest([behind]).refused == ["a record behind the handover of its key"]
+            store.ingest([heir.signed.to_bytes()])
+            assert store.heads()[KEYS[4].public].id == heir.id
+
+
+def test_only_governors_draft_and_consent(tmp_path):
+    council = Council()
+    council.open(line(KEYS[3], "ada", "researcher"))
+    draft = council.feed(KEYS[3]).say(Draft(council.epoch())).signed.to_bytes()
+    consent = council.feed(KEYS[4]).say(Consent(b"d" * 32, b"c" * 32, b"s" * 64)).signed.to_bytes()
+    with Store(tmp_path / "log.sqlite", council.swarm) as store:
+        store.ingest(wires(council))
+        refused = store.ingest([draft, consent]).refused
+        assert refused == ["a governor's record by somebody who is none"] * 2
 
 
 def test_a_failure_that_is_not_of_the_disk_leaves_the_log_usable(store, founded, monkeypatch):
