@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 import trio
 
 from node.environment import env_digest
-from node.proposers import Proposal
+from node.notebook import Notebook
+from node.proposers import Outcome, Paused, Proposal
 from node.work import cancellable
 from swarm.records import Claim, DevPair, Experiment
 from verification.reproduce import draw_bench
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from node.member import Node
-    from node.proposers import Outcome, Proposer
+    from node.proposers import Proposer
     from swarm.records import Member, TierPolicy
     from training.documents import Documents, Shards
     from training.evaluator import Score
@@ -146,7 +147,13 @@ async def research_forever(node: Node) -> None:
     """Propose, measure, keep, claim; on a new frontier, begin again from there."""
     from node.proposers import open_proposer
 
-    proposer = open_proposer(node.settings.proposer, node.home.path, seed=_proposer_seed(node))
+    proposer = open_proposer(
+        node.settings.proposer,
+        node.home.path,
+        seed=_proposer_seed(node),
+        claude=node.settings.claude,
+    )
+    notebook = Notebook(node)
     trials: Trials | None = None
     best: Find | None = None
     while True:
@@ -159,20 +166,18 @@ async def research_forever(node: Node) -> None:
             trials = Trials(node, frontier, await node.code_of(frontier))
             best = None
         best = await _claim_if_possible(node, trials, best)
-        proposal = await _propose(proposer, trials)
+        context = await notebook.context(trials)
+        idle, seconds = "out of ideas for this frontier", IDLE_SECONDS
+        try:
+            proposal = await trio.to_thread.run_sync(proposer.propose, context)
+        except Paused as pause:
+            proposal, idle, seconds = None, pause.told, pause.seconds
         if proposal is None:
-            node.activity = "out of ideas for this frontier"
-            with trio.move_on_after(IDLE_SECONDS):
+            node.activity = idle
+            with trio.move_on_after(seconds):
                 await node.changed.wait()
             continue
         best = await _experiment(node, proposer, trials, proposal, best)
-
-
-async def _propose(proposer: Proposer, trials: Trials) -> Proposal | None:
-    from node.proposers import ProposalContext
-
-    context = ProposalContext(code=trials.base, tier=trials.tier)
-    return await trio.to_thread.run_sync(proposer.propose, context)
 
 
 def policy_of(node: Node, tier: str) -> TierPolicy:
@@ -228,7 +233,7 @@ async def _experiment(
             base=trials.base_id,
             ast_hash=ast_hash(proposal.code),
             hypothesis=proposal.hypothesis,
-            proposer=proposal.proposer,
+            proposer=proposal.author,
             outcome=outcome,
             reason=reason,
             dev_pairs=measured.pairs,
@@ -255,7 +260,7 @@ async def _claim_if_possible(node: Node, trials: Trials, best: Find | None) -> F
     assert slot is not None
     proposal, measured = best.proposal, best.measured
     await sign_claim(
-        node, trials, proposal.code, proposal.hypothesis, proposal.proposer,
+        node, trials, proposal.code, proposal.hypothesis, proposal.author,
         measured.pairs, measured.cost_ms, slot,
     )  # fmt: skip
     await node.caught_up()
@@ -281,8 +286,6 @@ def _obstacle(node: Node, trials: Trials) -> str:
 
 def _learnt(measured: Measured) -> Outcome:
     """What the proposer is told."""
-    from node.proposers import Outcome
-
     if measured.status != "ok" or measured.mean_nano is None:
         return Outcome("failed")
     return Outcome("measured", measured.mean_nano)

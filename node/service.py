@@ -16,6 +16,7 @@ from node.data import describe, obtain
 from node.member import Node
 from node.membership import Doorkeeper
 from node.network import Network, open_network
+from node.proposers import check_proposer
 from node.work import cancellable
 from swarm.errors import SwarmError
 from swarm.keys import KeyPair, peer_id
@@ -142,6 +143,7 @@ def run_node(home: Home, progress: Callable[[str], None], research: Work | None 
     """``lazaretto up``; returns the exit code.
 
     Raises:
+        UsageError: there is no proposer of the name in the settings, or it lacks a key.
         SandboxUnavailable: the roles of this node run candidates, and there is no sandbox here.
     """
     settings = home.load()
@@ -150,5 +152,7 @@ def run_node(home: Home, progress: Callable[[str], None], research: Work | None 
         from training.sandbox import require
 
         require()
+    if "researcher" in settings.roles:
+        check_proposer(settings.proposer, settings.claude)
     trio.run(serve, home, progress, research)
     return 0
