@@ -2,8 +2,9 @@
 
 The SDK's own retries are off: each attempt is booked in the ledger before it is sent, and only one
 that was surely not charged (an error status) is taken off it again. An answer is bounded in bytes
-and in time while it streams, whatever the server does; nothing in it is believed to have the type
-that it should have. Needs trio; the SDK is imported on first use (seconds).
+and in time while it streams, whatever the server does. The SDK's own reader of streams is not used:
+it takes values of any type, and leaves readers behind when it stumbles. Needs trio; the SDK is
+imported on first use (seconds).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from node.errors import UsageError
+from node.proposers.assembly import Assembly, NonsenseError
 from node.proposers.protocol import Paused
 from node.proposers.spending import Amount, Ledger
 
@@ -35,15 +37,16 @@ KEYRING: Final = ("lazaretto", "anthropic")
 ATTEMPTS: Final = 4
 CALL_SECONDS: Final = 600.0
 SILENCE_SECONDS: Final = 120.0
+LINGER_SECONDS: Final = 2.0
+"""For the end of a stream whose message is whole: then the connection can be used again."""
 LONGEST_WAIT: Final = 120.0
 PAUSE_SECONDS: Final = 60.0
 BYTES_PER_TOKEN: Final = 256
 """Of an answer on the wire: a token may come as an event of its own."""
-MAX_BLOCKS: Final = 64
-_TEMPORARY: Final = (200, 408, 409, 429)
+_TEMPORARY: Final = (408, 409, 429)
 _NEVER_SENT: Final = ("ConnectError", "ConnectTimeout")
 _CUT_SHORT: Final = ("max_tokens", "model_context_window_exceeded", "refusal", "pause_turn")
-_CALL_ID = re.compile(r"[A-Za-z0-9_-]{1,128}\Z")
+_WORD = re.compile(r"[A-Za-z0-9_-]{1,128}\Z")
 
 
 def find_key(settings: ClaudeSettings) -> str:
@@ -174,8 +177,8 @@ class Session:
             await trio.sleep(wait)
             ticket = await trio.to_thread.run_sync(self._ledger.reserve, most)
             try:
-                snapshot = await self._send(request)
-                reply, cost = _reply(snapshot), self._cost(snapshot, most)
+                answer = await self._send(request)
+                reply, cost = _reply(answer), self._cost(answer, most)
             except Exception as error:  # cut, silent, endless, or not what the SDK can read
                 log.info("an answer did not arrive whole: %s", type(error).__name__)
                 if self._was_free(error):
@@ -190,34 +193,44 @@ class Session:
             cure="nothing to do; it is tried again by itself",
         )
 
-    async def _send(self, request: dict[str, Any]) -> Any:
-        """Stream one answer, and return the SDK's message: of no certain types."""
+    async def _send(self, request: dict[str, Any]) -> Assembly:
+        """Stream one answer.
+
+        Whatever ends it early ends it by cancellation: that alone unwinds the library's readers.
+        """
         self._responses.clear()
-        most = BYTES_PER_TOKEN * self._settings.max_output_tokens + 65_536
-        snapshot: Any = _CutOff()
-        with trio.fail_after(CALL_SECONDS):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._watch, most, nursery.cancel_scope)
+        answer, failure = Assembly(), None
+        async with trio.open_nursery() as nursery:
+            nursery.cancel_scope.deadline = trio.current_time() + CALL_SECONDS
+            nursery.start_soon(self._watch, nursery.cancel_scope)
+            try:
+                await self._read(request, answer, nursery.cancel_scope)
+            except Exception as error:  # raised below: the nursery would wrap it in a group
+                failure = error
+            nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+        if not answer.ended:
+            raise NonsenseError("the answer did not arrive whole")
+        return answer
+
+    async def _read(
+        self, request: dict[str, Any], answer: Assembly, scope: trio.CancelScope
+    ) -> None:
+        streamed = self._client.messages.with_streaming_response
+        async with streamed.create(**request, stream=True) as response:
+            async for data in response.iter_bytes():
                 try:
-                    snapshot = await self._stream(request)
-                except Exception as error:  # raised below: the nursery would wrap it in a group
-                    snapshot = error
-                nursery.cancel_scope.cancel()
-        if isinstance(snapshot, Exception):
-            raise snapshot
-        return snapshot
+                    answer.feed(data)
+                except NonsenseError as error:
+                    log.info("an answer of the model's service makes no sense: %s", error)
+                    scope.cancel()
+                if answer.ended:
+                    scope.deadline = min(scope.deadline, trio.current_time() + LINGER_SECONDS)
 
-    async def _stream(self, request: dict[str, Any]) -> Any:
-        ended = False
-        async with self._client.messages.stream(**request) as stream:
-            async for event in stream:
-                ended = ended or event.type == "message_stop"
-            if not ended:
-                raise _CutOff
-            return stream.current_message_snapshot
-
-    async def _watch(self, most: int, scope: trio.CancelScope) -> None:
-        """End an answer that has more bytes than it could honestly have."""
+    async def _watch(self, scope: trio.CancelScope) -> None:
+        """End an answer, also one to a refused request, that has more bytes than is honest."""
+        most = BYTES_PER_TOKEN * self._settings.max_output_tokens + 65_536
         while True:
             await trio.sleep(0.05)
             if any(response.num_bytes_downloaded > most for response in self._responses):
@@ -227,8 +240,7 @@ class Session:
     def _was_free(self, error: Exception) -> bool:
         """Whether a request that failed was surely not charged."""
         if isinstance(error, self._sdk.APIStatusError):
-            # An error within a stream comes with status 200: the tokens before it were charged.
-            return bool(error.response.status_code != 200)
+            return True
         return type(error.__cause__).__name__ in _NEVER_SENT
 
     def _patience(self, error: Exception, attempt: int) -> float:
@@ -252,11 +264,10 @@ class Session:
         entered = len(json.dumps(request).encode()) + 1024
         return self._priced(entered, 0, 0, self._settings.max_output_tokens)
 
-    def _cost(self, snapshot: Any, most: Amount) -> Amount:
+    def _cost(self, answer: Assembly, most: Amount) -> Amount:
         """What the server says it charges; the whole booking where it does not say so sensibly."""
-        usage = getattr(snapshot, "usage", None)
         fresh, written, read, output = (
-            0 if (value := getattr(usage, name, None)) is None else value
+            answer.usage.get(name, 0)
             for name in (
                 "input_tokens",
                 "cache_creation_input_tokens",
@@ -279,10 +290,6 @@ class Session:
         return Amount(written + fresh + read + output, cost)
 
 
-class _CutOff(Exception):
-    """A stream that ended before the message did."""
-
-
 def _with_breakpoints(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Cache the task, and all up to the last message: each request extends the one before."""
     marked = [dict(message) for message in messages]
@@ -303,25 +310,24 @@ def _refusal(status: int) -> Paused:
     )
 
 
-def _reply(snapshot: Any) -> Reply:
+def _reply(answer: Assembly) -> Reply:
     """Keep of an answer what can be used and sent back."""
     content: list[dict[str, Any]] = []
     calls: list[ToolCall] = []
-    blocks = snapshot.content if isinstance(snapshot.content, list) else []
-    for block in blocks[:MAX_BLOCKS]:
-        kind = getattr(block, "type", None)
+    for block in answer.blocks:
+        kind = block.get("type")
         if kind == "tool_use":
             call = _call(block, len(calls), {call.id for call in calls})
             calls.append(call)
-            name = call.name if isinstance(call.name, str) and _CALL_ID.match(call.name) else "none"
+            name = call.name if isinstance(call.name, str) and _WORD.match(call.name) else "none"
             given = call.given if isinstance(call.given, dict) else {}
             content.append({"type": "tool_use", "id": call.id, "name": name, "input": given})
-        elif kind == "text" and isinstance(text := block.text, str) and text.strip():
+        elif kind == "text" and isinstance(text := block.get("text"), str) and text.strip():
             content.append({"type": "text", "text": text})
         elif kind in ("thinking", "redacted_thinking"):
-            content.append(block.to_dict())
-    model = snapshot.model if isinstance(snapshot.model, str) else ""
-    whole = snapshot.stop_reason not in _CUT_SHORT
+            content.append(block)
+    model = answer.model if isinstance(answer.model, str) else ""
+    whole = answer.stop_reason not in _CUT_SHORT
     return Reply([_sendable(block) for block in content], tuple(calls), whole, model)
 
 
@@ -332,9 +338,8 @@ def _sendable(block: dict[str, Any]) -> dict[str, Any]:
     return clean
 
 
-def _call(block: Any, number: int, taken: set[str]) -> ToolCall:
-    name, given = getattr(block, "name", None), getattr(block, "input", None)
-    sent = getattr(block, "id", None)
-    if isinstance(sent, str) and _CALL_ID.match(sent) and sent not in taken:
-        return ToolCall(sent, name, given)
-    return ToolCall(f"call_{number}", name, given)
+def _call(block: dict[str, Any], number: int, taken: set[str]) -> ToolCall:
+    sent = block.get("id")
+    if not isinstance(sent, str) or not _WORD.match(sent) or sent in taken:
+        sent = f"call_{number}_{len(taken)}"
+    return ToolCall(sent, block.get("name"), block.get("input"))

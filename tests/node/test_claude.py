@@ -15,7 +15,15 @@ import pytest
 import trio
 
 from node.errors import UsageError
-from node.proposers import CheckReport, Outcome, PastResult, Paused, ProposalContext, open_proposer
+from node.proposers import (
+    CheckReport,
+    Outcome,
+    PastResult,
+    Paused,
+    ProposalContext,
+    assembly,
+    open_proposer,
+)
 from node.proposers import claude as claude_module
 from node.proposers import messages as messages_module
 from node.proposers.claude import ClaudeProposer
@@ -210,8 +218,8 @@ def end_early(handler):
 def raw(data):
     def misdeed(handler):
         handler.start_stream()
-        handler.send_chunk(data)
-        handler.send_chunk(b"")
+        for piece in (data, b"") if data else (b"",):
+            handler.send_chunk(piece)
 
     return misdeed
 
@@ -416,11 +424,11 @@ def test_call_ids_that_cannot_be_sent_back_are_replaced(talk):
 
 
 def test_of_many_calls_at_once_only_some_are_done(talk):
-    calls = [use("view", number, first=1, last=1) for number in range(200)]
+    calls = [use("view", number, first=1, last=1) for number in range(64)]
     node = talk(in_turns(calls, [CHANGE, submit()]))
     assert node.propose() is not None
     said = results(node.requests[1])
-    assert len(said) == messages_module.MAX_BLOCKS
+    assert len(said) == assembly.MAX_BLOCKS
     assert [wrong for _, wrong in said].count(False) == claude_module.MAX_CALLS
 
 
@@ -431,14 +439,16 @@ def test_nothing_of_an_answer_that_was_cut_off_is_done(talk):
     assert "MOMENTUM = 0.95 " in results(node.requests[2])[0][0]
 
 
+OLD = "MOMENTUM = 0.95 "
 OUT_OF_SCOPE = {
-    "an f-string": "NAME = f'{1}'\nMOMENTUM = 0.9 ",
-    "hidden characters": "# \u202e\nMOMENTUM = 0.9 ",
-    "a table": "T = " + repr(list(range(200))) + "\nMOMENTUM = 0.9 ",
-    "no program": "MOMENTUM = = 0.9 ",
-    "deep": "X = " + "(" * 200 + "1" + ")" * 200 + "\nMOMENTUM = 0.9 ",
-    "a batch beyond the limit": "BATCH_SIZE = 10**9\nMOMENTUM = 0.9 ",
-    "no build_model": "MOMENTUM = 0.9\ndel build_model\ndef build_model(): pass\nX = 0 ",
+    "an f-string": (OLD, "NAME = f'{1}'\nMOMENTUM = 0.9 "),
+    "hidden characters": (OLD, "# \u202e\nMOMENTUM = 0.9 "),
+    "a table": (OLD, "T = " + repr(list(range(200))) + "\nMOMENTUM = 0.9 "),
+    "no program": (OLD, "MOMENTUM = = 0.9 "),
+    "deep": (OLD, "X = " + "(" * 200 + "1" + ")" * 200 + "\nMOMENTUM = 0.9 "),
+    "a batch beyond the limit": ("BATCH_SIZE = 8 ", "BATCH_SIZE = 8000 "),
+    "no build_model": ("def build_model(", "def make_model("),
+    "a build_model of its own": (OLD, "MOMENTUM = 0.9\ndef build_model(): pass\nX = 0 "),
 }
 
 
@@ -450,8 +460,8 @@ def test_code_out_of_scope_is_never_run(talk, name):
         ran.append(code)
         return CheckReport("ok")
 
-    change = use("replace", old="MOMENTUM = 0.95 ", new=OUT_OF_SCOPE[name])
-    node = talk(in_turns([change, use("check", 2)], [submit()]))
+    old, new = OUT_OF_SCOPE[name]
+    node = talk(in_turns([use("replace", old=old, new=new), use("check", 2)], [submit()]))
     assert node.propose(replace(CONTEXT, check=check)) is None
     assert not ran
     assert results(node.requests[1])[-1][1]
@@ -575,23 +585,19 @@ def test_a_cap_stops_it_before_anything_is_sent(talk):
 
 
 def test_caps_are_never_overrun_by_many_at_once_or_after_a_restart(talk, home):
-    lock = threading.Barrier(4, timeout=20)
+    usage = {"input_tokens": 9_000, "output_tokens": 500}
 
     def model(request):
-        if turn(request) == 0:
-            lock.wait()
-        return [use("view", first=1, last=1)]
+        return Answer([use("view", first=1, last=1)], usage=usage)
 
-    cap = 120_000
+    cap = 100_000
     nodes = [talk(model, tokens_per_day=cap, max_output_tokens=2048) for _ in range(4)]
     stopped = []
 
     def work(node):
-        try:
-            for _ in range(20):
-                node.propose()
-        except Paused as pause:
-            stopped.append(str(pause))
+        with pytest.raises(Paused) as caught:
+            node.propose()
+        stopped.append(str(caught.value))
 
     threads = [threading.Thread(target=work, args=(node,)) for node in nodes]
     for thread in threads:
@@ -599,9 +605,10 @@ def test_caps_are_never_overrun_by_many_at_once_or_after_a_restart(talk, home):
     for thread in threads:
         thread.join(60)
     assert stopped == [f"the cap of {cap} tokens per day is reached"] * 4
-    used = sum(len(node.requests) for node in nodes) * sum(USAGE.values())
-    assert nodes[0].booked.tokens == used <= cap
-    again = talk(in_turns([CHANGE, submit()]), tokens_per_day=used + 2048, max_output_tokens=2048)
+    used = sum(len(node.requests) for node in nodes) * sum(usage.values())
+    assert nodes[0].booked.tokens == used
+    assert cap / 2 < used <= cap
+    again = talk(model, tokens_per_day=used + 2048, max_output_tokens=2048)
     with pytest.raises(Paused, match="per day"):
         again.propose()
     assert not again.requests
@@ -624,10 +631,11 @@ def test_caps_are_never_overrun_by_many_at_once_or_after_a_restart(talk, home):
 def test_usage_that_makes_no_sense_is_booked_in_full(talk, usage, monkeypatch):
     monkeypatch.setattr(messages_module, "ATTEMPTS", 1)
     node = talk(in_turns(Answer([use("give_up", reason="r")], usage=usage)))
-    try:
-        node.propose()
-    except Paused:
-        assert usage is None or usage == 5  # the SDK cannot read the answer
+    if usage == 5:
+        with pytest.raises(Paused):
+            node.propose()
+    else:
+        assert node.propose() is None
     assert node.booked.tokens > node.settings.max_output_tokens
 
 
