@@ -114,29 +114,27 @@ class Messages:
     @asynccontextmanager
     async def session(self) -> AsyncIterator[Session]:
         """Connections for one conversation."""
-        anthropic = await trio.to_thread.run_sync(_sdk)
         responses: list[Any] = []
 
         async def remember(response: Any) -> None:
             responses[:] = [response]
 
-        client = anthropic.AsyncAnthropic(
-            api_key=self._key,
-            base_url=self._settings.base_url or None,
-            max_retries=0,
-            timeout=SILENCE_SECONDS,
-            http_client=anthropic.DefaultAsyncHttpxClient(
-                event_hooks={"response": [remember]}, timeout=SILENCE_SECONDS
-            ),
-        )
+        def connect() -> Any:  # imports (seconds) and certificates (a tenth of one)
+            import anthropic
+
+            return anthropic, anthropic.AsyncAnthropic(
+                api_key=self._key,
+                base_url=self._settings.base_url or None,
+                max_retries=0,
+                timeout=SILENCE_SECONDS,
+                http_client=anthropic.DefaultAsyncHttpxClient(
+                    event_hooks={"response": [remember]}, timeout=SILENCE_SECONDS
+                ),
+            )
+
+        sdk, client = await trio.to_thread.run_sync(connect)
         async with client:
-            yield Session(self._settings, self._ledger, anthropic, client, responses)
-
-
-def _sdk() -> Any:
-    import anthropic
-
-    return anthropic
+            yield Session(self._settings, self._ledger, sdk, client, responses)
 
 
 class Session:
