@@ -37,7 +37,7 @@ class Claims:
         assert slot is not None
         proposal, measured = best.proposal, best.measured
         await sign_claim(
-            self._node, trials, proposal.code, proposal.hypothesis, proposal.proposer,
+            self._node, trials, proposal.code, proposal.hypothesis, proposal.author,
             measured.pairs, measured.cost_ms, slot, merges=proposal.merges,
         )  # fmt: skip
         await self._node.caught_up()

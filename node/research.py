@@ -17,7 +17,8 @@ import trio
 
 from node.claiming import Claims
 from node.merging import Merges
-from node.proposers import Proposal
+from node.notebook import Notebook
+from node.proposers import Outcome, Paused, Proposal
 from node.work import cancellable
 from swarm.records import DevPair, Experiment
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from node.member import Node
-    from node.proposers import Outcome, Proposer
+    from node.proposers import Proposer
     from training.documents import Documents, Shards
     from training.evaluator import Score
     from training.runner import TrainedRun
@@ -158,8 +159,13 @@ async def research_forever(node: Node) -> None:
     """Propose, measure, keep, claim; on a new frontier, begin again from there."""
     from node.proposers import open_proposer
 
-    proposer = open_proposer(node.settings.proposer, node.home.path, seed=_proposer_seed(node))
-    claims, merges = Claims(node), Merges(node)
+    proposer = open_proposer(
+        node.settings.proposer,
+        node.home.path,
+        seed=_proposer_seed(node),
+        claude=node.settings.claude,
+    )
+    claims, merges, notebook = Claims(node), Merges(node), Notebook(node)
     trials: Trials | None = None
     best: Find | None = None
     while True:
@@ -174,20 +180,20 @@ async def research_forever(node: Node) -> None:
             trials = Trials(node, frontier, await node.code_of(frontier))
             best = None
         best = await claims.claim_if_possible(trials, best)
-        proposal = await merges.offer(trials) or await _propose(proposer, trials)
+        idle, seconds = "out of ideas for this frontier", IDLE_SECONDS
+        proposal = await merges.offer(trials)
         if proposal is None:
-            node.activity = "out of ideas for this frontier"
-            with trio.move_on_after(IDLE_SECONDS):
+            context = await notebook.context(trials)
+            try:
+                proposal = await trio.to_thread.run_sync(proposer.propose, context)
+            except Paused as pause:
+                idle, seconds = pause.told, pause.seconds
+        if proposal is None:
+            node.activity = idle
+            with trio.move_on_after(seconds):
                 await node.changed.wait()
             continue
         best = await _experiment(node, proposer, trials, proposal, best, claims)
-
-
-async def _propose(proposer: Proposer, trials: Trials) -> Proposal | None:
-    from node.proposers import ProposalContext
-
-    context = ProposalContext(code=trials.base, tier=trials.tier)
-    return await trio.to_thread.run_sync(proposer.propose, context)
 
 
 async def _experiment(
@@ -227,7 +233,7 @@ async def _experiment(
             base=trials.base_id,
             ast_hash=ast_hash(proposal.code),
             hypothesis=proposal.hypothesis,
-            proposer=proposal.proposer,
+            proposer=proposal.author,
             outcome=outcome,
             reason=reason,
             dev_pairs=measured.pairs,
@@ -248,8 +254,6 @@ async def _experiment(
 
 def _learnt(measured: Measured) -> Outcome:
     """What the proposer is told."""
-    from node.proposers import Outcome
-
     if measured.status != "ok" or measured.mean_nano is None:
         return Outcome("failed")
     return Outcome("measured", measured.mean_nano)

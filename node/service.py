@@ -17,6 +17,7 @@ from node.keeping import keep_within_quota
 from node.member import Node
 from node.membership import Doorkeeper
 from node.network import Network, open_network
+from node.proposers import check_proposer
 from node.work import cancellable
 from swarm.errors import SwarmError
 from swarm.keys import KeyPair, peer_id
@@ -157,6 +158,7 @@ def run_node(
     """``lazaretto up``; returns the exit code. For the loops see :func:`serve`.
 
     Raises:
+        UsageError: there is no proposer of the name in the settings, or it lacks a key.
         SandboxUnavailable: the roles of this node run candidates, and there is no sandbox here.
     """
     settings = home.load()
@@ -165,5 +167,7 @@ def run_node(
         from training.sandbox import require
 
         require()
+    if "researcher" in settings.roles:
+        check_proposer(settings.proposer, settings.claude)
     trio.run(serve, home, progress, research, verify)
     return 0
