@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
+from node.cli_notebook import experiments, import_autoresearch, notebook
+from node.flags import CorpusFlag, HomeFlag, JsonFlag
 from node.settings import find_home
 from verification.simulate_setting import Setting
 
@@ -28,15 +30,9 @@ app = App(
     version_flags=["--version"],
 )
 
-HomeFlag = Annotated[
-    Path | None,
-    Parameter(help="The node's directory. [env: LAZARETTO_HOME]", show_default=False),
-]
-CorpusFlag = Annotated[
-    str | None,
-    Parameter(help="Text to learn from: a folder, a file, or hf://datasets/OWNER/NAME."),
-]
-JsonFlag = Annotated[bool, Parameter(name="--json", negative="", help="One JSON object on stdout.")]
+app.command(experiments)
+app.command(notebook)
+app.command(import_autoresearch, name="import-autoresearch")
 
 
 @app.command

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from node.errors import NotRunning
 from node.escaping import escaped as escaped
 from node.state import read_state
+from node.tables import table
 from swarm.charter import trust_note
 from swarm.keys import KeyPair, peer_id, short
 from swarm.records import Claim
@@ -22,7 +23,7 @@ from verification.quarantine import Quarantine
 from verification.states import CLOSED, ClaimState, Stage, State
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from node.settings import Home
     from swarm.envelope import Record
@@ -201,7 +202,7 @@ def show_inbox(home: Home, *, as_json: bool) -> int:
         )
         for claim in waiting
     ]
-    _table(("claim", "by", "says", "found", "pairs", "stage", "why"), rows)
+    table(("claim", "by", "says", "found", "pairs", "stage", "why"), rows)
     print(f"benches: {held.trust}", file=sys.stderr)
     return 0
 
@@ -232,7 +233,7 @@ def show_discoveries(home: Home, *, as_json: bool) -> int:
         for claim in decided
     ]
     heads = ("", "claim", "by", "says", "found", "pairs", "effect", "reason", "hypothesis")
-    _table(heads, rows)
+    table(heads, rows)
     print(f"benches: {held.trust}", file=sys.stderr)
     first = next((claim for claim in decided if claim["outcome"] == "adopt"), decided[0])
     where = f" --home {home.path}"
@@ -261,11 +262,3 @@ def _interval(claim: dict[str, Any]) -> str:
 
 def _bpb(value: float | None) -> str:
     return f"{value:+.4f}" if value is not None else "-"
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Aligned columns without trailing blanks; data goes to stdout."""
-    widths = [max(len(row[i]) for row in (heads, *rows)) for i in range(len(heads))]
-    for row in (heads, *rows):
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        print("  ".join(cells).rstrip())

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import math
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import trio
 
+from node import programs
 from node.claiming import Claims
 from node.merging import Merges
 from node.notebook import Notebook
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from node.proposers import Proposer
     from training.documents import Documents, Shards
     from training.evaluator import Score
+    from training.pair import PairResult
     from training.runner import TrainedRun
 
 MIN_PAIRS = 3
@@ -60,12 +63,19 @@ def judge(gains: Sequence[int], min_effect: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """An experiment at home: gains by seed, or the status that ended it."""
+    """An experiment at home: gains by seed, or the status that ended it.
+
+    ``base_bpb`` and ``bpb`` are the scores behind the gains (nano-bits per byte), ``peak_bytes``
+    the most memory that the candidate took.
+    """
 
     seeds: tuple[int, ...]
     gains: tuple[int, ...]
     status: str
     cost_ms: int
+    base_bpb: tuple[int, ...] = ()
+    bpb: tuple[int, ...] = ()
+    peak_bytes: int = 0
 
     @property
     def pairs(self) -> tuple[DevPair, ...]:
@@ -118,11 +128,10 @@ class Trials:
         from training.pair import score_pair, train_pair
 
         nice = self.node.settings.limits.nice_research
-        seeds: list[int] = []
-        gains: list[int] = []
-        cost = 0
-        while judge(gains, min_effect) == "more":
-            seed = self.seed(len(gains))
+        done: list[PairResult] = []
+        cost, status = 0, "ok"
+        while status == "ok" and judge([one.d_nano for one in done], min_effect) == "more":
+            seed = self.seed(len(done))
             known, scored = self._runs.get(seed), self._scores.get(seed)
             trained = await cancellable(
                 lambda cancel, seed=seed, known=known: train_pair(  # type: ignore[misc]
@@ -140,13 +149,25 @@ class Trials:
             if result.base is not None:
                 self._scores[seed] = result.base
             cost += result.candidate_cost_ms + (0 if known else result.base_cost_ms)
-            if result.status != "ok":
-                return Measured(tuple(seeds), tuple(gains), result.status, cost)
-            if result.cost_ratio_milli > self.tier.max_cost_ratio_milli:
-                return Measured(tuple(seeds), tuple(gains), "too_costly", cost)
-            seeds.append(seed)
-            gains.append(result.d_nano)
-        return Measured(tuple(seeds), tuple(gains), "ok", cost)
+            status = result.status
+            if status == "ok" and result.cost_ratio_milli > self.tier.max_cost_ratio_milli:
+                status = "too_costly"
+            if status == "ok":
+                done.append(result)
+        return _measured(done, status, cost)
+
+
+def _measured(done: Sequence[PairResult], status: str, cost_ms: int) -> Measured:
+    runs = [one.trained.candidate for one in done]
+    return Measured(
+        seeds=tuple(one.trained.seed for one in done),
+        gains=tuple(one.d_nano for one in done),
+        status=status,
+        cost_ms=cost_ms,
+        base_bpb=tuple(one.base.nano_bpb for one in done if one.base),
+        bpb=tuple(one.candidate.nano_bpb for one in done if one.candidate),
+        peak_bytes=max((run.peak_device_bytes or run.peak_memory_bytes for run in runs), default=0),
+    )
 
 
 def _proposer_seed(node: Node) -> int:
@@ -227,11 +248,15 @@ async def _experiment(
             reason = obstacle
         else:
             outcome = "claimed"
+    tree = ast_hash(proposal.code)
+    await trio.to_thread.run_sync(
+        programs.keep, node.home, tree, _tried(trials, proposal, measured)
+    )
     await node.log.append(
         Experiment(
             tier=trials.tier.name,
             base=trials.base_id,
-            ast_hash=ast_hash(proposal.code),
+            ast_hash=tree,
             hypothesis=proposal.hypothesis,
             proposer=proposal.author,
             outcome=outcome,
@@ -250,6 +275,18 @@ async def _experiment(
         cost_ms=measured.cost_ms,
     )
     return best
+
+
+def _tried(trials: Trials, proposal: Proposal, measured: Measured) -> programs.Tried:
+    """What stays at home of an experiment."""
+    return programs.Tried(
+        tried=time.time(),
+        base_code=trials.base.decode(),
+        code=proposal.code.decode(),
+        base_bpb=measured.base_bpb,
+        bpb=measured.bpb,
+        peak_bytes=measured.peak_bytes,
+    )
 
 
 def _learnt(measured: Measured) -> Outcome:

@@ -5,6 +5,8 @@
     HOME/log.sqlite      every record held
     HOME/blobs/          data by hash
     HOME/work/           what a running experiment must find again after a crash
+    HOME/programs/       what this node tried, see node.programs
+    HOME/imported.jsonl  logs of other loops, unverified
     HOME/journal.jsonl   what the node did, a line each
     HOME/state.json      what a running node says of itself, for ``status``
 
@@ -132,6 +134,14 @@ class Home:
     @property
     def work(self) -> Path:
         return self.path / "work"
+
+    @property
+    def programs(self) -> Path:
+        return self.path / "programs"
+
+    @property
+    def imported(self) -> Path:
+        return self.path / "imported.jsonl"
 
     @property
     def journal(self) -> Path:
