@@ -167,6 +167,7 @@ async def research_forever(node: Node) -> None:
             best = None
         best = await _claim_if_possible(node, trials, best)
         context = await notebook.context(trials)
+        node.activity = f"asking {proposer.name} for an idea"
         idle, seconds = "out of ideas for this frontier", IDLE_SECONDS
         try:
             proposal = await trio.to_thread.run_sync(proposer.propose, context)
