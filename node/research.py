@@ -205,6 +205,7 @@ async def research_forever(node: Node) -> None:
         proposal = await merges.offer(trials)
         if proposal is None:
             context = await notebook.context(trials)
+            node.activity = f"asking {proposer.name} for an idea"
             try:
                 proposal = await trio.to_thread.run_sync(proposer.propose, context)
             except Paused as pause:
