@@ -107,7 +107,7 @@ class Transport(Exchanges):
         key = key_of(self._host.get_id())
         assert key is not None
         self.key: bytes = key
-        self._contacts = Contacts(key, self._dial_address, self._needs_no_dial)
+        self._contacts = Contacts(key, self.dial_once, self._needs_no_dial)
         self._since: dict[bytes, float] = {}
         self._greeted: set[bytes] = set()
         self._connect_hooks: list[Callable[[bytes], None]] = []
@@ -250,7 +250,8 @@ class Transport(Exchanges):
         """Do not dial this peer again. Its connection stays as it is."""
         self._contacts.forget(key)
 
-    async def _dial_address(self, address: PeerAddress) -> bool:
+    async def dial_once(self, address: PeerAddress) -> bool:
+        """Try one address; return whether its key is connected now. Never raises."""
         with trio.move_on_after(self.settings.dial_s):
             try:
                 await self._network.dial_addr(
