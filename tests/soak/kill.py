@@ -54,7 +54,46 @@ def kill_often(folder: Path, kills: int, progress: Callable[[str], None]) -> str
         founder, scribe = swarm["founder"], swarm["scribe"]
         author = KeyPair.load(scribe.home.key).public
 
-        def main(kills: int = 100) -> str:
+        def wait(ready: Callable[[], bool], what: str) -> None:
+            deadline = time.monotonic() + SECONDS
+            while not ready():
+                ended = [f"{one.part.name}: {one.last_output()}" for one in swarm.ended()]
+                assert not ended or scribe.process is None, ended
+                assert time.monotonic() < deadline, f"waited in vain for {what}"
+                time.sleep(0.02)
+
+        wait(lambda: len(said(scribe.home)) > 3, "the first records")
+        for number in range(kills):
+            before = len(said(scribe.home))
+            if number % 4:  # at work; every fourth time anywhere, start included
+                wait(lambda before=before: len(said(scribe.home)) > before, "a record")
+                time.sleep(random.uniform(0, 0.3))
+            else:
+                time.sleep(random.uniform(0, 4))
+            scribe.kill()
+            early += len(said(scribe.home)) == before
+            held = feed_of(scribe.home, author)
+            assert said(scribe.home).items() <= held.items(), "a signed record is lost"
+            assert feed_of(founder.home, author).items() <= held.items(), "an announced one is lost"
+            assert sorted(held.values()) == list(range(len(held))), "a number is missing or twice"
+            scribe.start()
+            if number % 10 == 9:
+                progress(f"{number + 1} kills, {len(held)} records")
+        before = len(said(scribe.home))
+        wait(lambda: len(said(scribe.home)) > before, "a record after the last kill")
+        scribe.kill()
+        scribe.process = None
+        held = feed_of(scribe.home, author)
+        wait(lambda: feed_of(founder.home, author).keys() >= said(scribe.home).keys(), "the peer")
+        assert feed_of(founder.home, author).items() <= held.items()
+    seconds = time.monotonic() - start
+    return (
+        f"{kills} kills in {seconds:.0f} s ({early} before the node had signed anything anew), "
+        f"{len(held)} records signed, none lost, no number used twice, the peer holds the same"
+    )
+
+
+def main(kills: int = 100) -> str:
     """Run in a folder of its own."""
     with tempfile.TemporaryDirectory() as folder:
         return kill_often(Path(folder), kills, lambda line: print(line, flush=True))
