@@ -337,6 +337,10 @@ class Transport(Exchanges):
             if self._pubsub is not None:
                 self._pubsub.tidy()
 
+    def clock_ahead(self) -> float | None:
+        """Seconds by which peers' clocks are ahead of ours, in the median; None without peers."""
+        return self._liveness.clock_ahead()
+
     def observed_host(self, key: bytes) -> str | None:
         """The IP address from which a connected peer is seen here."""
         for connection in self._network.get_connections(peer_id_of(key)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from contextlib import AsyncExitStack
 
 import pytest
@@ -355,6 +356,20 @@ async def test_a_deaf_peer_is_connected_anew(monkeypatch):
         )
         await eventually(lambda: a.transport._since.get(b.key, since) != since)
         await meshed(a, b)
+
+
+async def test_a_wrong_clock_is_reported_and_changes_nothing():
+    async with node("a") as a, node("b") as b, node("c") as c:
+        c.transport._liveness._clock = lambda: time.time() + 3 * 86_400
+        for one in (b, c):
+            await one.transport.dial(a.address)
+        await meshed(a, b, c)
+        told = await c.say(0)
+        await a.log.until(lambda log: told in log.records())
+        for one, ahead in ((c, -3 * 86_400), (b, 0)):
+            measured = one.transport.clock_ahead
+            await eventually(lambda m=measured, s=ahead: abs((m() or 1e6) - s) < 60)
+        assert all(one.transport.peers() for one in (a, b, c))
 
 
 async def test_a_transport_without_a_topic_does_not_gossip():
