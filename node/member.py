@@ -239,6 +239,7 @@ class Node:
             peers=tuple(sorted(peer_id(key) for key in network.transport.peers())),
             activity=self.activity,
             disk=str(self.log.full) if self.log.full else "",
+            clock_s=network.transport.clock_ahead(),
         )
         try:
             write_state(self.home, state)

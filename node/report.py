@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from verification.effect import Effect
 
 
+CLOCK_TOLERANCE_S = 60.0
+"""Nothing is decided by a clock, so that a wrong one is only worth a line."""
+
+
 class Held:
     """A home's log, read and folded once."""
 
@@ -160,6 +164,8 @@ def show_status(home: Home, *, as_json: bool) -> int:
         lines += [("doing", escaped(running["activity"])), ("peers", peers)]
         if running["disk"]:
             lines.append(("disk", escaped(running["disk"])))
+        if abs(running["clock_s"] or 0) > CLOCK_TOLERANCE_S:
+            lines.append(("clock", f"peers' clocks differ by {running['clock_s']:.0f} s: check it"))
     counts = {
         word: outcomes.count(outcome)
         for word, outcome in (

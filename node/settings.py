@@ -4,6 +4,7 @@
     HOME/key             the secret key; whoever has it is this node
     HOME/log.sqlite      every record held
     HOME/blobs/          data by hash
+    HOME/peers           where other members were last reached
     HOME/work/           what a running experiment must find again after a crash
     HOME/programs/       what this node tried, see node.programs
     HOME/imported.jsonl  logs of other loops, unverified

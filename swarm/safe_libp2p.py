@@ -52,6 +52,8 @@ if TYPE_CHECKING:
 
     from libp2p.abc import INetStream
 
+    from swarm.subnets import SubnetLimit
+
 log = logging.getLogger(__name__)
 
 # The library logs through the root logger in one module, which would install a handler on it,
@@ -206,12 +208,16 @@ class SafeSwarm(Swarm):  # type: ignore[misc]
 
     Args (beyond those of the library):
         gate: called with the peer id of each new connection; False closes it.
+        subnets: how many inbound connections one subnet may have.
     """
 
-    def __init__(self, *args: Any, gate: Callable[[Any], bool], **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, gate: Callable[[Any], bool], subnets: SubnetLimit, **kwargs: Any
+    ) -> None:
         self._tcp = _TrackingTCP()
         super().__init__(*args, transports=[self._tcp], **kwargs)
         self._gate = gate
+        self._subnets = subnets
         self.auto_connector = _NoAutoConnector()
         self._handshakes = trio.CapacityLimiter(MAX_HANDSHAKES)
 
@@ -228,6 +234,16 @@ class SafeSwarm(Swarm):  # type: ignore[misc]
     async def _do_handle_inbound_connection(
         self, read_write_closer: Any, maddr: Any, failure_event: Any
     ) -> None:
+        host = (read_write_closer.get_remote_address() or ("",))[0]
+        if not self._subnets.enter(host):
+            log.info("too many connections from the subnet of %.60s", host)
+            return  # the listener closes the socket
+        try:
+            await self._handle_within_subnet(read_write_closer, maddr)
+        finally:
+            self._subnets.leave(host)
+
+    async def _handle_within_subnet(self, read_write_closer: Any, maddr: Any) -> None:
         borrower = object()
         try:
             self._handshakes.acquire_on_behalf_of_nowait(borrower)
@@ -280,9 +296,13 @@ class SafeHost(BasicHost):  # type: ignore[misc]
 
 
 def build_host(
-    seed: bytes, *, max_connections: int, gate: Callable[[Any], bool]
+    seed: bytes, *, max_connections: int, gate: Callable[[Any], bool], subnets: SubnetLimit
 ) -> tuple[SafeHost, SafeSwarm]:
-    """Build a host for an Ed25519 seed (32 bytes): TCP, noise and yamux, and nothing else."""
+    """Build a host for an Ed25519 seed (32 bytes): TCP, noise and yamux, and nothing else.
+
+    A quarter of the connections is left to those that we dial ourselves: whoever fills the others
+    cannot keep us from the peers that we know.
+    """
     keys = create_new_key_pair(seed)
     store = PeerStore()
     peer_id = ID.from_pubkey(keys.public_key)
@@ -301,11 +321,12 @@ def build_host(
         retry_config=RetryConfig(max_retries=0),
         connection_config=ConnectionConfig(
             max_connections=max_connections,
-            min_connections=0,
-            low_watermark=0,
+            min_connections=max_connections // 4,
+            low_watermark=max_connections // 4,
             high_watermark=max_connections,
             max_connections_per_peer=2,
         ),
         gate=gate,
+        subnets=subnets,
     )
     return SafeHost(network, disable_identify_address_discovery=True), network

@@ -53,6 +53,15 @@ def kill_often(folder: Path, kills: int, progress: Callable[[str], None]) -> str
         swarm.start()
         founder, scribe = swarm["founder"], swarm["scribe"]
         author = KeyPair.load(scribe.home.key).public
+
+        def wait(ready: Callable[[], bool], what: str) -> None:
+            deadline = time.monotonic() + SECONDS
+            while not ready():
+                ended = [f"{one.part.name}: {one.last_output()}" for one in swarm.ended()]
+                assert not ended or scribe.process is None, ended
+                assert time.monotonic() < deadline, f"waited in vain for {what}"
+                time.sleep(0.02)
+
         wait(lambda: len(said(scribe.home)) > 3, "the first records")
         for number in range(kills):
             before = len(said(scribe.home))
@@ -73,6 +82,7 @@ def kill_often(folder: Path, kills: int, progress: Callable[[str], None]) -> str
         before = len(said(scribe.home))
         wait(lambda: len(said(scribe.home)) > before, "a record after the last kill")
         scribe.kill()
+        scribe.process = None
         held = feed_of(scribe.home, author)
         wait(lambda: feed_of(founder.home, author).keys() >= said(scribe.home).keys(), "the peer")
         assert feed_of(founder.home, author).items() <= held.items()
@@ -81,14 +91,6 @@ def kill_often(folder: Path, kills: int, progress: Callable[[str], None]) -> str
         f"{kills} kills in {seconds:.0f} s ({early} before the node had signed anything anew), "
         f"{len(held)} records signed, none lost, no number used twice, the peer holds the same"
     )
-
-
-def wait(ready: Callable[[], bool], what: str) -> None:
-    """Wait for it, two minutes at most."""
-    deadline = time.monotonic() + SECONDS
-    while not ready():
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
-        time.sleep(0.02)
 
 
 def main(kills: int = 100) -> str:
