@@ -188,7 +188,7 @@ def show_inbox(home: Home, *, as_json: bool) -> int:
         )
         for claim in waiting
     ]
-    _table(("claim", "by", "says", "found", "pairs", "stage", "why"), rows)
+    table(("claim", "by", "says", "found", "pairs", "stage", "why"), rows)
     print(f"benches: {held.trust}", file=sys.stderr)
     return 0
 
@@ -217,7 +217,7 @@ def show_discoveries(home: Home, *, as_json: bool) -> int:
         )
         for claim in decided
     ]
-    _table(("", "claim", "by", "says", "found", "pairs", "reason", "hypothesis"), rows)
+    table(("", "claim", "by", "says", "found", "pairs", "reason", "hypothesis"), rows)
     print(f"benches: {held.trust}", file=sys.stderr)
     first = next((claim for claim in decided if claim["outcome"] == "adopt"), decided[0])
     where = f" --home {home.path}"
@@ -240,7 +240,7 @@ def _bpb(value: float | None) -> str:
     return f"{value:+.4f}" if value is not None else "-"
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Aligned columns without trailing blanks; data goes to stdout."""
     widths = [max(len(row[i]) for row in (heads, *rows)) for i in range(len(heads))]
     for row in (heads, *rows):

@@ -273,6 +273,8 @@ def _obstacle(node: Node, trials: Trials) -> str:
         return "no claim slot is left in this epoch"
     rules = node.state.rules
     assert rules is not None
+    if rules.frozen:
+        return "two conflicting epochs freeze new claims until the governors settle it"
     epoch, tier = rules.epochs[node.epoch], trials.tier.name
     if draw_bench(epoch, node.key.public, slot, tier, policy_of(node, tier).n).waiting:
         return "too few verifiers of other operators in this epoch"

@@ -43,7 +43,8 @@ CREATE TABLE IF NOT EXISTS records (
 ) STRICT;
 CREATE INDEX IF NOT EXISTS by_kind ON records (kind, arrival);
 """
-_GOVERNANCE = (Charter.KIND, Epoch.KIND, Beacon.KIND, Admission.KIND, Rotation.KIND)
+GOVERNANCE = (Charter.KIND, Epoch.KIND, Beacon.KIND, Admission.KIND, Rotation.KIND)
+"""Kinds of records that :func:`swarm.charter.fold_rules` reads."""
 SECONDS_PER_DAY = 86_400
 
 
@@ -85,7 +86,7 @@ class Store:
             self._db = self._open(read_only)
             self._heads = self._load_heads()
             self._tails: dict[bytes, tuple[int, bool]] = {}  # see _tail
-            self.rules: Rules | None = fold_rules(self.of_kind(*_GOVERNANCE))
+            self.rules: Rules | None = fold_rules(self.of_kind(*GOVERNANCE))
         except (sqlite3.Error, SwarmError) as error:
             self._unlock()
             raise StoreError(
@@ -272,10 +273,10 @@ class Store:
                     result.refused.append("a governor's record by somebody who is none")
                 elif not self._may_speak(record):
                     strangers.append(record)
-                elif self._place(record, result) and record.kind in _GOVERNANCE:
+                elif self._place(record, result) and record.kind in GOVERNANCE:
                     learnt = True
             if learnt:
-                self.rules = fold_rules(self.of_kind(*_GOVERNANCE))
+                self.rules = fold_rules(self.of_kind(*GOVERNANCE))
                 waiting = strangers
                 continue
             result.gaps.update(record.author for record in strangers)
