@@ -55,6 +55,8 @@ class Claims:
             return "no claim slot is left in this epoch"
         rules = node.state.rules
         assert rules is not None
+        if rules.frozen:
+            return "two conflicting epochs freeze new claims until the governors settle it"
         epoch, tier = rules.epochs[node.epoch], trials.tier.name
         if draw_bench(epoch, node.key.public, slot, tier, node.policy(tier).n).waiting:
             return "too few verifiers of other operators in this epoch"

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from node.flags import HomeFlag, JsonFlag
+from node.cli_common import HomeFlag, JsonFlag
 from node.settings import find_home
 
 experiments = App(name="experiments", help="What this node tried, negative results included.")

@@ -7,26 +7,22 @@ are signed records in the founder's feed; nothing here is a setting that others 
 from __future__ import annotations
 
 import hashlib
-import hmac
 import time
 import tomllib
 from dataclasses import dataclass
-from importlib.resources import files
+from importlib.resources import as_file, files
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 
 from node.errors import UsageError
 from node.settings import write_atomic
-from swarm.charter import beacon_commit, check_charter, encode_roster
+from swarm.charter import check_charter
 from swarm.envelope import seal_record
 from swarm.errors import CharterError
 from swarm.fields import to_map
 from swarm.records import (
-    Admission,
-    Beacon,
     Charter,
-    Epoch,
     FoldBatch,
     Member,
     TierPolicy,
@@ -87,6 +83,12 @@ class Plan:
     challenge: ChallengePlan
     tiers: tuple[TierPolicy, ...]
     screen: dict[str, Any]
+
+
+def shipped_charter(name: str) -> Path:
+    """The commented charter file ``name`` (demo, cpu or gpu) that comes with the program."""
+    with as_file(files("configs").joinpath(f"{name}.toml")) as path:
+        return path
 
 
 def load_plan(path: Path | None) -> Plan:
@@ -247,6 +249,8 @@ def found(log: Path, key: KeyPair, charter: Charter, members: Iterable[Member]) 
     )
     store = Store(log, genesis.id)
     store.ingest([genesis.signed.to_bytes()])
+    from node.epochs import open_epoch
+
     open_epoch(store, key, members)
     return store
 
@@ -266,63 +270,3 @@ def new_member(
         gamma_num=0,
         gamma_den=1,
     )
-
-
-def open_epoch(store: Store, key: KeyPair, members: Iterable[Member]) -> None:
-    """Sign the next epoch with this roster, then reveal the beacon that its benches hang on.
-
-    The beacon's secret comes from the governor's key, so a crash between the two records loses
-    nothing: :func:`reveal_beacon` makes it again.
-    """
-    rules = store.rules
-    assert rules is not None
-    number = max(rules.epochs, default=0) + 1
-    previous = rules.epochs[number - 1].id if number > 1 else None
-    sizes = rules.charter.sizes
-    roster = encode_roster(share_alpha(members, sizes["slots"]))
-    secret = _beacon_secret(key, rules.swarm, number)
-    store.append(
-        key,
-        Epoch(
-            number=number,
-            prev_epoch=previous,
-            policy_id=rules.swarm,
-            rule_version=RULE_VERSION,
-            roster_hash=hashlib.sha256(roster).digest(),
-            roster=roster,
-            active_folds=tuple(range(sizes["folds"])),
-            removed=(),
-            handovers=(),
-            beacon_commits=(beacon_commit(key.public, secret),),
-            cosignatures=(),
-        ),
-    )
-    reveal_beacon(store, key)
-
-
-def reveal_beacon(store: Store, key: KeyPair) -> None:
-    """Reveal our part of the newest epoch's beacon, if that is still to do."""
-    rules = store.rules
-    if rules is None or key.public not in rules.charter.governors or not rules.epochs:
-        return
-    newest = rules.epochs[max(rules.epochs)]
-    if newest.beacon is None:
-        secret = _beacon_secret(key, rules.swarm, newest.number)
-        store.append(key, Beacon(newest.id, secret))
-
-
-def _beacon_secret(key: KeyPair, swarm: bytes, number: int) -> bytes:
-    message = b"lazaretto/beacon-secret/1" + swarm + number.to_bytes(8, "big")
-    return hmac.digest(key.seed, message, "sha256")
-
-
-def admit(store: Store, key: KeyPair, member: Member) -> None:
-    """Admit ``member`` and open an epoch in which it is on the roster. Twice is as once."""
-    rules = store.rules
-    assert rules is not None
-    newest = rules.epochs[max(rules.epochs)]
-    if member.key in newest.roster:
-        return
-    if member.key not in rules.admissions:
-        store.append(key, Admission(member))
-    open_epoch(store, key, (*newest.roster.values(), member))

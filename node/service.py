@@ -1,7 +1,7 @@
 """``lazaretto up``: open a member's log and network, run its loops, and close all of it in order.
 
-Loops: ``research`` proposes and claims, ``verify`` reproduces what its seat on a bench asks for. A
-governor's node also answers join requests (``membership.Doorkeeper``).
+Loops: ``research`` proposes and claims, ``verify`` reproduces what its seat on a bench asks for;
+what else a node does is in ``node.chores``, and how it answers strangers in ``node.door``.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from node.chores import Chores
 from node.data import describe, obtain
+from node.door import Door
 from node.keeping import keep_within_quota
 from node.member import Node
-from node.membership import Doorkeeper
 from node.network import Network, open_network
 from node.proposers import check_proposer
 from node.work import cancellable
@@ -111,7 +112,6 @@ async def serve(
     Raises:
         UsageError, KeyFileError, StoreError: the home is not in order; nothing was changed.
     """
-    from node.governing import reveal_beacon
     from node.research import research_forever
     from node.verifying import verify_forever
 
@@ -119,10 +119,16 @@ async def serve(
     key = KeyPair.load(home.key)
     with Store(home.log, settings.swarm_id) as store:
         node = Node(home, settings, key, store)
-        governs = store.rules is not None and key.public in store.rules.charter.governors
-        door = Doorkeeper(home, node.log).answer if governs else None
+        chores = Chores(node)
+
+        async def work() -> None:
+            async with trio.open_nursery() as loops:
+                loops.start_soon(_guarded, node, "verify", verify or verify_forever)
+                loops.start_soon(_guarded, node, "research", research or research_forever)
+
+        door = Door(home, node.log, chores.ready)
         async with (
-            open_network(home, settings, key, node.log, door) as network,
+            open_network(home, settings, key, node.log, door.answer) as network,
             trio.open_nursery() as nursery,
         ):
             node.journal.write(
@@ -138,14 +144,15 @@ async def serve(
             nursery.start_soon(_until_signal, nursery.cancel_scope)
             nursery.start_soon(node.keep_folding)
             nursery.start_soon(node.keep_telling, network)
+            nursery.start_soon(chores.knock, network)
+            nursery.start_soon(chores.take_orders)
             await _fetch_own_feed(node, network)
             node.log.may_sign.set()
-            await trio.to_thread.run_sync(reveal_beacon, store, key)
+            nursery.start_soon(chores.govern)
             await _prepare(node, network)
             progress("all data is here and checked; working")
             nursery.start_soon(_guarded, node, "blobs", keep_within_quota)
-            nursery.start_soon(_guarded, node, "verify", verify or verify_forever)
-            nursery.start_soon(_guarded, node, "research", research or research_forever)
+            nursery.start_soon(chores.work, work)
     home.state.unlink(missing_ok=True)
 
 

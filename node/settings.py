@@ -9,6 +9,7 @@
     HOME/programs/       what this node tried, see node.programs
     HOME/imported.jsonl  logs of other loops, unverified
     HOME/journal.jsonl   what the node did, a line each
+    HOME/invitations/    those given out;  requests/: nodes that ask;  orders/: see node.orders
     HOME/state.json      what a running node says of itself, for ``status``
 
 The home is ``--home``, else ``$LAZARETTO_HOME``, else ``~/.local/share/lazaretto``.
@@ -17,6 +18,7 @@ The home is ``--home``, else ``$LAZARETTO_HOME``, else ``~/.local/share/lazarett
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -26,6 +28,9 @@ import msgspec
 
 from node.errors import UsageError
 
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}\Z")
+ROLES = ("researcher", "verifier", "archivist")
+"""What somebody can be admitted as; governors are made by an epoch."""
 HOME_VARIABLE = "LAZARETTO_HOME"
 
 Amount = Annotated[int, msgspec.Meta(ge=0, le=10**12)]
@@ -78,6 +83,11 @@ class ClaudeSettings:
 class Settings:
     """``node.toml``. ``bootstrap``: multiaddrs to dial first. ``token``: of the invitation.
 
+    ``asked``: this node asked to join, without an invitation. ``start = "paused"``: it listens,
+    stores and serves, and trains nothing until ``lazaretto resume``. ``open_epochs = "join"``: a
+    sole governor's node opens an epoch by itself for those who join, at most one each
+    ``epoch_pause_s`` seconds; with ``"hand"`` only ``lazaretto epoch open`` does.
+
     ``hw_class`` is the class under which measurements on the processor are published; those on a
     GPU are of class ``cuda``. ``sandbox = "landlock"`` does without bubblewrap, see
     ``training.kinds``. All that the node then publishes says so: its class is ``cpu-landlock``, and
@@ -90,6 +100,10 @@ class Settings:
     listen: tuple[str, ...] = ("/ip4/127.0.0.1/tcp/0",)
     bootstrap: tuple[str, ...] = ()
     token: str = ""
+    asked: bool = False
+    start: Literal["running", "paused"] = "running"
+    open_epochs: Literal["join", "hand"] = "join"
+    epoch_pause_s: int = 300
     roles: tuple[str, ...] = ("researcher", "verifier")
     proposer: str = "tpe"
     tier: str = "quick"
@@ -238,6 +252,11 @@ def find_home(flag: Path | None) -> Home:
         return Home(Path(chosen).expanduser().absolute())
     data = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
     return Home(Path(data).expanduser().absolute() / "lazaretto")
+
+
+def is_name(text: str) -> bool:
+    """Whether ``text`` is a short name as records allow it: lower case, digits, dots, hyphens."""
+    return _NAME.match(text) is not None
 
 
 def check_corpus(corpus: str | None) -> None:

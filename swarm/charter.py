@@ -99,7 +99,7 @@ class Rules:
     Attributes:
         known: every key that was ever let in: governors, rosters, admissions, and their heirs.
         removed: key -> number of the epoch that removed it.
-        admissions: lines of admitted keys, for the next roster; also of those who are on one.
+        admissions: lines of admitted keys, for the next roster; many are on one already.
         rotated: old key -> new key, as soon as the old key said so.
         refused: record id -> why an epoch, admission or rotation does not count.
     """
@@ -192,32 +192,16 @@ def fold_rules(records: Iterable[Record]) -> Rules | None:
     ``Rules.refused`` says why. Independent of order; epochs count from 1 and each names its
     predecessor.
     """
-    charters: list[tuple[Record, Charter]] = []
-    epochs: list[tuple[Record, Epoch]] = []
-    reveals: list[tuple[bytes, Beacon]] = []
-    admissions: list[tuple[Record, Admission]] = []
-    rotations: list[tuple[Record, Rotation]] = []
-    for record in records:
-        payload = record.payload
-        if isinstance(payload, Charter):
-            charters.append((record, payload))
-        elif isinstance(payload, Epoch):
-            epochs.append((record, payload))
-        elif isinstance(payload, Beacon):
-            reveals.append((record.author, payload))
-        elif isinstance(payload, Admission):
-            admissions.append((record, payload))
-        elif isinstance(payload, Rotation):
-            rotations.append((record, payload))
-    if not charters:
+    said = _sort(records)
+    if said is None:
         return None
-    record, charter = min(charters, key=lambda item: item[0].id)
-    chain = Chaining(record.id, charter, epochs, reveals, rotations).chain()
+    record, charter, chaining, admissions, rotations = said
+    chain = chaining.chain()
     refused = dict(chain.refused)
     rotated: dict[bytes, bytes] = {}
-    for rotation, said in sorted(rotations, key=_place):
-        if is_rotation(rotation.author, said, record.id):
-            rotated.setdefault(rotation.author, said.new)
+    for rotation, heir in sorted(rotations, key=_place):
+        if is_rotation(rotation.author, heir, record.id):
+            rotated.setdefault(rotation.author, heir.new)
         else:
             refused[rotation.id] = "the new key did not agree to it"
     admitted: dict[bytes, Member] = {}
@@ -243,6 +227,52 @@ def fold_rules(records: Iterable[Record]) -> Rules | None:
         rotated=rotated,
         refused=refused,
     )
+
+
+def next_epoch_fault(
+    records: Iterable[Record], author: bytes, epoch: Epoch, *, signers: int | None = None
+) -> str:
+    """Why ``epoch`` by ``author`` would not count after ``records``; empty when it would.
+
+    ``signers``: how many governors must have signed, for a draft that still collects signatures.
+    """
+    said = _sort(records)
+    if said is None:
+        return "the charter is not here"
+    chaining = said[2]
+    chaining.chain()
+    return chaining.fault(author, epoch, signers=signers)
+
+
+_Sorted = tuple[
+    "Record", Charter, Chaining, list[tuple["Record", Admission]], list[tuple["Record", Rotation]]
+]
+
+
+def _sort(records: Iterable[Record]) -> _Sorted | None:
+    """Records by kind, the epochs ready to be walked; None without a charter."""
+    charters: list[tuple[Record, Charter]] = []
+    epochs: list[tuple[Record, Epoch]] = []
+    reveals: list[tuple[bytes, Beacon]] = []
+    admissions: list[tuple[Record, Admission]] = []
+    rotations: list[tuple[Record, Rotation]] = []
+    for record in records:
+        payload = record.payload
+        if isinstance(payload, Charter):
+            charters.append((record, payload))
+        elif isinstance(payload, Epoch):
+            epochs.append((record, payload))
+        elif isinstance(payload, Beacon):
+            reveals.append((record.author, payload))
+        elif isinstance(payload, Admission):
+            admissions.append((record, payload))
+        elif isinstance(payload, Rotation):
+            rotations.append((record, payload))
+    if not charters:
+        return None
+    record, charter = min(charters, key=lambda item: item[0].id)
+    chaining = Chaining(record.id, charter, epochs, reveals, rotations)
+    return record, charter, chaining, admissions, rotations
 
 
 def _place(item: tuple[Record, object]) -> tuple[int, bytes]:

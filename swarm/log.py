@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from swarm.envelope import parse
 from swarm.errors import StoreError, SwarmError
 from swarm.feed import equivocator
 from swarm.peers import Ingested
@@ -111,6 +112,28 @@ class SwarmLog:
         self.full = None
         await self.tell([record])
         return record
+
+    async def append_by(self, work: Callable[[], object]) -> list[Record]:
+        """Run ``work``, which appends to the store, in a thread; then announce what it appended.
+
+        Raises:
+            SwarmError: that of ``work``; what it had appended before is announced all the same.
+        """
+        await self.may_sign.wait()
+        own, said = self.key.public, []
+        try:
+            async with self._writing:
+                head = self.store.heads().get(own)
+                try:
+                    await trio.to_thread.run_sync(work)
+                finally:
+                    after = head.seq if head else -1
+                    said = self.store.records_after(own, after, 256, 2**24)
+        finally:
+            records = [parse(data, check_signature=False) for data in said]
+            if records:
+                await self.tell(records)
+        return records
 
     async def tell(self, records: list[Record]) -> None:
         """Let audience and peers hear of records of our own that were appended to the store."""

@@ -206,6 +206,18 @@ class Transport(Exchanges):
         """Say whether there is a connection to ``key``, member or not."""
         return key in self._since
 
+    def ip_of(self, key: bytes) -> str:
+        """The IP address that a connected peer is reached at; empty if there is none."""
+        for connection in self._network.get_connections(peer_id_of(key)):
+            try:
+                remote = connection.muxed_conn.secured_conn.get_remote_address()
+            except Exception as error:  # it is just closing
+                log.debug("a connection without an address: %.200r", error)
+                continue
+            if remote is not None:
+                return str(remote[0])
+        return ""
+
     def admits(self, key: bytes) -> bool:
         """Say whether the key is a member's."""
         return self._admission.may_connect(key)

@@ -1,7 +1,8 @@
-"""Flags that many commands share."""
+"""What all commands share: flags, and lines on stderr."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -16,3 +17,14 @@ CorpusFlag = Annotated[
     Parameter(help="Text to learn from: a folder, a file, or hf://datasets/OWNER/NAME."),
 ]
 JsonFlag = Annotated[bool, Parameter(name="--json", negative="", help="One JSON object on stdout.")]
+
+
+def hint(why: str, command: str, home: Path | None) -> None:
+    """The next command to type, on stderr."""
+    where = f" --home {home}" if home is not None else ""
+    progress(f"{why}:  {command}{where}")
+
+
+def progress(text: str) -> None:
+    """One line on stderr."""
+    print(text, file=sys.stderr, flush=True)
