@@ -170,6 +170,29 @@ def audit(
 
 
 @app.command
+def calibrate(
+    *,
+    pairs: Annotated[
+        int, Parameter(help="Null pairs to measure; 12 at least, 20 are better.")
+    ] = 20,
+    tier: Annotated[
+        str | None, Parameter(help="The node's own tier by default.", show_default=False)
+    ] = None,
+    home: HomeFlag = None,
+    as_json: JsonFlag = False,
+) -> int:
+    """Measure how noisy pairs are on this machine, and sign it; the node must not be running.
+
+    Trains the base against itself in other data orders. Can be stopped and taken up again.
+    """
+    from node.calibrating import calibrate_here
+    from node.progress import bar
+
+    with bar(_progress) as stage:
+        return calibrate_here(find_home(home), pairs=pairs, tier=tier, as_json=as_json, stage=stage)
+
+
+@app.command
 def experiment(
     *,
     base: Annotated[str, Parameter(help="A train.py, or a built-in one: quick, cpu, gpu.")],

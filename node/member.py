@@ -101,14 +101,18 @@ class Node:
         """Fold what is heard, act on decisions, wake the loops. Runs as long as the node."""
         while True:
             await self._wake.wait()
-            self._wake = trio.Event()
-            async with self._folding:
-                heard, self._heard = self._heard, []
-                self.state = await trio.to_thread.run_sync(self._fold, heard)
-                self._folded_count += len(heard)
-            fired, self.changed = self.changed, trio.Event()
-            fired.set()
+            await self.fold_heard()
             await self._act_on_decisions()
+
+    async def fold_heard(self) -> None:
+        """Fold what is heard so far, once."""
+        self._wake = trio.Event()
+        async with self._folding:
+            heard, self._heard = self._heard, []
+            self.state = await trio.to_thread.run_sync(self._fold, heard)
+            self._folded_count += len(heard)
+        fired, self.changed = self.changed, trio.Event()
+        fired.set()
 
     def _fold(self, heard: list[Record]) -> State:
         for record in heard:
@@ -172,7 +176,7 @@ class Node:
         block = decision.crossing[2]
         said = any(
             isinstance(record.payload, Adoption) and record.payload.claim == claim.id
-            for record in self._own_records()
+            for record in self.own_records()
         )
         if said:
             return True
@@ -199,7 +203,8 @@ class Node:
             return False
         return True
 
-    def _own_records(self) -> list[Record]:
+    def own_records(self) -> list[Record]:
+        """All that this node has signed, in order."""
         from swarm.envelope import parse
 
         own = self.log.store.records_after(self.key.public, -1, 2**31, 2**40)

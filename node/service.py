@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import signal
 import sqlite3
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import trio
 
 from node.data import describe, obtain
+from node.errors import NotRunning, UsageError
 from node.member import Node
 from node.membership import Doorkeeper
 from node.network import Network, open_network
+from node.state import read_state
 from node.work import cancellable
 from swarm.errors import SwarmError
 from swarm.keys import KeyPair, peer_id
@@ -25,7 +28,7 @@ from training.errors import TrainingError
 from verification.errors import VerificationError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from node.settings import Home
 
@@ -96,12 +99,53 @@ async def _until_signal(scope: trio.CancelScope) -> None:
             return
 
 
+@asynccontextmanager
+async def opened(home: Home, why: str) -> AsyncIterator[tuple[Node, Network]]:
+    """The node in ``home`` for one command: its log, network and state, without its loops.
+
+    What it signs meanwhile is safe: its own feed was asked for first. ``why`` says what the command
+    wants, for who has to stop a running node.
+
+    Raises:
+        UsageError: a node runs in this home.
+    """
+    refuse_while_running(home, why)
+    settings = home.load()
+    key = KeyPair.load(home.key)
+    with Store(home.log, settings.swarm_id) as store:
+        node = Node(home, settings, key, store)
+        async with open_network(home, settings, key, node.log) as network:
+            node.peers = network.transport.peers
+            await _fetch_own_feed(node, network)
+            node.log.may_sign.set()
+            await node.fold_heard()
+            yield node, network
+
+
+def refuse_while_running(home: Home, why: str) -> None:
+    """A running node has its log to itself, and may be measuring.
+
+    Raises:
+        UsageError: a node runs in this home.
+    """
+    try:
+        pid = read_state(home).pid
+    except NotRunning:
+        return
+    raise UsageError(
+        f"a node runs in {home.path} and has its log to itself; nothing was changed",
+        cure=f"stop it (kill {pid}, or Ctrl-C where it runs), {why}, then start it again: "
+        f"lazaretto up --home {home.path}",
+    )
+
+
 async def serve(home: Home, progress: Callable[[str], None], research: Work | None = None) -> None:
     """Open the node in ``home`` and run it until SIGINT or SIGTERM.
 
     Raises:
         UsageError, KeyFileError, StoreError: the home is not in order; nothing was changed.
     """
+    from node.calibrating import own_calibrations
     from node.governing import reveal_beacon
     from node.research import research_forever
     from node.verifying import verify_forever
@@ -133,6 +177,7 @@ async def serve(home: Home, progress: Callable[[str], None], research: Work | No
             node.log.may_sign.set()
             await trio.to_thread.run_sync(reveal_beacon, store, key)
             await _prepare(node, network)
+            node.calibrations = await trio.to_thread.run_sync(own_calibrations, node)
             progress("all data is here and checked; working")
             nursery.start_soon(_guarded, node, "verify", verify_forever)
             nursery.start_soon(_guarded, node, "research", research or research_forever)
