@@ -170,6 +170,25 @@ def audit(
 
 
 @app.command
+def recheck(
+    claim: Annotated[str, Parameter(help="Id of a claim, or its first digits.")],
+    *,
+    home: HomeFlag = None,
+    as_json: JsonFlag = False,
+) -> int:
+    """Score the sealed weights behind a claim again; the node must not be running.
+
+    Exit 4: a block says what its weights do not, and a contradiction was signed. Exit 5: weights
+    are missing, or could not be scored here.
+    """
+    from node.progress import bar
+    from node.recheck_table import recheck_here
+
+    with bar(_progress) as stage:
+        return recheck_here(find_home(home), claim, as_json=as_json, say=_progress, stage=stage)
+
+
+@app.command
 def calibrate(
     *,
     pairs: Annotated[

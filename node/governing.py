@@ -34,6 +34,8 @@ from swarm.records import (
 from swarm.store import SECONDS_PER_DAY, Store
 from swarm.wire import MAX_BODY, encode
 from training.challenge import Challenge, FileRef, max_diff_bytes
+from verification.folds import fold_uses, fresh_folds
+from verification.quarantine import Quarantine
 from verification.verdict import check_profile
 
 if TYPE_CHECKING:
@@ -287,7 +289,7 @@ def open_epoch(store: Store, key: KeyPair, members: Iterable[Member]) -> None:
             rule_version=RULE_VERSION,
             roster_hash=hashlib.sha256(roster).digest(),
             roster=roster,
-            active_folds=tuple(range(sizes["folds"])),
+            active_folds=next_folds(store),
             removed=(),
             handovers=(),
             beacon_commits=(beacon_commit(key.public, secret),),
@@ -295,6 +297,16 @@ def open_epoch(store: Store, key: KeyPair, members: Iterable[Member]) -> None:
         ),
     )
     reveal_beacon(store, key)
+
+
+def next_folds(store: Store) -> tuple[int, ...]:
+    """The holdout folds of the next epoch: all but those that settled pairs have worn out."""
+    quarantine = Quarantine(store.swarm)
+    for _, record in store.records():
+        quarantine.add(record)
+    rules = store.rules
+    assert rules is not None
+    return fresh_folds(fold_uses(quarantine.state()), range(rules.charter.sizes["folds"]))
 
 
 def reveal_beacon(store: Store, key: KeyPair) -> None:

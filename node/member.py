@@ -24,7 +24,8 @@ from verification.quarantine import Quarantine
 from verification.states import CLOSED, ClaimState, Stage, State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable
+    from pathlib import Path
 
     from node.data import Data
     from node.network import Network
@@ -40,7 +41,8 @@ class Node:
     """One member while it runs. ``state`` is the latest fold; ``changed`` fires when it is new.
 
     ``calibrations``: for each tier the id of this node's calibration on this machine as it is.
-    ``peers`` tells the keys of those that the node is connected to.
+    ``peers`` tells the keys of those that the node is connected to; ``fetch`` brings a blob here
+    from one of them (sha256, largest size in bytes), None without a network.
     """
 
     def __init__(self, home: Home, settings: Settings, key: KeyPair, store: Store) -> None:
@@ -56,6 +58,7 @@ class Node:
         self.data: Data | None = None
         self.calibrations: dict[str, bytes] = {}
         self.peers: Callable[[], Iterable[bytes]] = tuple
+        self.fetch: Callable[[bytes, int], Awaitable[Path]] | None = None
         self.activity = "starting"
         self._heard: list[Record] = [record for _, record in store.records()]
         self._wake = trio.Event()

@@ -1,7 +1,8 @@
 """``lazaretto up``: open a member's log and network, run its loops, and close all of it in order.
 
-Loops: ``research`` proposes and claims, ``verify`` reproduces what its seat on a bench asks for. A
-governor's node also answers join requests (``membership.Doorkeeper``).
+Loops: ``research`` proposes and claims, ``verify`` reproduces what its seat on a bench asks for,
+``recheck`` scores sealed weights of others again. A governor's node also answers join requests
+(``membership.Doorkeeper``).
 """
 
 from __future__ import annotations
@@ -115,7 +116,7 @@ async def opened(home: Home, why: str) -> AsyncIterator[tuple[Node, Network]]:
     with Store(home.log, settings.swarm_id) as store:
         node = Node(home, settings, key, store)
         async with open_network(home, settings, key, node.log) as network:
-            node.peers = network.transport.peers
+            node.peers, node.fetch = network.transport.peers, network.blobs.fetch
             await _fetch_own_feed(node, network)
             node.log.may_sign.set()
             await node.fold_heard()
@@ -147,6 +148,7 @@ async def serve(home: Home, progress: Callable[[str], None], research: Work | No
     """
     from node.calibrating import own_calibrations
     from node.governing import reveal_beacon
+    from node.rechecking import recheck_forever
     from node.research import research_forever
     from node.verifying import verify_forever
 
@@ -167,7 +169,7 @@ async def serve(home: Home, progress: Callable[[str], None], research: Work | No
                 name=settings.name,
                 roles=list(settings.roles),
             )
-            node.peers = network.transport.peers
+            node.peers, node.fetch = network.transport.peers, network.blobs.fetch
             node.tell(network)
             progress(f"{settings.name} is up as {peer_id(key.public)}")
             nursery.start_soon(_until_signal, nursery.cancel_scope)
@@ -181,6 +183,7 @@ async def serve(home: Home, progress: Callable[[str], None], research: Work | No
             progress("all data is here and checked; working")
             nursery.start_soon(_guarded, node, "verify", verify_forever)
             nursery.start_soon(_guarded, node, "research", research or research_forever)
+            nursery.start_soon(_guarded, node, "recheck", recheck_forever)
     home.state.unlink(missing_ok=True)
 
 

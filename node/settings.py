@@ -32,11 +32,14 @@ class Limits:
 
     ``patience_seconds``: how long this node waits for another member of a bench before it says that
     the member is absent; 0 for twice the longest time that a run of the tier may take.
+    ``recheck_share_milli``: of the settled blocks of others, how many this node scores again when
+    it has nothing else to do, in thousandths; 0 for none.
     """
 
     nice_verify: int = 0
     nice_research: int = 10
     patience_seconds: int = 0
+    recheck_share_milli: int = 100
 
 
 @dataclass(frozen=True, slots=True)
