@@ -95,8 +95,8 @@ class Found:
 class Finding:
     """What a recheck comes to: ``agrees``, ``contradicts``, or ``unsure`` with a reason.
 
-    ``margin_nano``: said minus found, of whichever number is further off; 0 where one side has
-    none.
+    ``margin_nano``: said minus found, of whichever number is furthest off (the difference of base
+    and candidate, where several are as far); 0 where one side has none.
     """
 
     verdict: str
@@ -156,9 +156,9 @@ def compare(said: Pair, found: Found, tolerance_nano: int) -> Finding:
     if said.status != found.status:
         return Finding("contradicts", 0, f"said {said.status}, found {found.status}")
     numbers = (
+        ("difference", said.d_nano, found.base_nano - found.candidate_nano),
         ("base", said.base_nano, found.base_nano),
         ("candidate", said.candidate_nano, found.candidate_nano),
-        ("difference", said.d_nano, found.base_nano - found.candidate_nano),
     )
     margin = max((told - seen for _, told, seen in numbers), key=abs)
     if abs(margin) <= tolerance_nano:

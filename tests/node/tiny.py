@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 QUICK = replace(TIER, name="quick")
 BETTER = load("honest")
 BASE = BETTER.replace(b"lr=0.1", b"lr=0.001")
-FOLDS = 8
+FOLDS = 10
 
 
 def tiny_swarm(
