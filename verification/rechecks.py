@@ -37,10 +37,11 @@ NO_WEIGHTS: Final = bytes(32)
 TOLERANCE_NANO: Final = {"cpu": 200_000, "cuda": 1_000_000}
 """How far two honest scores of the same weights may be apart, in nano-bits per byte, by device.
 
-On one machine with one version of torch they are equal. Other processors and versions add in
-another order: in float32 that moves a mean over a fold by less than 1e-6 bits per byte. 2e-4 is far
-beyond it and a fifteenth of the smallest effect that charters ask for (.003), so a lie that stays
-below it wins nothing. On ``cuda`` models may compute in bfloat16, and 1e-3 is allowed."""
+On one machine with one version of torch they are equal. Other processors add in another order: in
+float32 that moved the score of the ``quick`` baseline by at most 4e-9 bits per byte (SSE4, AVX2 and
+AVX-512, other batches and numbers of threads). 2e-4 leaves room for models in lower precision and
+is a fifteenth of the smallest effect that charters ask for (.003), so a lie that stays below it
+wins nothing. On ``cuda`` bfloat16 is usual and kernels differ more: 1e-3, which is not measured."""
 
 WEIGHTS_REFUSED: Final = frozenset({*PROBE_FAILURES, "non_finite", "wrong_shape", "bad_weights"})
 """Statuses of a score that are the weights' own; others (time, memory) can be the machine's."""
