@@ -32,9 +32,11 @@ from swarm.records import (
 )
 from swarm.roster import encode_roster, share_alpha
 from swarm.wire import sign
+from verification.folds import fold_uses, fresh_folds
+from verification.quarantine import Quarantine
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from swarm.charter import Rules
     from swarm.envelope import Record
@@ -135,7 +137,7 @@ def _next(store: Store, key: KeyPair, members: Iterable[Member], changes: Change
     handovers = _take_over(store, lines)
     lines = {one: _with_role(line, one, changes) for one, line in lines.items()}
     sizes = rules.charter.sizes
-    folds = newest.active_folds if newest else tuple(range(sizes["folds"]))
+    folds = _fresh_folds(store, newest.active_folds) if newest else tuple(range(sizes["folds"]))
     roster = encode_roster(share_alpha(lines.values(), sizes["slots"]))
     heads = store.heads()
     return Epoch(
@@ -155,6 +157,14 @@ def _next(store: Store, key: KeyPair, members: Iterable[Member], changes: Change
         beacon_commits=(beacon_commit(key.public, _secret(key, rules.swarm, number)),),
         cosignatures=(),
     )
+
+
+def _fresh_folds(store: Store, active: Sequence[int]) -> tuple[int, ...]:
+    """The active folds that settled pairs have not worn out."""
+    quarantine = Quarantine(store.swarm)
+    for _, record in store.records():
+        quarantine.add(record)
+    return fresh_folds(fold_uses(quarantine.state()), active)
 
 
 def _with_role(line: Member, key: bytes, changes: Changes) -> Member:
