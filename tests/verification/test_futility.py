@@ -1,4 +1,4 @@
-"""When claims are stopped: never by one bad pair, never by f liars, soon where nothing is gained."""
+"""When claims are stopped: never by one bad pair or f liars, soon where nothing is gained."""
 
 from __future__ import annotations
 
