@@ -268,7 +268,8 @@ def simulate(
         bool, Parameter(negative="", help="Vary one thing at a time around these options.")
     ] = False,
     bank: Annotated[
-        Path | None, Parameter(help="Measured differences of edits, as JSON, to draw from.")
+        Path | None,
+        Parameter(help="Measured differences of edits, as JSON, instead of the shipped."),
     ] = None,
     plot: Annotated[
         Path | None, Parameter(help="Draw FDR and power: a .svg, .png or .pdf file.")

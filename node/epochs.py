@@ -32,6 +32,7 @@ from swarm.records import (
 )
 from swarm.roster import encode_roster, share_alpha
 from swarm.wire import sign
+from verification.evidence import RULE_VERSION
 from verification.folds import fold_uses, fresh_folds
 from verification.quarantine import Quarantine
 
@@ -42,8 +43,6 @@ if TYPE_CHECKING:
     from swarm.envelope import Record
     from swarm.keys import KeyPair
     from swarm.store import Store
-
-RULE_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
