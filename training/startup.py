@@ -85,9 +85,10 @@ def preload(extra: tuple[str, ...] = (), device: str = "cpu") -> None:
     any text is training data.
     """
     if device != "cpu":
-        import_compiler()
         _start_compilers()
+        import_compiler()
         _wake()
+        _await_compilers()
         return
     sys.modules["torch._dynamo"] = _no_dynamo()
     sys.meta_path.insert(0, _NoDocumentation())
@@ -119,15 +120,20 @@ def import_compiler() -> None:
 
 
 def _start_compilers() -> None:
-    """Starts the processes that torch.compile works with; each imports torch, which takes a while.
-
-    Where this torch does it otherwise they start when they are needed, and the run waits for them.
-    """
+    """Starts the processes that torch.compile works with; each imports torch, as this one does
+    meanwhile. Where this torch does it otherwise they start when they are needed."""
     with contextlib.suppress(ImportError, AttributeError):
         from torch._inductor.async_compile import AsyncCompile
 
         AsyncCompile.warm_pool()
         AsyncCompile.wakeup()
+
+
+def _await_compilers() -> None:
+    """Waits until the processes of ``_start_compilers`` have imported torch."""
+    with contextlib.suppress(ImportError, AttributeError):
+        from torch._inductor.async_compile import AsyncCompile
+
         AsyncCompile.wait_pool_ready()
 
 
