@@ -29,6 +29,8 @@ _MODULES: Final = (
     "functools", "heapq", "itertools", "math", "operator", "random", "re", "string", "time",
     "types", "typing", "warnings",
 )  # fmt: skip
+COMPILED: Final = "/compiled"
+"""Programs that were compiled before anybody came, on ``cuda`` (``training.toolchain``)."""
 _COMPILER: Final = (
     "torch._dynamo", "torch._inductor.compile_fx", "torch._inductor.codegen.triton", "triton",
 )  # fmt: skip
@@ -85,10 +87,14 @@ def preload(extra: tuple[str, ...] = (), device: str = "cpu") -> None:
     any text is training data.
     """
     if device != "cpu":
+        gc.disable()  # what is imported stays
+        _take_compiled()
         _start_compilers()
         import_compiler()
         _wake()
         _await_compilers()
+        gc.freeze()
+        gc.enable()
         return
     sys.modules["torch._dynamo"] = _no_dynamo()
     sys.meta_path.insert(0, _NoDocumentation())
@@ -110,6 +116,13 @@ def preload(extra: tuple[str, ...] = (), device: str = "cpu") -> None:
     torch.backends.cpu.get_cpu_capability()  # looked up in /sys once: later there is no /sys
     torch.mm(torch.ones(8, 8), torch.ones(8, 8))
     forget_texts()
+
+
+def _take_compiled() -> None:
+    """Copies the programs that were compiled before to where this run's are put: it may write."""
+    import shutil
+
+    shutil.copytree(COMPILED, "/tmp", copy_function=shutil.copyfile, dirs_exist_ok=True)
 
 
 def import_compiler() -> None:

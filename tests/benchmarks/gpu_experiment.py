@@ -106,9 +106,10 @@ class Timeline:
 
         def expected(sandbox: Sandbox, *wanted: int) -> tuple[int, int, int, int]:
             found = expect(sandbox, *wanted)
-            if found[0] == frames.REQUEST and id(sandbox) in trained:
-                return found
-            trained.add(id(sandbox))
+            if found[0] == frames.REQUEST:
+                if id(sandbox) in trained:
+                    return found
+                trained.add(id(sandbox))
             if found[0] in _STEPS:
                 self.note(_STEPS[found[0]])
             return found
