@@ -146,7 +146,7 @@ def exercise_compiler(folder: str) -> None:
     def spent(rows: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
         raise shim.BudgetSpent
 
-    code = Path(__file__).with_name(f"{_BASELINE}.py").read_bytes()
+    code = (Path(__file__).parent / f"{_BASELINE}.py").read_bytes()
     module = contract.load(code, 0)
     model = contract.build(module, _VOCABULARY, _CONTEXT, 0)
     contract.place(model, "cuda")
