@@ -135,6 +135,7 @@ def exercise_compiler(folder: str) -> None:
     compile its parts for it, into ``folder``. Runs in a process of its own."""
     for name, inside in _CACHES.items():
         os.environ[name] = f"{folder}/{os.path.basename(inside)}"
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = str(_COMPILE_PROCESSES)
     from training import contract, shim, startup
 
     startup.import_compiler()
