@@ -19,6 +19,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
+from tests.benchmarks.gpu import PEAK, VOCABULARY, program
 from tests.benchmarks.rows import Row, show
 from training import accelerator, baselines, frames
 from training.documents import Documents, Shards
@@ -32,7 +33,6 @@ from training.tokenstore import open_tokens
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-VOCABULARY = 8192
 HOLDOUT_TOKENS = 1 << 20
 TRAIN_BYTES = 32 << 20
 SAMPLE_BYTES = 8 << 20
@@ -142,10 +142,12 @@ def measure(corpus: tuple[Shards, Documents, Tokenizer], seconds: float) -> Row:
     if found.status != "ok":
         raise SystemExit(f"the baseline was not scored: {found.status} ({found.detail})")
     speed = run.tokens * 1000 / max(1, run.cost_ms)
+    share = 100 * speed * program({})[2] / PEAK
     return Row(
         f"gpu: a whole experiment of {seconds:g} s",
         f"{took / seconds:.3f} x its budget",
-        f"{took:.1f} s on {accelerator.name()}; {speed / 1e6:.3f} M tokens/s while it trains, "
+        f"{took:.1f} s on {accelerator.name()}; {speed / 1e6:.3f} M tokens/s and {share:.1f} % "
+        f"of peak while it trains, "
         f"{found.nano_bpb / 1e9:.4f} bits per byte of {found.bytes:,} bytes, "
         f"cost {(run.cost_ms + found.cost_ms) / 1000:.1f} s, "
         f"{run.peak_device_bytes / 1e9:.1f} GB; seconds: {line}",
