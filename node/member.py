@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from node.network import Network
     from node.settings import Home, Settings
     from swarm.envelope import Record
+    from swarm.records import TierPolicy
     from swarm.store import Store
 
 
@@ -50,7 +51,7 @@ class Node:
         self.settings = settings
         self.key = key
         self.journal = Journal(home.journal)
-        self.blobs = BlobStore(home.blobs)
+        self.blobs = BlobStore(home.blobs, max_total=settings.limits.blob_gib * 1024**3)
         self.log = SwarmLog(store, key, self._hear)
         self.quarantine = Quarantine(store.swarm)
         self.state = State(None)
@@ -85,6 +86,12 @@ class Node:
         rules = self.log.store.rules
         member = rules.member(self.epoch, self.key.public) if rules else None
         return member is not None and role in member.roles
+
+    def policy(self, tier: str) -> TierPolicy:
+        """The deciding half of a tier."""
+        rules = self.state.rules
+        assert rules is not None
+        return next(policy for policy in rules.charter.tiers if policy.name == tier)
 
     # --- the fold ----------------------------------------------------------------------------
 
@@ -207,7 +214,7 @@ class Node:
         return True
 
     def own_records(self) -> list[Record]:
-        """All that this node has signed, in order."""
+        """All that this node has signed in this swarm, in order."""
         from swarm.envelope import parse
 
         own = self.log.store.records_after(self.key.public, -1, 2**31, 2**40)
@@ -239,6 +246,7 @@ class Node:
             peers=tuple(sorted(peer_id(key) for key in network.transport.peers())),
             activity=self.activity,
             disk=str(self.log.full) if self.log.full else "",
+            clock_s=network.transport.clock_ahead(),
         )
         try:
             write_state(self.home, state)

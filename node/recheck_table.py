@@ -12,8 +12,8 @@ from node.auditing import digits_of, pick
 from node.data import Data, describe, missing
 from node.errors import EvidenceIncomplete, EvidenceInvalid, UsageError
 from node.rechecking import contradict, rescore
-from node.report import table
 from node.service import opened
+from node.tables import table
 from swarm.errors import SwarmError
 from swarm.keys import short
 from training import kinds

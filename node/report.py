@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from node.errors import NotRunning
 from node.escaping import escaped as escaped
 from node.state import read_state
+from node.tables import table
 from swarm.charter import trust_note
 from swarm.keys import KeyPair, peer_id, short
 from swarm.records import Claim
@@ -24,12 +25,16 @@ from verification.rechecks import contradicted, disputes
 from verification.states import CLOSED, ClaimState, Stage, State
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from node.settings import Home
     from swarm.envelope import Record
     from verification.effect import Effect
     from verification.rechecks import Dispute
+
+
+CLOCK_TOLERANCE_S = 60.0
+"""Nothing is decided by a clock, so that a wrong one is only worth a line."""
 
 
 class Held:
@@ -204,6 +209,8 @@ def show_status(home: Home, *, as_json: bool) -> int:
         lines += [("doing", escaped(running["activity"])), ("peers", peers)]
         if running["disk"]:
             lines.append(("disk", escaped(running["disk"])))
+        if abs(running["clock_s"] or 0) > CLOCK_TOLERANCE_S:
+            lines.append(("clock", f"peers' clocks differ by {running['clock_s']:.0f} s: check it"))
     counts = {
         word: outcomes.count(outcome)
         for word, outcome in (
@@ -316,11 +323,3 @@ def _interval(claim: dict[str, Any]) -> str:
 
 def _bpb(value: float | None) -> str:
     return f"{value:+.4f}" if value is not None else "-"
-
-
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Aligned columns without trailing blanks; data goes to stdout."""
-    widths = [max(len(row[i]) for row in (heads, *rows)) for i in range(len(heads))]
-    for row in (heads, *rows):
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        print("  ".join(cells).rstrip())

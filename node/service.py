@@ -1,8 +1,8 @@
 """``lazaretto up``: open a member's log and network, run its loops, and close all of it in order.
 
 Loops: ``research`` proposes and claims, ``verify`` reproduces what its seat on a bench asks for,
-``recheck`` scores sealed weights of others again. A governor's node also answers join requests
-(``membership.Doorkeeper``).
+``recheck`` scores sealed weights of others again; what else a node does is in ``node.chores``, and
+how it answers strangers in ``node.door``.
 """
 
 from __future__ import annotations
@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from node.chores import Chores
 from node.data import describe, obtain
+from node.door import Door
 from node.errors import NotRunning, UsageError
+from node.keeping import keep_within_quota
 from node.member import Node
-from node.membership import Doorkeeper
 from node.network import Network, open_network
+from node.proposers import check_proposer
 from node.state import read_state
 from node.work import cancellable
 from swarm.errors import SwarmError
@@ -140,14 +143,20 @@ def refuse_while_running(home: Home, why: str) -> None:
     )
 
 
-async def serve(home: Home, progress: Callable[[str], None], research: Work | None = None) -> None:
+async def serve(
+    home: Home,
+    progress: Callable[[str], None],
+    research: Work | None = None,
+    verify: Work | None = None,
+) -> None:
     """Open the node in ``home`` and run it until SIGINT or SIGTERM.
+
+    ``research`` and ``verify`` are loops to run in place of the node's own.
 
     Raises:
         UsageError, KeyFileError, StoreError: the home is not in order; nothing was changed.
     """
     from node.calibrating import own_calibrations
-    from node.governing import reveal_beacon
     from node.rechecking import recheck_forever
     from node.research import research_forever
     from node.verifying import verify_forever
@@ -156,10 +165,17 @@ async def serve(home: Home, progress: Callable[[str], None], research: Work | No
     key = KeyPair.load(home.key)
     with Store(home.log, settings.swarm_id) as store:
         node = Node(home, settings, key, store)
-        governs = store.rules is not None and key.public in store.rules.charter.governors
-        door = Doorkeeper(home, node.log).answer if governs else None
+        chores = Chores(node)
+
+        async def work() -> None:
+            async with trio.open_nursery() as loops:
+                loops.start_soon(_guarded, node, "verify", verify or verify_forever)
+                loops.start_soon(_guarded, node, "research", research or research_forever)
+                loops.start_soon(_guarded, node, "recheck", recheck_forever)
+
+        door = Door(home, node.log, chores.ready)
         async with (
-            open_network(home, settings, key, node.log, door) as network,
+            open_network(home, settings, key, node.log, door.answer) as network,
             trio.open_nursery() as nursery,
         ):
             node.journal.write(
@@ -175,22 +191,29 @@ async def serve(home: Home, progress: Callable[[str], None], research: Work | No
             nursery.start_soon(_until_signal, nursery.cancel_scope)
             nursery.start_soon(node.keep_folding)
             nursery.start_soon(node.keep_telling, network)
+            nursery.start_soon(chores.knock, network)
+            nursery.start_soon(chores.take_orders)
             await _fetch_own_feed(node, network)
             node.log.may_sign.set()
-            await trio.to_thread.run_sync(reveal_beacon, store, key)
+            nursery.start_soon(chores.govern)
             await _prepare(node, network)
             node.calibrations = await trio.to_thread.run_sync(own_calibrations, node)
             progress("all data is here and checked; working")
-            nursery.start_soon(_guarded, node, "verify", verify_forever)
-            nursery.start_soon(_guarded, node, "research", research or research_forever)
-            nursery.start_soon(_guarded, node, "recheck", recheck_forever)
+            nursery.start_soon(_guarded, node, "blobs", keep_within_quota)
+            nursery.start_soon(chores.work, work)
     home.state.unlink(missing_ok=True)
 
 
-def run_node(home: Home, progress: Callable[[str], None], research: Work | None = None) -> int:
-    """``lazaretto up``; returns the exit code.
+def run_node(
+    home: Home,
+    progress: Callable[[str], None],
+    research: Work | None = None,
+    verify: Work | None = None,
+) -> int:
+    """``lazaretto up``; returns the exit code. For the loops see :func:`serve`.
 
     Raises:
+        UsageError: there is no proposer of the name in the settings, or it lacks a key.
         SandboxUnavailable: the roles of this node run candidates, and there is no sandbox here.
     """
     settings = home.load()
@@ -199,5 +222,7 @@ def run_node(home: Home, progress: Callable[[str], None], research: Work | None 
         from training.sandbox import require
 
         require()
-    trio.run(serve, home, progress, research)
+    if "researcher" in settings.roles:
+        check_proposer(settings.proposer, settings.claude)
+    trio.run(serve, home, progress, research, verify)
     return 0

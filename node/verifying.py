@@ -33,9 +33,13 @@ from verification.duty import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from node.member import Node
     from verification.duty import Word
     from verification.states import State
+
+    Advance = Callable[[Node, PairDuty, str], Awaitable[None]]
 
 RETRY_SECONDS = 5.0
 CUT_OFF_SECONDS = 15.0
@@ -46,9 +50,21 @@ WALLS_OF_PATIENCE = 2
 _SECRET_DOMAIN = b"lazaretto/nonce-secret/1"
 
 
-async def verify_forever(node: Node) -> None:
-    """Take part in every bench that seats us, as long as the node runs."""
-    member = _Member(node)
+def patience(node: Node, tier: str) -> float:
+    """Seconds that a node waits for another member of a bench of ``tier``."""
+    chosen = node.settings.limits.patience_seconds
+    if chosen:
+        return float(chosen)
+    assert node.data is not None
+    return WALLS_OF_PATIENCE * node.data.challenge.tier(tier).max_wall_ms / 1000
+
+
+async def verify_forever(node: Node, advance: Advance = advance) -> None:
+    """Take part in every bench that seats us, as long as the node runs.
+
+    ``advance`` does one half of a pair; tests of dishonest members give another.
+    """
+    member = _Member(node, advance)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(member.say_words)
         nursery.start_soon(member.fill_positions)
@@ -57,8 +73,9 @@ async def verify_forever(node: Node) -> None:
 class _Member:
     """What this node has done on its benches since it started."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, advance: Advance) -> None:
         self._node = node
+        self._advance = advance
         self._key = node.key.public
         self._secret = hmac.digest(node.key.seed, _SECRET_DOMAIN + node.swarm, "sha256")
         # What was published and is asked for again does not count by some rule: never in circles.
@@ -98,14 +115,7 @@ class _Member:
         if not self._node.peers():  # it may be us who are gone
             self._since.clear()
         since = self._since.setdefault(_name(duty), now)
-        return since + self._patience(state.claims[duty.claim].tier) - now
-
-    def _patience(self, tier: str) -> float:
-        chosen = self._node.settings.limits.patience_seconds
-        if chosen:
-            return float(chosen)
-        assert self._node.data is not None
-        return WALLS_OF_PATIENCE * self._node.data.challenge.tier(tier).max_wall_ms / 1000
+        return since + patience(self._node, state.claims[duty.claim].tier) - now
 
     async def _say(self, duty: Word) -> None:
         await self._node.log.append(duty.payload, refs=_refs(duty))
@@ -135,7 +145,7 @@ class _Member:
             duty = min(pairs, key=lambda item: (tries[_name(item)], _precedence(state, item)))
             self._done.add(_name(duty))
             try:
-                await advance(node, duty, self._class(duty.tier))
+                await self._advance(node, duty, self._class(duty.tier))
             except (SwarmError, TrainingError, OSError) as error:
                 # Not the candidate's: those are results. Other duties first: one claim must not
                 # hold up the rest.

@@ -45,8 +45,20 @@ TOKEN_SIZE = 16
 _ROLE = re.compile(r"[a-z][a-z,-]{0,63}\Z")
 _HOW = "copy the whole line that starts with laz1, or ask for a new invitation"
 
-JoinHandler = Callable[[bytes, bytes], Awaitable[bytes]]
-"""(key of the asking peer, request) -> response. Both opaque here."""
+JoinHandler = Callable[[bytes, str, bytes], Awaitable[bytes]]
+"""(key of the asking peer, its IP address, request) -> response. The last two opaque here."""
+
+
+def subnet_of(ip: str) -> str:
+    """The subnet that shares limits with ``ip``: /24 of IPv4, /48 of IPv6; empty if unknown."""
+    try:
+        address = ipaddress.ip_address(ip.partition("%")[0])
+    except ValueError:
+        return ""
+    if address.version == 6 and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    width = 24 if address.version == 4 else 48
+    return str(ipaddress.ip_network((address, width), strict=False))
 
 
 class InvitationError(SwarmError):
@@ -63,7 +75,9 @@ class Joining:
 
     def __init__(self, transport: Transport, answer: JoinHandler) -> None:
         self._answer = answer
+        self._transport = transport
         self._each = TokenBucket(rate=0.2, burst=10.0)
+        self._subnets = TokenBucket(rate=1.0, burst=20.0)
         self._all = TokenBucket(rate=10.0, burst=50.0)
         transport.set_responder(
             PROTOCOL,
@@ -74,9 +88,11 @@ class Joining:
         )
 
     async def _respond(self, peer: bytes, request: bytes) -> bytes:
-        if not self._each.take(peer) or not self._all.take(b""):
+        ip = self._transport.ip_of(peer)
+        buckets = ((self._each, peer), (self._subnets, subnet_of(ip).encode()), (self._all, b""))
+        if not all(bucket.take(name) for bucket, name in buckets):
             raise NetworkError("join requests come too often")
-        response = await self._answer(peer, request)
+        response = await self._answer(peer, ip, request)
         if len(response) > MAX_RESPONSE:
             raise NetworkError("the response to a join request is too large")
         return response

@@ -116,7 +116,8 @@ class Epoch:
     """A period with fixed rules, signed by more than half of the governors.
 
     ``roster`` is the canonical encoding of a list of :class:`Member`, inline up to 40 KiB;
-    ``roster_hash`` is its sha256. A co-signature covers the same payload without co-signatures.
+    ``roster_hash`` is its sha256. Every governor who signs commits to a secret for the beacon; what
+    a co-signature covers is in ``swarm.epochs.consent_bytes``.
     """
 
     KIND: ClassVar[str] = "epoch"
@@ -143,11 +144,42 @@ class Beacon:
 
 
 @dataclass(frozen=True, slots=True)
+class Draft:
+    """A governor asks the others to sign ``epoch``, which has its author's commitment only."""
+
+    KIND: ClassVar[str] = "draft"
+    epoch: Epoch
+
+
+@dataclass(frozen=True, slots=True)
+class Consent:
+    """A governor signs the epoch of ``draft`` and commits to its own secret for the beacon."""
+
+    KIND: ClassVar[str] = "consent"
+    draft: Hash
+    commit: Hash
+    signature: Signature
+
+
+@dataclass(frozen=True, slots=True)
 class Admission:
-    """A governor admits a key; it is on the roster from the next epoch on."""
+    """A governor admits a key, or a member vouches for one; on the roster from the next epoch."""
 
     KIND: ClassVar[str] = "admission"
     member: Member
+
+
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """The last record of a feed: its author goes on under the key ``new``.
+
+    ``proof`` is a signature by ``new`` (``swarm.keys.rotation_bytes``): nobody can be made the heir
+    of a key without taking part.
+    """
+
+    KIND: ClassVar[str] = "rotation"
+    new: Key
+    proof: Signature
 
 
 @dataclass(frozen=True, slots=True)
@@ -387,7 +419,8 @@ class Equivocation:
 
 
 Payload = (
-    Charter | Epoch | Beacon | Admission | Claim | Commit | Seating | Seal | Open | Block | Attest
-    | Adoption | Contradiction | Retraction | Calibration | Experiment | Equivocation
+    Charter | Epoch | Beacon | Draft | Consent | Admission | Rotation | Claim | Commit | Seating
+    | Seal | Open | Block | Attest | Adoption | Contradiction | Retraction | Calibration
+    | Experiment | Equivocation
 )  # fmt: skip
 KINDS: dict[str, type[Any]] = {kind.KIND: kind for kind in Payload.__args__}

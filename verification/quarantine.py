@@ -35,6 +35,7 @@ from swarm.records import (
     Epoch,
     Equivocation,
     Open,
+    Rotation,
     Seal,
     Seating,
 )
@@ -44,7 +45,8 @@ from verification.docket import Docket
 from verification.effect import effect_of
 from verification.errors import ProfileError, VerificationError
 from verification.evidence import level
-from verification.reproduce import MOST_ROUNDS, Bench, digest, draw_bench, rounds_of
+from verification.frontier import frontier
+from verification.reproduce import MOST_ROUNDS, Bench, draw_bench, rounds_of
 from verification.seating import seats_of
 from verification.settle import Settlement, settle
 from verification.states import CLOSED, ClaimState, Stage, State, Turn
@@ -100,7 +102,7 @@ class Quarantine:
         payload = record.payload
         if isinstance(payload, Equivocation):
             return self._add_both_branches(record, payload)
-        if isinstance(payload, Charter | Epoch | Beacon | Admission):
+        if isinstance(payload, Charter | Epoch | Beacon | Admission | Rotation):
             self._rule_records.append(record)
             self._rules_known = False
             self._benches.clear()
@@ -188,7 +190,7 @@ class Quarantine:
         for record in self._claims.values():
             if record.id not in states:
                 states[record.id] = replace(_fresh(record), reason="base_unknown")
-        return State(rules, states, _frontier(rules, states), self._ignored(states))
+        return State(rules, states, frontier(rules, states), self._ignored(states))
 
     def _judge(
         self,
@@ -359,30 +361,3 @@ def _family_ancestors(state: ClaimState, states: Mapping[bytes, ClaimState]) -> 
         if (below.epoch, below.tier, below.kind) == (state.epoch, state.tier, state.kind):
             yield ancestor
         ancestor = below.base
-
-
-def _frontier(rules: Rules, states: Mapping[bytes, ClaimState]) -> dict[str, bytes | None]:
-    """For each tier the adopted claim to build on: a leaf of the tree of adopted claims.
-
-    The one whose way from genesis is surely worth the most, summed over published effects; an
-    effect that is not complete counts as nothing. Ties: the most adopted ancestors, then the beacon
-    and the id, which nobody can choose.
-    """
-    best: dict[str, tuple[int, int, bytes, bytes]] = {}
-    adopted = {id_: state for id_, state in states.items() if state.stage is Stage.ADOPTED}
-    inner = {state.base for state in adopted.values()}
-    for state in adopted.values():
-        if state.id in inner:
-            continue
-        worth = 0
-        below: bytes | None = state.id
-        while below is not None:
-            effect, below = adopted[below].effect, adopted[below].base
-            worth += effect.surely_nano if effect else 0
-        beacon = rules.epochs[state.epoch].beacon or bytes(32)
-        place = (-worth, -state.depth, digest("frontier", beacon, state.id), state.id)
-        best[state.tier] = min(best.get(state.tier, place), place)
-    return {
-        tier.name: best[tier.name][-1] if tier.name in best else None
-        for tier in rules.charter.tiers
-    }

@@ -108,6 +108,7 @@ class SmallSwarm:
         verifiers: int = 3,
         tier: TierPolicy = TIER,
         approval_rules: tuple[dict[str, object], ...] = (),
+        base_code: bytes = BASE_CODE,
     ) -> None:
         self.records: list[Record] = []
         self._heads: dict[bytes, tuple[int, bytes]] = {}
@@ -124,8 +125,8 @@ class SmallSwarm:
             admission="invite",
             rule_version=1,
             challenge={
-                "base_code": BASE_CODE,
-                "base_sha256": hashlib.sha256(BASE_CODE).digest(),
+                "base_code": base_code,
+                "base_sha256": hashlib.sha256(base_code).digest(),
                 "tiers": [{"name": "quick", "max_cost_ratio_milli": 1500}],
             },
             tiers=(tier,),

@@ -328,3 +328,24 @@ def test_one_by_one_gives_what_all_at_once_gives() -> None:
         quarantine.state()
     assert quarantine.state() == fold(swarm.swarm, reversed(records), no_screen)
     assert quarantine.state().claims[claim.id].id == claim.id
+
+
+@pytest.mark.soak
+def test_a_thousand_histories_hold_the_law() -> None:
+    """As above, a thousand times: parts agree with the whole, in every order."""
+    decided = 0
+    for seed in range(1000):
+        rng = random.Random(seed)
+        swarm, claim, forks = play(seed, rng.choice([GOOD, BAD]))
+        records = [*swarm.records, *forks]
+        whole = fold(swarm.swarm, records, no_screen).claims[claim.id]
+        rng.shuffle(records)
+        assert fold(swarm.swarm, records, no_screen).claims[claim.id] == whole
+        rules = [r for r in records if r.kind in ("charter", "epoch", "beacon", "claim")]
+        part = rules + rng.sample(records, rng.randint(0, len(records)))
+        state = fold(swarm.swarm, part, no_screen).claims[claim.id]
+        if state.stage not in OPEN:
+            decided += 1
+            assert (state.stage, state.verdict) == (whole.stage, whole.verdict)
+    print(f"1000 histories, {decided} decided in a part of their records")
+    assert decided > 100
