@@ -59,7 +59,7 @@ class Requests:
         operator, roles, note = (asked.get(name) for name in ("operator", "roles", "note"))
         if not isinstance(operator, str) or not is_name(operator):
             return "the request has no short operator name"
-        if not isinstance(roles, list) or not roles or not set(roles) <= set(ROLES):
+        if not isinstance(roles, list) or not roles or any(role not in ROLES for role in roles):
             return f"a request is for some of the roles {', '.join(ROLES)}"
         others = self.listed()
         waiting = [one for one in others if one.state == "waiting"]

@@ -229,19 +229,17 @@ def fold_rules(records: Iterable[Record]) -> Rules | None:
     )
 
 
-def next_epoch_fault(
-    records: Iterable[Record], author: bytes, epoch: Epoch, *, signers: int | None = None
-) -> str:
-    """Why ``epoch`` by ``author`` would not count after ``records``; empty when it would.
+def chained(records: Iterable[Record]) -> Chaining:
+    """The chain that follows from ``records``, ready to judge what may come next.
 
-    ``signers``: how many governors must have signed, for a draft that still collects signatures.
+    Raises:
+        CharterError: the charter is not among them.
     """
     said = _sort(records)
     if said is None:
-        return "the charter is not here"
-    chaining = said[2]
-    chaining.chain()
-    return chaining.fault(author, epoch, signers=signers)
+        raise CharterError("the charter is not here", cure="wait for the next sync")
+    said[2].chain()
+    return said[2]
 
 
 _Sorted = tuple[
@@ -302,6 +300,11 @@ def _admission_fault(
         return "its key is not a sound Ed25519 key"
     if member.voucher_root != author:
         return "it is not in the name of its author"
+    if "governor" in member.roles:
+        return "governors are made by an epoch, which more than half of them sign"
+    stranger = member.operator == OPEN_OPERATOR
+    if stranger and (charter.admission != "open" or member.roles != ("researcher",)):
+        return f"the operator {OPEN_OPERATOR!r} is for researchers of open swarms"
     if author in governors:
         return ""
     line = view.roster.get(author) if view else None

@@ -9,7 +9,7 @@ from dataclasses import replace
 import msgspec
 import pytest
 import trio
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from node import requests as requests_module
@@ -217,7 +217,7 @@ def test_subnets():
 
 
 values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.text(max_size=9)
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.text(max_size=9)
     | st.binary(max_size=20),
     lambda inner: st.lists(inner, max_size=4)
     | st.dictionaries(st.text(max_size=9), inner, max_size=4),
@@ -225,7 +225,10 @@ values = st.recursive(
 )  # fmt: skip
 said = st.dictionaries(
     st.sampled_from(["token", "ask", "handover", "x"]),
-    values | st.fixed_dictionaries({"operator": values, "roles": values, "note": values}),
+    values
+    | st.fixed_dictionaries(
+        {"operator": st.just("ada") | values, "roles": st.lists(values) | values, "note": values}
+    ),
     max_size=3,
 )
 
@@ -234,6 +237,7 @@ said = st.dictionaries(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(st.binary(max_size=200) | said.map(wire.encode))
+@example(wire.encode({"ask": {**ASK, "roles": [{}]}}))
 def test_no_request_takes_the_door_down_or_lets_anybody_in(hall, request):
     before = hall.council.stores[0].heads()
     answer = hall.ask(STRANGERS[0], request)
