@@ -11,10 +11,10 @@ import sys
 from typing import TYPE_CHECKING
 
 from node.errors import EvidenceIncomplete, EvidenceInvalid, UsageError
+from swarm.database import Stored, read_raw
 from swarm.envelope import parse
 from swarm.errors import StoreError, SwarmError
 from swarm.records import Claim
-from swarm.store import Stored, read_raw
 from verification.audit import audit
 
 if TYPE_CHECKING:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path  # noqa: TC003 (read by cyclopts)
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
-from node.cli_members import HomeFlag, JsonFlag, register
-from node.cli_members import hint as _hint
-from node.cli_members import progress as _progress
+from node.cli_common import CorpusFlag, HomeFlag, JsonFlag, hint, progress
+from node.cli_members import register
+from node.cli_notebook import experiments, import_autoresearch, notebook
 from node.settings import find_home
 from verification.simulate_setting import Setting
 
@@ -31,10 +31,9 @@ app = App(
     version_flags=["--version"],
 )
 
-CorpusFlag = Annotated[
-    str | None,
-    Parameter(help="Text to learn from: a folder, a file, or hf://datasets/OWNER/NAME."),
-]
+app.command(experiments)
+app.command(notebook)
+app.command(import_autoresearch, name="import-autoresearch")
 
 
 @app.command
@@ -75,15 +74,15 @@ def init(
     from node.membership import found_here
     from node.progress import bar
 
-    with bar(_progress) as stage:
+    with bar(progress) as stage:
         plan = charter or shipped_charter(challenge)
         swarm = found_here(
             find_home(home), name=name, plan_file=plan, corpus=corpus, operator=operator,
-            listen=listen, progress=_progress, stage=stage, admission=policy,
+            listen=listen, progress=progress, stage=stage, admission=policy,
         )  # fmt: skip
     print(f"swarm {swarm}")
-    _hint("start it", "lazaretto up", home)
-    _hint("then, in another terminal, invite somebody", "lazaretto invite --operator NAME", home)
+    hint("start it", "lazaretto up", home)
+    hint("then, in another terminal, invite somebody", "lazaretto invite --operator NAME", home)
     return 0
 
 
@@ -93,8 +92,8 @@ def up(*, home: HomeFlag = None) -> int:
     from node.service import run_node
 
     where = find_home(home)
-    _hint("watch it from another terminal", "lazaretto status", home)
-    return run_node(where, progress=_progress)
+    hint("watch it from another terminal", "lazaretto status", home)
+    return run_node(where, progress=progress)
 
 
 @app.command
@@ -242,7 +241,7 @@ def simulate(
 
     return simulate_here(
         setting, repeats=repeats, seed=seed, sweep=sweep, bank=bank, plot=plot, as_json=as_json,
-        progress=_progress,
+        progress=progress,
     )  # fmt: skip
 
 
@@ -263,8 +262,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(argv)
     except CycloptsError as error:
-        _progress(f"lazaretto: {error}")
-        _progress("next: lazaretto --help")
+        progress(f"lazaretto: {error}")
+        progress("next: lazaretto --help")
         return 2
     except KeyboardInterrupt:
         return 130
@@ -275,9 +274,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         cure = getattr(error, "cure", None)
         if cure is None:
             raise
-        _progress(f"lazaretto: {error}")
+        progress(f"lazaretto: {error}")
         if cure:
-            _progress(f"next: {cure}")
+            progress(f"next: {cure}")
         return int(getattr(error, "exit_code", 1))
 
 

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
+from node.cli_common import HomeFlag, JsonFlag, hint, progress
 from node.settings import find_home
 
-HomeFlag = Annotated[
-    Path | None,
-    Parameter(help="The node's directory. [env: LAZARETTO_HOME]", show_default=False),
-]
-JsonFlag = Annotated[bool, Parameter(name="--json", negative="", help="One JSON object on stdout.")]
 Who = Annotated[str, Parameter(help="Peer id, the last 8 of it, or the operator's name.")]
 Roles = Annotated[
     tuple[str, ...] | None,
@@ -35,17 +30,6 @@ def register(app: App) -> None:
         app.command(command)
     app.command(rotate_key, name="rotate-key")
     app.command(epoch)
-
-
-def hint(why: str, command: str, home: Path | None) -> None:
-    """The next command to type, on stderr."""
-    where = f" --home {home}" if home is not None else ""
-    progress(f"{why}:  {command}{where}")
-
-
-def progress(text: str) -> None:
-    """One line on stderr."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def _tell(schema: str, answer: dict[str, Any], text: str, as_json: bool) -> int:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from node.errors import NodeError, UsageError
 from swarm.charter import chained
+from swarm.database import GOVERNANCE
 from swarm.epochs import beacon_commit, consent_bytes, verifies
 from swarm.keys import peer_id, short
 from swarm.records import (
@@ -30,7 +31,6 @@ from swarm.records import (
     Rotation,
 )
 from swarm.roster import MAX_ROSTER, encode_roster, share_alpha
-from swarm.store import GOVERNANCE
 from swarm.wire import sign
 
 if TYPE_CHECKING:

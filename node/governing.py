@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from node.progress import Stage
     from swarm.keys import KeyPair
+    from training.challenge import TierSpec
     from training.documents import Documents, Manifest
 
 RULE_VERSION = 1
@@ -54,6 +55,7 @@ class ChallengePlan:
 
     ``fold_bytes``: text of a holdout fold; ``dev_bytes``: of the dev split; ``train_bytes``: of the
     train split, at most; ``excerpt_bytes``: what one document gives to dev or a fold.
+    ``budget_tokens``: tokens of one training run in the tiers that count them, 0 for their own.
     """
 
     baseline: str
@@ -64,6 +66,7 @@ class ChallengePlan:
     dev_bytes: Annotated[int, msgspec.Meta(ge=1 << 10, le=64 << 20)] = 64 << 10
     train_bytes: Annotated[int, msgspec.Meta(ge=1 << 16, le=30 << 30)] = 8 << 20
     excerpt_bytes: Annotated[int, msgspec.Meta(ge=1 << 10, le=1 << 20)] = 8 << 10
+    budget_tokens: Annotated[int, msgspec.Meta(ge=0, le=10**13)] = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +115,17 @@ def load_plan(path: Path | None) -> Plan:
     return plan
 
 
+def _tier(name: str, budget_tokens: int) -> TierSpec:
+    """A tier as it stands, or with another budget of tokens."""
+    from training import baselines
+    from training.challenge import TierSpec
+
+    tier = baselines.tier(name)
+    if budget_tokens and tier.budget_tokens:
+        return TierSpec.from_map({**tier.to_map(), "budget_tokens": budget_tokens})
+    return tier
+
+
 def build_challenge(
     plan: Plan, out: Path, corpus: str | None, say: Callable[[str], None], stage: Stage
 ) -> Challenge:
@@ -129,7 +143,7 @@ def build_challenge(
     from training.readers import Source, open_source
 
     wanted = plan.challenge
-    tiers = tuple(baselines.tier(policy.name) for policy in plan.tiers)
+    tiers = tuple(_tier(policy.name, wanted.budget_tokens) for policy in plan.tiers)
     devices = {tier.device for tier in tiers}
     compared = {"cpu"} if corpus is None else set()  # default_documents has done it
     source = default_documents() if corpus is None else open_source(corpus)

@@ -24,10 +24,13 @@ from verification.quarantine import Quarantine
 from verification.states import CLOSED, ClaimState, Stage, State
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from node.data import Data
     from node.network import Network
     from node.settings import Home, Settings
     from swarm.envelope import Record
+    from swarm.records import TierPolicy
     from swarm.store import Store
 
 
@@ -35,19 +38,25 @@ STATE_SECONDS = 1.0
 
 
 class Node:
-    """One member while it runs. ``state`` is the latest fold; ``changed`` fires when it is new."""
+    """One member while it runs. ``state`` is the latest fold; ``changed`` fires when it is new.
+
+    ``calibrations``: for each tier the id of this node's calibration on this machine as it is.
+    ``peers`` tells the keys of those that the node is connected to.
+    """
 
     def __init__(self, home: Home, settings: Settings, key: KeyPair, store: Store) -> None:
         self.home = home
         self.settings = settings
         self.key = key
         self.journal = Journal(home.journal)
-        self.blobs = BlobStore(home.blobs)
+        self.blobs = BlobStore(home.blobs, max_total=settings.limits.blob_gib * 1024**3)
         self.log = SwarmLog(store, key, self._hear)
         self.quarantine = Quarantine(store.swarm)
         self.state = State(None)
         self.changed = trio.Event()
         self.data: Data | None = None
+        self.calibrations: dict[str, bytes] = {}
+        self.peers: Callable[[], Iterable[bytes]] = tuple
         self.activity = "starting"
         self._heard: list[Record] = [record for _, record in store.records()]
         self._wake = trio.Event()
@@ -74,6 +83,12 @@ class Node:
         rules = self.log.store.rules
         member = rules.member(self.epoch, self.key.public) if rules else None
         return member is not None and role in member.roles
+
+    def policy(self, tier: str) -> TierPolicy:
+        """The deciding half of a tier."""
+        rules = self.state.rules
+        assert rules is not None
+        return next(policy for policy in rules.charter.tiers if policy.name == tier)
 
     # --- the fold ----------------------------------------------------------------------------
 
@@ -164,7 +179,7 @@ class Node:
         block = decision.crossing[2]
         said = any(
             isinstance(record.payload, Adoption) and record.payload.claim == claim.id
-            for record in self._own_records()
+            for record in self.own_records()
         )
         if said:
             return True
@@ -191,7 +206,8 @@ class Node:
             return False
         return True
 
-    def _own_records(self) -> list[Record]:
+    def own_records(self) -> list[Record]:
+        """All that this node has signed in this swarm, in order."""
         from swarm.envelope import parse
 
         own = self.log.store.records_after(self.key.public, -1, 2**31, 2**40)
@@ -223,6 +239,7 @@ class Node:
             peers=tuple(sorted(peer_id(key) for key in network.transport.peers())),
             activity=self.activity,
             disk=str(self.log.full) if self.log.full else "",
+            clock_s=network.transport.clock_ahead(),
         )
         try:
             write_state(self.home, state)

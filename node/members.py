@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 from node import epochs
 from node.escaping import escaped
 from node.invitations import Invitations
-from node.report import table
 from node.requests import Requests
+from node.tables import table
+from swarm.database import GOVERNANCE
 from swarm.keys import KeyPair, peer_id, short
-from swarm.store import GOVERNANCE, Store
+from swarm.store import Store
 
 if TYPE_CHECKING:
     from node.settings import Home

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from swarm.addressbook import AddressBook
 from swarm.blobs import Blobs, BlobStore
+from swarm.discovery import Discovery
 from swarm.gossip import Gossip, topic_of
 from swarm.joining import JoinHandler, Joining
 from swarm.sync import Sync
@@ -42,7 +44,8 @@ async def open_network(
 ) -> AsyncIterator[Network]:
     """Listen, gossip, sync, serve blobs and (for governors) join requests, until left.
 
-    Bootstrap peers are dialled in the background, again and again: a node may start alone.
+    Bootstrap peers are dialled in the background, again and again: a node may start alone. Other
+    members are found through them, and remembered in the home.
     """
     listen = list(_same_port(home, settings.listen))
     transport = Transport(
@@ -50,7 +53,9 @@ async def open_network(
     )  # fmt: skip
     sync = Sync(transport, log)
     gossip = Gossip(transport, log, sync)
-    blobs = Blobs(transport, BlobStore(home.blobs))
+    store = BlobStore(home.blobs, max_total=settings.limits.blob_gib * 1024**3)
+    blobs = Blobs(transport, store)
+    discovery = Discovery(transport, AddressBook(home.path / "peers"))
     if join_handler is not None:
         Joining(transport, join_handler)
     async with transport, trio.open_nursery() as nursery:
@@ -59,6 +64,7 @@ async def open_network(
         for address in settings.bootstrap:
             transport.remember(address)
         nursery.start_soon(sync.run)
+        nursery.start_soon(discovery.run)
         try:
             yield Network(transport, blobs, sync)
         finally:

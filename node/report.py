@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from node.errors import NotRunning
 from node.escaping import escaped as escaped
 from node.state import read_state
+from node.tables import table
 from swarm.charter import trust_note
 from swarm.keys import KeyPair, peer_id, short
 from swarm.records import Claim
@@ -22,10 +23,15 @@ from verification.quarantine import Quarantine
 from verification.states import CLOSED, ClaimState, Stage, State
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from node.settings import Home
     from swarm.envelope import Record
+    from verification.effect import Effect
+
+
+CLOCK_TOLERANCE_S = 60.0
+"""Nothing is decided by a clock, so that a wrong one is only worth a line."""
 
 
 class Held:
@@ -67,6 +73,7 @@ class Held:
             "mean_bpb": decision.mean_nano / 1e9
             if decision and decision.pairs > decision.lost
             else None,
+            **_effect(state.effect),
             "pairs": len(done),
             "verifiers": len({one.member for one in done}),
             "e_value": decision.e_value if decision else None,
@@ -88,6 +95,17 @@ class Held:
         tiers = rules.charter.tiers if rules else ()
         notes = "; ".join(f"{tier.name}: {trust_note(tier.n, tier.f)}" for tier in tiers)
         return notes or "unknown until the charter is here"
+
+
+def _effect(effect: Effect | None) -> dict[str, Any]:
+    """What pairs after acceptance found, in bits per byte; nulls until they are all there."""
+    if effect is None:
+        return {"effect_bpb": None, "effect_interval_bpb": None, "effect_pairs": 0}
+    return {
+        "effect_bpb": effect.mean_nano / 1e9,
+        "effect_interval_bpb": [effect.low_nano / 1e9, effect.high_nano / 1e9],
+        "effect_pairs": effect.pairs,
+    }
 
 
 def _outcome(state: ClaimState) -> str:
@@ -146,6 +164,8 @@ def show_status(home: Home, *, as_json: bool) -> int:
         lines += [("doing", escaped(running["activity"])), ("peers", peers)]
         if running["disk"]:
             lines.append(("disk", escaped(running["disk"])))
+        if abs(running["clock_s"] or 0) > CLOCK_TOLERANCE_S:
+            lines.append(("clock", f"peers' clocks differ by {running['clock_s']:.0f} s: check it"))
     counts = {
         word: outcomes.count(outcome)
         for word, outcome in (
@@ -212,12 +232,14 @@ def show_discoveries(home: Home, *, as_json: bool) -> int:
             _bpb(claim["claimed_bpb"]),
             _bpb(claim["mean_bpb"]),
             str(claim["pairs"]),
+            _interval(claim),
             claim["reason"].replace("_", " "),
             escaped(claim["hypothesis"], 40) if claim["outcome"] == "adopt" else "",
         )
         for claim in decided
     ]
-    table(("", "claim", "by", "says", "found", "pairs", "reason", "hypothesis"), rows)
+    heads = ("", "claim", "by", "says", "found", "pairs", "effect", "reason", "hypothesis")
+    table(heads, rows)
     print(f"benches: {held.trust}", file=sys.stderr)
     first = next((claim for claim in decided if claim["outcome"] == "adopt"), decided[0])
     where = f" --home {home.path}"
@@ -236,13 +258,13 @@ def _author(held: Held, author: str) -> str:
     return short(key)
 
 
+def _interval(claim: dict[str, Any]) -> str:
+    """The effect measured after acceptance, with its 95 % interval."""
+    if claim["effect_bpb"] is None:
+        return "-"
+    low, high = claim["effect_interval_bpb"]
+    return f"{claim['effect_bpb']:+.4f} ({low:+.4f} to {high:+.4f})"
+
+
 def _bpb(value: float | None) -> str:
     return f"{value:+.4f}" if value is not None else "-"
-
-
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Aligned columns without trailing blanks; data goes to stdout."""
-    widths = [max(len(row[i]) for row in (heads, *rows)) for i in range(len(heads))]
-    for row in (heads, *rows):
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        print("  ".join(cells).rstrip())

@@ -15,8 +15,10 @@ import trio
 from node.chores import Chores
 from node.data import describe, obtain
 from node.door import Door
+from node.keeping import keep_within_quota
 from node.member import Node
 from node.network import Network, open_network
+from node.proposers import check_proposer
 from node.work import cancellable
 from swarm.errors import SwarmError
 from swarm.keys import KeyPair, peer_id
@@ -97,8 +99,15 @@ async def _until_signal(scope: trio.CancelScope) -> None:
             return
 
 
-async def serve(home: Home, progress: Callable[[str], None], research: Work | None = None) -> None:
+async def serve(
+    home: Home,
+    progress: Callable[[str], None],
+    research: Work | None = None,
+    verify: Work | None = None,
+) -> None:
     """Open the node in ``home`` and run it until SIGINT or SIGTERM.
+
+    ``research`` and ``verify`` are loops to run in place of the node's own.
 
     Raises:
         UsageError, KeyFileError, StoreError: the home is not in order; nothing was changed.
@@ -114,7 +123,7 @@ async def serve(home: Home, progress: Callable[[str], None], research: Work | No
 
         async def work() -> None:
             async with trio.open_nursery() as loops:
-                loops.start_soon(_guarded, node, "verify", verify_forever)
+                loops.start_soon(_guarded, node, "verify", verify or verify_forever)
                 loops.start_soon(_guarded, node, "research", research or research_forever)
 
         door = Door(home, node.log, chores.ready)
@@ -129,6 +138,7 @@ async def serve(home: Home, progress: Callable[[str], None], research: Work | No
                 name=settings.name,
                 roles=list(settings.roles),
             )
+            node.peers = network.transport.peers
             node.tell(network)
             progress(f"{settings.name} is up as {peer_id(key.public)}")
             nursery.start_soon(_until_signal, nursery.cancel_scope)
@@ -141,14 +151,21 @@ async def serve(home: Home, progress: Callable[[str], None], research: Work | No
             nursery.start_soon(chores.govern)
             await _prepare(node, network)
             progress("all data is here and checked; working")
+            nursery.start_soon(_guarded, node, "blobs", keep_within_quota)
             nursery.start_soon(chores.work, work)
     home.state.unlink(missing_ok=True)
 
 
-def run_node(home: Home, progress: Callable[[str], None], research: Work | None = None) -> int:
-    """``lazaretto up``; returns the exit code.
+def run_node(
+    home: Home,
+    progress: Callable[[str], None],
+    research: Work | None = None,
+    verify: Work | None = None,
+) -> int:
+    """``lazaretto up``; returns the exit code. For the loops see :func:`serve`.
 
     Raises:
+        UsageError: there is no proposer of the name in the settings, or it lacks a key.
         SandboxUnavailable: the roles of this node run candidates, and there is no sandbox here.
     """
     settings = home.load()
@@ -157,5 +174,7 @@ def run_node(home: Home, progress: Callable[[str], None], research: Work | None 
         from training.sandbox import require
 
         require()
-    trio.run(serve, home, progress, research)
+    if "researcher" in settings.roles:
+        check_proposer(settings.proposer, settings.claude)
+    trio.run(serve, home, progress, research, verify)
     return 0

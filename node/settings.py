@@ -4,7 +4,10 @@
     HOME/key             the secret key; whoever has it is this node
     HOME/log.sqlite      every record held
     HOME/blobs/          data by hash
+    HOME/peers           where other members were last reached
     HOME/work/           what a running experiment must find again after a crash
+    HOME/programs/       what this node tried, see node.programs
+    HOME/imported.jsonl  logs of other loops, unverified
     HOME/journal.jsonl   what the node did, a line each
     HOME/invitations/    those given out;  requests/: nodes that ask;  orders/: see node.orders
     HOME/state.json      what a running node says of itself, for ``status``
@@ -19,7 +22,7 @@ import re
 import tomllib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -30,13 +33,50 @@ ROLES = ("researcher", "verifier", "archivist")
 """What somebody can be admitted as; governors are made by an epoch."""
 HOME_VARIABLE = "LAZARETTO_HOME"
 
+Amount = Annotated[int, msgspec.Meta(ge=0, le=10**12)]
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a contributor lends. ``nice`` 19 yields to everything else on the machine."""
+    """What a contributor lends. ``nice`` 19 yields to everything else on the machine.
+
+    ``patience_seconds``: how long this node waits for another member of a bench before it says that
+    the member is absent; 0 for twice the longest time that a run of the tier may take.
+    ``blob_gib``: disk for blobs; above four fifths of it, those that nothing needs are dropped.
+    """
 
     nice_verify: int = 0
     nice_research: int = 10
+    patience_seconds: int = 0
+    blob_gib: int = 64
+
+
+@dataclass(frozen=True, slots=True)
+class ClaudeSettings:
+    """``[claude]``: for ``proposer = "claude"``. The key is never here, see the README.
+
+    Attributes:
+        model: as the service names it.
+        base_url: of a server that speaks the Messages API; empty for Anthropic's.
+        max_output_tokens: largest answer to one request; a proposal takes up to 30 of them.
+        input_cents_per_mtok: price of a million input tokens in US cents; of output likewise. Set
+            them to your model's: the default is meant to be too dear rather than too cheap. A
+            request costs at most what it is booked with, so caps are never overrun.
+        tokens_per_hour: cap on input and output tokens in any 3,600 seconds, what is in flight
+            included; ``day`` and ``total`` likewise. ``cents_...`` caps money. 0 allows nothing.
+    """
+
+    model: str = "claude-opus-5-5"
+    base_url: str = ""
+    max_output_tokens: Annotated[int, msgspec.Meta(ge=256, le=65_536)] = 8192
+    input_cents_per_mtok: Amount = 1500
+    output_cents_per_mtok: Amount = 7500
+    tokens_per_hour: Amount = 2_000_000
+    tokens_per_day: Amount = 10_000_000
+    tokens_total: Amount = 100_000_000
+    cents_per_hour: Amount = 500
+    cents_per_day: Amount = 2000
+    cents_total: Amount = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +110,7 @@ class Settings:
     hw_class: str = "cpu"
     sandbox: Literal["bubblewrap", "landlock"] = "bubblewrap"
     limits: Limits = field(default_factory=Limits)
+    claude: ClaudeSettings = field(default_factory=ClaudeSettings)
 
     @property
     def swarm_id(self) -> bytes:
@@ -108,6 +149,14 @@ class Home:
     @property
     def work(self) -> Path:
         return self.path / "work"
+
+    @property
+    def programs(self) -> Path:
+        return self.path / "programs"
+
+    @property
+    def imported(self) -> Path:
+        return self.path / "imported.jsonl"
 
     @property
     def journal(self) -> Path:

@@ -17,7 +17,7 @@ from swarm.log import SwarmLog
 from swarm.records import Experiment
 from swarm.store import Store
 from tests.benchmarks.rows import Row, percentile
-from tests.swarm.founding import Feed, make_founded
+from tests.swarm.founding import found_with, make_founded
 from verification.quarantine import Quarantine
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ async def _latency(nodes: int) -> list[float]:
     founded = make_founded()
     keys = [feed.key for feed in founded.feeds]
     keys += [KeyPair.generate() for _ in range(nodes - len(keys))]
-    swarm, wires = _with_members(keys)
+    swarm, wires = found_with(keys)
     signed: dict[bytes, float] = {}
     delays: list[float] = []
     done = trio.Event()
@@ -132,22 +132,6 @@ async def _latency(nodes: int) -> list[float]:
 
 def _sign(log: SwarmLog, number: int):
     return log.store.append(log.key, experiment(number))
-
-
-def _with_members(keys: list[KeyPair]) -> tuple[bytes, list[bytes]]:
-    from node.governing import new_member
-    from swarm.records import Beacon
-    from tests.swarm.founding import SECRET, founder_key, make_charter, make_epoch
-
-    founder = Feed(founder_key(), b"")
-    founder.swarm = founder.say(make_charter()).id
-    members = [
-        new_member(key.public, f"op-{i}", ["researcher"], founder.key.public, ["quick"])
-        for i, key in enumerate(keys)
-    ]
-    epoch = founder.say(make_epoch(founder.swarm, members))
-    founder.say(Beacon(epoch.id, SECRET))
-    return founder.swarm, [record.signed.to_bytes() for record in founder.records]
 
 
 def latency_rows() -> Iterator[Row]:

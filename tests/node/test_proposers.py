@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,6 +19,8 @@ from node.proposers.knobs import Knob, knobs
 from node.proposers.memory import Memory
 from node.proposers.sampling import RandomProposer, ScriptedProposer
 from node.proposers.tpe import TpeProposer
+from node.settings import ClaudeSettings
+from tests.node.messages_server import serving, submit, turn, use
 from training.baselines import QUICK, load
 from training.source import ast_hash, literals
 
@@ -43,19 +46,43 @@ MAKERS: dict[str, Callable[[Path], Proposer]] = {
 CONTEXT = ProposalContext(load("quick"), QUICK)
 
 
-@pytest.fixture(params=sorted(MAKERS))
-def make(request, tmp_path):
+@contextmanager
+def editing_model():
+    """A server whose model tries one literal after the other; the last one is beyond the limits."""
+    values = ["MOMENTUM = 0.9", "BETA1 = 0.85", "WARMUP = 0.05", "HEAD_LR = 0.008", "BETA1 = 0.8"]
+    edits = iter([*values, "BATCH_SIZE = 9999"])
+
+    def model(request):
+        if turn(request):
+            return [use("give_up", reason="it was refused")]
+        edit = next(edits, None)
+        if edit is None:
+            return [use("give_up", reason="no ideas are left")]
+        name = edit.split(" =")[0]
+        old = next(line for line in CONTEXT.code.decode().split("\n") if line.startswith(name))
+        return [use("replace", old=old.split(" #")[0], new=edit), submit()]
+
+    with serving(model) as server:
+        yield ClaudeSettings(base_url=server.url)
+
+
+@pytest.fixture(params=[*sorted(MAKERS), "claude"])
+def make(request, tmp_path, monkeypatch):
     """Opens the proposer under test, again and again on the same folder."""
-    opened = []
+    with ExitStack() as stack:
+        if request.param == "claude":
+            monkeypatch.setenv("ANTHROPIC_API_KEY", "test")
+            settings = stack.enter_context(editing_model())
 
-    def open_one(name="node"):
-        proposer = MAKERS[request.param](tmp_path / name)
-        opened.append(proposer)
-        return proposer
+        def open_one(name="node"):
+            if request.param == "claude":
+                proposer = open_proposer("claude", tmp_path / name, seed=3, claude=settings)
+            else:
+                proposer = MAKERS[request.param](tmp_path / name)
+            stack.callback(proposer.close)
+            return proposer
 
-    yield open_one
-    for proposer in opened:
-        proposer.close()
+        yield open_one
 
 
 def test_proposes_a_small_readable_edit_of_the_frontier(make):

@@ -13,12 +13,21 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from node.governing import new_member
+from swarm.database import read_raw
 from swarm.errors import RecordError, StoreError
 from swarm.keys import KeyPair
 from swarm.records import Beacon, Consent, Draft, Equivocation, Open, Removed
-from swarm.store import Store, read_raw
+from swarm.store import Store
 from tests.swarm.council import FOUNDER, KEYS, Council, line, wires
-from tests.swarm.founding import Feed, make_epoch, make_founded
+from tests.swarm.founding import (
+    SECRET,
+    Feed,
+    founder_key,
+    make_charter,
+    make_epoch,
+    make_founded,
+)
 
 HEADROOM = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 
@@ -87,8 +96,6 @@ def test_strangers_are_refused_until_a_governor_admits_them(store, founded):
     assert refused.gaps == {stranger.key.public}
     founder = founded.feeds[0]
     epoch = founder.records[1]
-    from node.governing import new_member
-
     member = new_member(stranger.key.public, "late", ["verifier"], founder.key.public, ["quick"])
     founder.say(make_epoch(founded.swarm, [member], number=2, previous=epoch.id))
     # in one batch, and in the wrong order
@@ -215,20 +222,62 @@ def test_a_gap_is_reported_and_nothing_behind_it_is_stored(store, founded):
     assert feed.key.public not in store.heads()
 
 
-def test_equivocation_is_refused_and_proven(store, founded):
+def test_both_branches_of_a_fork_are_kept_and_proven(store, founded):
     store.ingest(founded.wire)
     feed = founded.feeds[1]
     first = feed.say(said(b"1")).signed.to_bytes()
     other = Feed(feed.key, founded.swarm).say(said(b"2")).signed.to_bytes()
     result = store.ingest([first, other])
-    assert len(result.new) == 1
-    assert result.forked == 1
+    assert len(result.new) == 2
     assert not result.refused
     (proof,) = result.proofs
+    assert store.contradictions() == {feed.key.public: proof}
+    assert store.ingest([other]).known == 1
+    assert [row.data for row in read_raw(store.path)][-1] == first
     witness = founded.feeds[2]
     assert store.ingest([witness.say(proof).signed.to_bytes()]).new
     empty = Equivocation(first, first)
     assert store.ingest([witness.say(empty).signed.to_bytes()]).refused
+
+
+def crowded(**sizes):
+    """A swarm with small quotas, and the feeds of its founder and one member."""
+    founder = Feed(founder_key(), b"")
+    founder.swarm = founder.say(make_charter(sizes={"holdout_bytes": 2_000_000, **sizes})).id
+    member = Feed(KeyPair.from_seed(b"1" * 32), founder.swarm)
+    line = new_member(member.key.public, "op", ["verifier"], founder.key.public, ["quick"])
+    epoch = founder.say(make_epoch(founder.swarm, [line]))
+    founder.say(Beacon(epoch.id, SECRET))
+    return founder, member, line, epoch
+
+
+@pytest.mark.parametrize("sizes", [{"epoch_records": 5}, {"epoch_bytes": 2000}])
+def test_a_member_is_held_to_its_quota_of_the_epoch(tmp_path, sizes):
+    founder, member, line, epoch = crowded(**sizes)
+    many = [member.say(said(bytes([n]))).signed.to_bytes() for n in range(9)]
+    with Store(tmp_path / "log.sqlite", founder.swarm) as store:
+        store.ingest([record.signed.to_bytes() for record in founder.records])
+        result = store.ingest(many)
+        assert len(result.new) == 5
+        assert result.refused == ["a record beyond its author's quota for the epoch"]
+        assert store.ingest(many).known == 5
+    with Store(tmp_path / "log.sqlite", founder.swarm) as store:  # it is remembered
+        assert store.ingest(many[5:6]).refused
+        with pytest.raises(RecordError, match="quota"):
+            store.append(member.key, said(b"x"))
+        founder.say(make_epoch(founder.swarm, [line], number=2, previous=epoch.id))
+        founder.say(Beacon(founder.records[-1].id, SECRET))
+        store.ingest([record.signed.to_bytes() for record in founder.records])
+        assert store.append(member.key, said(b"x")).envelope.epoch == 2
+
+
+def test_a_quota_cannot_be_had_for_epochs_that_do_not_exist(store, founded):
+    store.ingest(founded.wire)
+    feed = founded.feeds[1]
+    feed.epoch = 3  # 1 is known, 2 may be on its way
+    result = store.ingest([feed.say(said(b"x")).signed.to_bytes()])
+    assert not result.new
+    assert result.gaps == {feed.key.public}
 
 
 def test_garbage_is_refused_and_costs_nothing_else(store, founded):
@@ -273,7 +322,7 @@ def test_a_full_disk_loses_nothing_and_is_survived(store, founded):
 WRITER = """
     import sys
     from pathlib import Path
-    from swarm.store import Store, read_raw
+    from swarm.store import Store
     from tests.swarm.founding import make_founded
     from swarm.records import Open
 
