@@ -11,7 +11,7 @@ import trio
 
 from node import epochs
 from node.errors import NodeError
-from node.knocking import knock, request_of
+from node.knocking import doors, knock, request_of
 from node.orders import answer_all, carry_out
 from swarm.errors import SwarmError
 
@@ -134,7 +134,8 @@ class Chores:
             if request is None or self._is_in():
                 return
             try:
-                answer = await knock(network.transport, node.settings.bootstrap, request)
+                where = doors(node.home, node.settings, node.key.public)
+                answer = await knock(network.transport, where, request)
             except (NodeError, SwarmError) as error:
                 node.trouble("joining", error)
             else:
