@@ -7,7 +7,6 @@ A piece that takes long is asked of a second peer, so that a slow one holds nobo
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -61,7 +60,7 @@ class Download:
         self._written = 0
         self._writing = trio.Lock()
         self._changed = trio.Event()
-        self._sent: list[tuple[bytes, int, int, bytes]] = []  # peer, offset, length, sha256
+        self._sent: list[tuple[bytes, int, int, int]] = []  # peer, offset, length, keyed hash
 
     @property
     def complete(self) -> bool:
@@ -115,8 +114,8 @@ class Download:
 
     async def _write(self, peer: bytes, piece: _Piece) -> None:
         assert piece.data is not None
-        digest = await trio.to_thread.run_sync(_sha256, piece.data)
-        self._sent.append((peer, piece.offset, piece.length, digest))
+        # Python's own hash is keyed with a secret of this process: quick, and nobody can aim at it.
+        self._sent.append((peer, piece.offset, piece.length, hash(piece.data)))
         async with self._writing:
             while not self.complete:
                 first = self._pieces[self._written]
@@ -137,13 +136,9 @@ class Download:
         with right.open("rb") as file:
             for peer, offset, length, digest in self._sent:
                 file.seek(offset)
-                if _sha256(file.read(length)) != digest:
+                if hash(file.read(length)) != digest:
                     found.add(peer)
         return found
-
-
-def _sha256(data: bytes) -> bytes:
-    return hashlib.sha256(data).digest()
 
 
 def _first(group: BaseExceptionGroup) -> BaseException:
