@@ -8,6 +8,7 @@ A piece that takes long is asked of a second peer, so that a slow one holds nobo
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -57,6 +58,7 @@ class Download:
         self._pieces = [
             _Piece(offset, min(PIECE, size - offset)) for offset in range(part.offset, size, PIECE)
         ]
+        self._took: deque[float] = deque(maxlen=16)
         self._written = 0
         self._writing = trio.Lock()
         self._changed = trio.Event()
@@ -96,6 +98,7 @@ class Download:
                 piece.asked.pop(peer, None)
                 self._tell()
                 return
+            self._took.append(trio.current_time() - piece.asked[peer])
             if piece.data is None and piece.offset >= self._part.offset:
                 piece.data = data
                 await self._write(peer, piece)
@@ -108,7 +111,8 @@ class Download:
         for piece in missing:
             if not piece.asked:
                 return piece
-        late = trio.current_time() - PATIENCE_S
+        usual = sum(self._took) / len(self._took) if self._took else 0.0
+        late = trio.current_time() - max(PATIENCE_S, 4 * usual)
         slow = (piece for piece in missing if max(piece.asked.values()) < late)
         return next(slow, None)
 
