@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint types check bench bench-gpu setup clean
+.PHONY: demo test lint types check bench bench-gpu soak setup clean
 
 demo: $(READY)
 	@$(BIN)/lazaretto demo
@@ -30,6 +30,9 @@ bench: $(READY)
 
 bench-gpu: $(READY)
 	@$(BIN)/python -m tests.benchmarks.gpu
+
+soak: $(READY)
+	@$(BIN)/python -m tests.soak
 
 setup: $(READY)
 
