@@ -43,6 +43,8 @@ class Limits:
 class Settings:
     """``node.toml``. ``bootstrap``: multiaddrs to dial first. ``token``: of the invitation.
 
+    ``mdns``: announce this node on the local network, and find members there.
+
     ``hw_class`` is the class under which measurements on the processor are published; those on a
     GPU are of class ``cuda``. ``sandbox = "landlock"`` does without bubblewrap, see
     ``training.kinds``. All that the node then publishes says so: its class is ``cpu-landlock``, and
@@ -55,6 +57,7 @@ class Settings:
     listen: tuple[str, ...] = ("/ip4/127.0.0.1/tcp/0",)
     bootstrap: tuple[str, ...] = ()
     token: str = ""
+    mdns: bool = False
     roles: tuple[str, ...] = ("researcher", "verifier")
     proposer: str = "tpe"
     tier: str = "quick"

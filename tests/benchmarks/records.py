@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 RECORDS = 3000
-MESSAGES = 60
 
 
 def experiment(number: int) -> Experiment:

@@ -169,7 +169,8 @@ def main() -> None:
     print("bytes:", ", ".join(f"{kind} {size}" for kind, size in measured.sizes.items()))
     print(
         f"check and store: {1 / measured.alone_s:.0f} records per CPU second alone, "
-        f"{1 / measured.batched_s:.0f} in batches; fold: {1e6 * measured.fold_s:.1f} us per claim held"
+        f"{1 / measured.batched_s:.0f} in batches; "
+        f"fold: {1e6 * measured.fold_s:.1f} us per claim held"
     )
     for nodes in asked.nodes:
         print("\n".join(table(nodes, asked.claims, measured, asked.delivery_ms / 1000)))
