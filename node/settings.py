@@ -106,6 +106,7 @@ class Settings:
     stores and serves, and trains nothing until ``lazaretto resume``. ``open_epochs = "join"``: a
     sole governor's node opens an epoch by itself for those who join, at most one each
     ``epoch_pause_s`` seconds; with ``"hand"`` only ``lazaretto epoch open`` does.
+    ``mdns``: announce this node on the local network, and find members there.
 
     ``hw_class`` is the class under which measurements on the processor are published; those on a
     GPU are of class ``cuda``. ``sandbox = "landlock"`` does without bubblewrap, see
@@ -123,6 +124,7 @@ class Settings:
     start: Literal["running", "paused"] = "running"
     open_epochs: Literal["join", "hand"] = "join"
     epoch_pause_s: int = 300
+    mdns: bool = False
     roles: tuple[str, ...] = ("researcher", "verifier")
     proposer: str = "tpe"
     tier: str = "quick"
