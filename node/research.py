@@ -152,6 +152,7 @@ async def research_forever(node: Node) -> None:
         node.home.path,
         seed=_proposer_seed(node),
         claude=node.settings.claude,
+        portfolio=node.settings.portfolio,
     )
     notebook = Notebook(node)
     trials: Trials | None = None

@@ -153,6 +153,6 @@ def run_node(home: Home, progress: Callable[[str], None], research: Work | None 
 
         require()
     if "researcher" in settings.roles:
-        check_proposer(settings.proposer, settings.claude)
+        check_proposer(settings.proposer, settings.claude, settings.portfolio)
     trio.run(serve, home, progress, research)
     return 0

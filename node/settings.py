@@ -68,6 +68,7 @@ class ClaudeSettings:
 class Settings:
     """``node.toml``. ``bootstrap``: multiaddrs to dial first. ``token``: of the invitation.
 
+    ``portfolio`` names those who share the work where ``proposer = "portfolio"``.
     ``hw_class`` is the class under which measurements on the processor are published; those on a
     GPU are of class ``cuda``. ``sandbox = "landlock"`` does without bubblewrap, see
     ``training.kinds``. All that the node then publishes says so: its class is ``cpu-landlock``, and
@@ -82,6 +83,7 @@ class Settings:
     token: str = ""
     roles: tuple[str, ...] = ("researcher", "verifier")
     proposer: str = "tpe"
+    portfolio: tuple[str, ...] = ("tpe", "random")
     tier: str = "quick"
     hw_class: str = "cpu"
     sandbox: Literal["bubblewrap", "landlock"] = "bubblewrap"
