@@ -187,6 +187,7 @@ async def research_forever(node: Node) -> None:
         node.home.path,
         seed=_proposer_seed(node),
         claude=node.settings.claude,
+        portfolio=node.settings.portfolio,
     )
     claims, merges, notebook = Claims(node), Merges(node), Notebook(node)
     trials: Trials | None = None

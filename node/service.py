@@ -227,6 +227,6 @@ def run_node(
     if settings.limits.hours:
         check_hours(settings.limits.hours)
     if "researcher" in settings.roles:
-        check_proposer(settings.proposer, settings.claude)
+        check_proposer(settings.proposer, settings.claude, settings.portfolio)
     trio.run(serve, home, progress, research, verify)
     return 0

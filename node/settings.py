@@ -107,6 +107,7 @@ class Settings:
     sole governor's node opens an epoch by itself for those who join, at most one each
     ``epoch_pause_s`` seconds; with ``"hand"`` only ``lazaretto epoch open`` does.
     ``mdns``: announce this node on the local network, and find members there.
+    ``portfolio`` names those who share the work where ``proposer = "portfolio"``.
 
     ``hw_class`` is the class under which measurements on the processor are published; those on a
     GPU are of class ``cuda``. ``sandbox = "landlock"`` does without bubblewrap, see
@@ -127,6 +128,7 @@ class Settings:
     mdns: bool = False
     roles: tuple[str, ...] = ("researcher", "verifier")
     proposer: str = "tpe"
+    portfolio: tuple[str, ...] = ("tpe", "random")
     tier: str = "quick"
     hw_class: str = "cpu"
     sandbox: Literal["bubblewrap", "landlock"] = "bubblewrap"
