@@ -134,6 +134,48 @@ def audit(
 
 
 @app.command
+def recheck(
+    claim: Annotated[str, Parameter(help="Id of a claim, or its first digits.")],
+    *,
+    home: HomeFlag = None,
+    as_json: JsonFlag = False,
+) -> int:
+    """Score the sealed weights behind a claim again; the node must not be running.
+
+    Exit 4: a block says what its weights do not, and a contradiction was signed. Exit 5: weights
+    are missing, or could not be scored here.
+    """
+    from node.progress import bar
+    from node.recheck_table import recheck_here
+
+    with bar(progress) as stage:
+        return recheck_here(find_home(home), claim, as_json=as_json, say=progress, stage=stage)
+
+
+@app.command
+def calibrate(
+    *,
+    pairs: Annotated[
+        int, Parameter(help="Null pairs to measure; 12 at least, 20 are better.")
+    ] = 20,
+    tier: Annotated[
+        str | None, Parameter(help="The node's own tier by default.", show_default=False)
+    ] = None,
+    home: HomeFlag = None,
+    as_json: JsonFlag = False,
+) -> int:
+    """Measure how noisy pairs are on this machine, and sign it; the node must not be running.
+
+    Trains the base against itself in other data orders. Can be stopped and taken up again.
+    """
+    from node.calibrating import calibrate_here
+    from node.progress import bar
+
+    with bar(progress) as stage:
+        return calibrate_here(find_home(home), pairs=pairs, tier=tier, as_json=as_json, stage=stage)
+
+
+@app.command
 def experiment(
     *,
     base: Annotated[str, Parameter(help="A train.py, or a built-in one: quick, cpu, gpu.")],
@@ -226,7 +268,8 @@ def simulate(
         bool, Parameter(negative="", help="Vary one thing at a time around these options.")
     ] = False,
     bank: Annotated[
-        Path | None, Parameter(help="Measured differences of edits, as JSON, to draw from.")
+        Path | None,
+        Parameter(help="Measured differences of edits, as JSON, instead of the shipped."),
     ] = None,
     plot: Annotated[
         Path | None, Parameter(help="Draw FDR and power: a .svg, .png or .pdf file.")

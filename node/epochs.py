@@ -32,16 +32,16 @@ from swarm.records import (
 )
 from swarm.roster import MAX_ROSTER, encode_roster, share_alpha
 from swarm.wire import sign
+from verification.folds import fold_uses, fresh_folds
+from verification.quarantine import Quarantine
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from swarm.charter import Rules
     from swarm.envelope import Record
     from swarm.keys import KeyPair
     from swarm.store import Store
-
-RULE_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,14 +130,14 @@ def _next(store: Store, key: KeyPair, members: Iterable[Member], changes: Change
     handovers = _take_over(store, lines)
     lines = {one: _with_role(line, one, changes) for one, line in lines.items()}
     sizes = rules.charter.sizes
-    folds = newest.active_folds if newest else tuple(range(sizes["folds"]))
+    folds = _fresh_folds(store, newest.active_folds) if newest else tuple(range(sizes["folds"]))
     roster = encode_roster(share_alpha(lines.values(), sizes["slots"]))
     heads = store.heads()
     return Epoch(
         number=number,
         prev_epoch=newest.id if newest else None,
         policy_id=rules.swarm,
-        rule_version=RULE_VERSION,
+        rule_version=rules.charter.rule_version,
         roster_hash=hashlib.sha256(roster).digest(),
         roster=roster,
         active_folds=tuple(fold for fold in folds if fold not in changes.retired),
@@ -150,6 +150,14 @@ def _next(store: Store, key: KeyPair, members: Iterable[Member], changes: Change
         beacon_commits=(beacon_commit(key.public, _secret(key, rules.swarm, number)),),
         cosignatures=(),
     )
+
+
+def _fresh_folds(store: Store, active: Sequence[int]) -> tuple[int, ...]:
+    """The active folds that settled pairs have not worn out."""
+    quarantine = Quarantine(store.swarm)
+    for _, record in store.records():
+        quarantine.add(record)
+    return fresh_folds(fold_uses(quarantine.state()), active)
 
 
 def _with_role(line: Member, key: bytes, changes: Changes) -> Member:

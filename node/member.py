@@ -24,7 +24,8 @@ from verification.quarantine import Quarantine
 from verification.states import CLOSED, ClaimState, Stage, State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable
+    from pathlib import Path
 
     from node.data import Data
     from node.network import Network
@@ -41,7 +42,8 @@ class Node:
     """One member while it runs. ``state`` is the latest fold; ``changed`` fires when it is new.
 
     ``calibrations``: for each tier the id of this node's calibration on this machine as it is.
-    ``peers`` tells the keys of those that the node is connected to.
+    ``peers`` tells the keys of those that the node is connected to; ``fetch`` brings a blob here
+    from one of them (sha256, largest size in bytes), None without a network.
     """
 
     def __init__(self, home: Home, settings: Settings, key: KeyPair, store: Store) -> None:
@@ -57,6 +59,7 @@ class Node:
         self.data: Data | None = None
         self.calibrations: dict[str, bytes] = {}
         self.peers: Callable[[], Iterable[bytes]] = tuple
+        self.fetch: Callable[[bytes, int], Awaitable[Path]] | None = None
         self.activity = "starting"
         self._heard: list[Record] = [record for _, record in store.records()]
         self._wake = trio.Event()
@@ -108,14 +111,18 @@ class Node:
         """Fold what is heard, act on decisions, wake the loops. Runs as long as the node."""
         while True:
             await self._wake.wait()
-            self._wake = trio.Event()
-            async with self._folding:
-                heard, self._heard = self._heard, []
-                self.state = await trio.to_thread.run_sync(self._fold, heard)
-                self._folded_count += len(heard)
-            fired, self.changed = self.changed, trio.Event()
-            fired.set()
+            await self.fold_heard()
             await self._act_on_decisions()
+
+    async def fold_heard(self) -> None:
+        """Fold what is heard so far, once."""
+        self._wake = trio.Event()
+        async with self._folding:
+            heard, self._heard = self._heard, []
+            self.state = await trio.to_thread.run_sync(self._fold, heard)
+            self._folded_count += len(heard)
+        fired, self.changed = self.changed, trio.Event()
+        fired.set()
 
     def _fold(self, heard: list[Record]) -> State:
         for record in heard:

@@ -17,14 +17,12 @@ from node.errors import NodeError
 from node.work import BaseFailure, Unfinished, cancellable
 from swarm.records import Pair, Seal
 from training.errors import BaseFailed
+from verification.rechecks import NO_WEIGHTS
 
 if TYPE_CHECKING:
     from node.member import Node
     from training.pair import PairResult, TrainedPair
     from verification.duty import PairDuty
-
-NOTHING = bytes(32)
-"""Stands in a seal for the weights of a run that left none."""
 
 
 class SealedWeightsLost(NodeError):
@@ -74,7 +72,7 @@ async def advance(node: Node, duty: PairDuty, hw_class: str) -> None:
 
 def _seal(duty: PairDuty, trained: TrainedPair | BaseFailure) -> Seal:
     if isinstance(trained, BaseFailure):
-        return duty.seal(NOTHING, NOTHING, False)
+        return duty.seal(NO_WEIGHTS, NO_WEIGHTS, False)
     return duty.seal(
         trained.base.weights_digest, trained.candidate.weights_digest, trained.init_identical
     )

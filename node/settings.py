@@ -43,12 +43,15 @@ class Limits:
     ``patience_seconds``: how long this node waits for another member of a bench before it says that
     the member is absent; 0 for twice the longest time that a run of the tier may take.
     ``blob_gib``: disk for blobs; above four fifths of it, those that nothing needs are dropped.
+    ``recheck_share_milli``: of the settled blocks of others, how many this node scores again when
+    it has nothing else to do, in thousandths; 0 for none.
     """
 
     nice_verify: int = 0
     nice_research: int = 10
     patience_seconds: int = 0
     blob_gib: int = 64
+    recheck_share_milli: int = 100
 
 
 @dataclass(frozen=True, slots=True)

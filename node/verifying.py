@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from node.environment import hardware_class
 from node.reproducing import advance
 from swarm.errors import SwarmError
 from training.errors import TrainingError
-from training.kinds import evidence_class
 from verification.duty import (
     AttestDuty,
     CommitDuty,
@@ -199,7 +199,7 @@ class _Member:
         node = self._node
         assert node.data is not None
         device = node.data.challenge.tier(tier).device
-        return evidence_class(node.settings.hw_class if device == "cpu" else device)
+        return hardware_class(node.settings, device)
 
 
 def _name(duty: Word | PairDuty) -> tuple[object, ...]:

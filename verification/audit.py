@@ -22,6 +22,7 @@ from swarm.keys import peer_id
 from swarm.records import Adoption, Claim, Position
 from verification.findings import AuditReport, Check, Outcome, printable
 from verification.quarantine import Quarantine
+from verification.rechecks import disputes
 from verification.states import ClaimState, Stage
 
 if TYPE_CHECKING:
@@ -277,6 +278,12 @@ class _Audit:
                 facts["effect_interval_nano_bpb"] = [effect.low_nano, effect.high_nano]
                 facts["effect_pairs"] = effect.pairs
             facts["positions_digest"] = subject.verdict.positions_digest.hex()
+        facts["contradictions_that_change_no_verdict"] = [
+            f"position {one.round}.{one.rank} of {peer_id(one.member)} by {peer_id(one.by)}: off "
+            f"by {one.margin_nano} nano-bits per byte ({printable(one.reason)})"
+            for one in disputes(state, self.records.values())
+            if one.claim == subject.id
+        ]
         facts["built_upon_by"] = sorted(
             one.id.hex() for one in state.claims.values() if one.base == subject.id
         )
@@ -285,7 +292,8 @@ class _Audit:
     def _limits(self, subject: ClaimState | None) -> tuple[str, ...]:
         limits = [
             "records that were withheld from whoever gave these: complete only as far as heads go",
-            "that the measurements were made as reported: nothing was trained or scored again",
+            "that the measurements were made as reported: nothing was trained or scored again "
+            "(lazaretto recheck scores the sealed weights again, where somebody still has them)",
         ]
         if subject is not None and subject.verdict is not None:
             limits.insert(0, f"honest verifiers: this verdict {subject.verdict.trust}")

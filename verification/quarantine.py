@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from typing import TYPE_CHECKING
 
 from swarm.charter import Rules, fold_rules
@@ -27,6 +28,7 @@ from swarm.records import (
     Attest,
     Beacon,
     Block,
+    Calibration,
     Charter,
     Claim,
     Commit,
@@ -38,10 +40,11 @@ from swarm.records import (
     Seating,
 )
 from verification.admit import claim_of, cost_cap, drift, inadmissible, scope, slot_holders
+from verification.calibration import Calibrations
 from verification.docket import Docket
 from verification.effect import effect_of
 from verification.errors import ProfileError, VerificationError
-from verification.evidence import level
+from verification.evidence import RULE_VERSION, level
 from verification.frontier import frontier
 from verification.reproduce import MOST_ROUNDS, Bench, draw_bench, rounds_of
 from verification.seating import seats_of
@@ -84,6 +87,7 @@ class Quarantine:
         self._benches: dict[bytes, Bench] = {}
         self._seals: dict[bytes, bytes] = {}
         self._early: dict[bytes, list[Record]] = {}
+        self._calibrations = Calibrations()
         self._settlements: dict[bytes, tuple[Terms, Settlement]] = {}
         self._screened: dict[tuple[bytes, bytes], tuple[str, ...]] = {}
         self._rules: Rules | None = None
@@ -105,18 +109,23 @@ class Quarantine:
             self._settlements.clear()
         elif isinstance(payload, Claim):
             self._claims[record.id] = record
+        elif isinstance(payload, Calibration):
+            for claim in self._calibrations.add(record):
+                self._settlements.pop(claim, None)
         elif isinstance(payload, Commit | Seating | Seal | Block | Attest):
             self._file(payload.claim, record)
-            if isinstance(payload, Seal):
+            if isinstance(payload, Commit):
+                self._calibrations.note(payload)
+            elif isinstance(payload, Seal):
                 self._seals[record.id] = payload.claim
                 for early in self._early.pop(record.id, []):
                     self._file(payload.claim, early)
         elif isinstance(payload, Open):
-            claim = self._seals.get(payload.seal)
-            if claim is None:
+            sealed = self._seals.get(payload.seal)
+            if sealed is None:
                 self._early.setdefault(payload.seal, []).append(record)
             else:
-                self._file(claim, record)
+                self._file(sealed, record)
         else:
             return False
         self._seen.add(record.id)
@@ -273,6 +282,8 @@ class Quarantine:
             return replace(state, reason="profile_not_supported")
         if rounds_of(policy) > MOST_ROUNDS:
             return replace(state, reason="profile_not_supported")
+        if rules.charter.rule_version != RULE_VERSION:
+            return replace(state, reason="rules_of_another_version")
         if max_cost is None:
             return replace(state, reason="tier_not_measured_by_the_challenge")
         bench = self._benches.get(state.id)
@@ -310,16 +321,11 @@ class Quarantine:
         if known is not None and known[0] == terms:
             return known[1]
         docket = self._dockets.get(record.id, Docket())
-        seats = seats_of(record, bench, terms.policy.g, docket, self._bound)
+        bound = partial(self._calibrations.bound, terms.policy)
+        seats = seats_of(record, bench, terms.policy.g, docket, bound)
         settlement = settle(record.id, epoch, bench, terms, docket, seats)
         self._settlements[record.id] = (terms, settlement)
         return settlement
-
-    def _bound(self, commit: Record) -> int | str | None:
-        """What a commit's calibration bounds its pairs by, or why the commit does not count."""
-        payload = commit.payload
-        assert isinstance(payload, Commit)
-        return None if payload.calibration is None else "calibration_unknown"
 
     def _ignored(self, states: Mapping[bytes, ClaimState]) -> dict[bytes, str]:
         ignored = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.benchmarks.decisions import decision_rows
 from tests.benchmarks.experiments import cpu_rows, quick_rows
 from tests.benchmarks.records import ingest_rows, latency_rows
 from tests.benchmarks.rows import show
@@ -9,7 +10,7 @@ from tests.benchmarks.rows import show
 
 def main() -> None:
     """Print every row."""
-    for rows in (ingest_rows, latency_rows, quick_rows, cpu_rows):
+    for rows in (ingest_rows, latency_rows, decision_rows, quick_rows, cpu_rows):
         for row in rows():
             show([row])
 

@@ -14,6 +14,7 @@ from swarm.records import (
     Adoption,
     Beacon,
     Block,
+    Calibration,
     Charter,
     Claim,
     Epoch,
@@ -24,7 +25,9 @@ from swarm.records import (
     Position,
     TierPolicy,
 )
+from verification.calibration import SAME_START, bound_of
 from verification.duty import Duty, PairDuty, duties
+from verification.evidence import RULE_VERSION
 from verification.quarantine import Quarantine
 
 if TYPE_CHECKING:
@@ -115,12 +118,13 @@ class SmallSwarm:
         self.verifiers = [KeyPair.from_seed(digest(f"v{i}")) for i in range(verifiers)]
         self.outsider = KeyPair.from_seed(digest("outsider"))
         self.tier = tier
+        self.calibrations: dict[bytes, dict[str, bytes]] = {}
         charter = Charter(
             name="small",
             governors=(self.founder.public,),
             k=1,
             admission="invite",
-            rule_version=1,
+            rule_version=RULE_VERSION,
             challenge={
                 "base_code": base_code,
                 "base_sha256": hashlib.sha256(base_code).digest(),
@@ -176,7 +180,7 @@ class SmallSwarm:
             number=number,
             prev_epoch=previous,
             policy_id=self.swarm,
-            rule_version=1,
+            rule_version=RULE_VERSION,
             roster_hash=hashlib.sha256(roster).digest(),
             roster=roster,
             active_folds=tuple(range(16)),
@@ -233,7 +237,30 @@ class SmallSwarm:
         return digest(f"secret of {key.public.hex()}")
 
     def duties_of(self, key: KeyPair) -> list[Duty]:
-        return duties(self.quarantine.state(), key.public, self.secret(key))
+        named = self.calibrations.get(key.public)
+        return duties(self.quarantine.state(), key.public, self.secret(key), named)
+
+    def calibrate(self, key: KeyPair, noise: int = 1_000_000, **changes: object) -> Record:
+        """Publish a calibration of ``key`` (its pairs are +-``noise`` nano) and commit with it."""
+        pairs = tuple((-1) ** i * noise for i in range(20))
+        bound = bound_of(pairs)
+        said = Calibration(
+            tier="quick",
+            noise_class=SAME_START,
+            hw_class="cpu",
+            detail_hash=digest("machine"),
+            env_digest=digest("env"),
+            null_changes=("order-31",),
+            pairs=pairs,
+            n=bound.n,
+            s_nano=bound.s_nano,
+            factor_milli=bound.factor_milli,
+            sigma0_nano=bound.sigma0_nano,
+            epochs=(1,),
+        )
+        record = self.write(key, replace(said, **changes))  # type: ignore[arg-type]
+        self.calibrations[key.public] = {"quick": record.id}
+        return record
 
     def seal(self, key: KeyPair, duty: PairDuty) -> Record:
         """Publish the seal of a duty."""

@@ -435,6 +435,12 @@ def play(seed: int) -> SmallSwarm:
     rng = random.Random(seed)
     swarm = SmallSwarm(verifiers=rng.choice([2, 3, 4]))
     claims: list[Record] = []
+    for key in swarm.verifiers:
+        if rng.random() < 0.4:
+            changes = {"sigma0_nano": 5} if rng.random() < 0.2 else {}
+            held = swarm.calibrate(key, rng.choice([1_000_000, 9_000_000]), **changes)
+            if rng.random() < 0.1:  # another's, which does not count
+                swarm.calibrations[rng.choice(swarm.verifiers).public] = {"quick": held.id}
     for _ in range(rng.randint(10, 45)):
         act = rng.random()
         if act < 0.2:
@@ -495,9 +501,18 @@ def test_decisions_stay_while_feeds_grow(seed: int, rng: random.Random) -> None:
 
 def test_random_histories_reach_every_stage() -> None:
     """The two properties above are about something."""
-    stages = {
-        one.stage for seed in range(60) for one in play(seed).quarantine.state().claims.values()
+    states = [play(seed).quarantine.state() for seed in range(60)]
+    stages = {one.stage for state in states for one in state.claims.values()}
+    assert {"calibration_numbers_do_not_follow", "calibration_of_another_author"} <= {
+        reason for state in states for reason in state.ignored.values()
     }
+    assert any(
+        seat is not None and seat.sigma0_nano is not None
+        for state in states
+        for one in state.claims.values()
+        if one.settlement is not None and one.stage is Stage.ADOPTED
+        for seat in one.settlement.seats.taken or ()
+    )
     assert stages >= {
         Stage.RECEIVED,
         Stage.ASSIGNED,
