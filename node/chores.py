@@ -12,6 +12,7 @@ import trio
 from node import epochs
 from node.errors import NodeError
 from node.knocking import doors, knock, request_of
+from node.limits import SENSE_SECONDS, Sensors, reason_to_pause
 from node.orders import answer_all, carry_out
 from swarm.errors import SwarmError
 
@@ -33,6 +34,7 @@ class Chores:
     def __init__(self, node: Node) -> None:
         self.node = node
         self._paused = node.settings.start == "paused"
+        self._limited = ""  # why the limits forbid work now
         self._turned = trio.Event()
         self._next_epoch_at = 0.0
 
@@ -110,12 +112,27 @@ class Chores:
         fired, self._turned = self._turned, trio.Event()
         fired.set()
 
+    async def watch_limits(self) -> None:
+        """Pause while the limits forbid work, and say why."""
+        limits, sensors = self.node.settings.limits, Sensors(self.node.home.path)
+        while True:
+            sensed = await trio.to_thread.run_sync(sensors.sense)
+            before, self._limited = self._limited, reason_to_pause(limits, sensed)
+            if bool(before) != bool(self._limited):
+                what = "paused" if self._limited else "goes on"
+                self.node.journal.write(what, reason=self._limited or before)
+                fired, self._turned = self._turned, trio.Event()
+                fired.set()
+            elif self._limited and not self._paused:
+                self.node.activity = self._limited
+            await trio.sleep(SENSE_SECONDS)
+
     async def work(self, loops: Callable[[], Awaitable[None]]) -> None:
         """Run ``loops`` while the node is not paused; a pause stops them as a kill would."""
         while True:
             turned = self._turned
-            if self._paused:
-                self.node.activity = PAUSED
+            if why := PAUSED if self._paused else self._limited:
+                self.node.activity = why
                 await turned.wait()
                 self.node.activity = "ready"
                 continue

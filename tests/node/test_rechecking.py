@@ -10,15 +10,16 @@ import pytest
 import trio
 
 from node import reproducing
+from node.claiming import sign_claim
 from node.cli import main
 from node.data import Data, describe
-from node.governing import open_epoch
+from node.epochs import open_epoch
 from node.member import Node
 from node.network import open_network
 from node.recheck_table import recheck_here
 from node.rechecking import NOT_TO_BE_HAD, is_due, recheck_forever, rescore
 from node.report import Held
-from node.research import Trials, sign_claim
+from node.research import Trials
 from node.settings import Limits
 from node.verifying import verify_forever
 from swarm.blobs import BlobStore
@@ -319,7 +320,7 @@ async def test_whose_turn_it_is_has_a_reproduction_due(tmp_path):
     async with up(homes["ada"]) as (ada, _), up(homes["mallory"]) as (mallory, _):
         one = await claim(ada)
         await mallory.log.ingest(
-            await ada.log.records_after(ada.key.public, -1, 100, 2**20), ada.key.public
+            ada.log.store.records_after(ada.key.public, -1, 100, 2**20), ada.key.public
         )
         assert not is_due(await mallory.caught_up(), mallory.key.public)
         sealed = trio.Event()
@@ -345,7 +346,7 @@ def test_a_worn_fold_is_left_out_of_the_next_epoch(tmp_path, monkeypatch):
         assert store.rules.current.active_folds == tuple(range(FOLDS))
         open_epoch(store, key, store.rules.current.roster.values())
         assert store.rules.current.active_folds == tuple(range(FOLDS))
-        monkeypatch.setattr("node.governing.fold_uses", lambda state: {3: MOST_USES})
+        monkeypatch.setattr("node.epochs.fold_uses", lambda state: {3: MOST_USES})
         open_epoch(store, key, store.rules.current.roster.values())
         assert store.rules.current.number == 3
         assert set(range(FOLDS)) - set(store.rules.current.active_folds) == {3}

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from node.governing import found, load_plan, make_charter, new_member
 from node.settings import Home, Limits, Settings
 from swarm.blobs import BlobStore
+from swarm.database import read_raw
 from swarm.keys import KeyPair
-from swarm.store import Store, read_raw
+from swarm.store import Store
 from tests.training.candidates import TIER, load, text
 from training.challenge import Challenge
 from training.documents import Manifest, SplitRef

@@ -255,6 +255,9 @@ def play(seed: int, truth, patience: float = 0.8) -> tuple[SmallSwarm, Record, l
     ``1 - patience`` is said before its time."""
     rng = random.Random(seed)
     swarm, claim = five()
+    for key in swarm.verifiers:
+        if rng.random() < 0.5:
+            swarm.calibrate(key, 10_000_000)
     bad = Liars(swarm, rng.sample(swarm.verifiers, 1), rng)
     honest = [key for key in swarm.verifiers if key not in bad.keys]
     for _ in range(rng.randint(60, 260)):
