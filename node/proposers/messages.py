@@ -20,10 +20,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
-from node.errors import UsageError
+from node.errors import Paused, UsageError
 from node.proposers.assembly import Assembly, NonsenseError
-from node.proposers.protocol import Paused
-from node.proposers.spending import Amount, Ledger
+from node.spending import Amount, Ledger
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -274,9 +273,9 @@ class Session:
             )
         )
         counts = (fresh, written, read, output)
-        if not all(type(number) is int and 0 <= number <= 10**9 for number in counts):
+        if not all(type(number) is int and number >= 0 for number in counts):
             return most
-        if fresh + written + read == 0:
+        if fresh + written + read == 0 or sum(counts) > 2 * most.tokens:
             return most
         return self._priced(written, fresh, read, output)
 

@@ -625,6 +625,7 @@ def test_caps_are_never_overrun_by_many_at_once_or_after_a_restart(talk, home):
         {"input_tokens": 0, "output_tokens": 0},
         {"input_tokens": True, "output_tokens": 2},
         {"input_tokens": 10**30, "output_tokens": 1},
+        {"input_tokens": 10**6, "output_tokens": 1},
         {"input_tokens": 1.5, "output_tokens": 1},
     ],
 )
