@@ -205,11 +205,9 @@ class Session:
             except Exception as error:  # raised below: the nursery would wrap it in a group
                 failure = error
             nursery.cancel_scope.cancel()
-        if failure is not None:
-            raise failure
-        if not answer.ended:
-            raise NonsenseError("the answer did not arrive whole")
-        return answer
+        if answer.ended:
+            return answer
+        raise failure or NonsenseError("the answer did not arrive whole")
 
     async def _read(
         self, request: dict[str, Any], answer: Assembly, scope: trio.CancelScope

@@ -284,6 +284,22 @@ def test_only_bad_answers_make_it_rest(talk, name):
     assert len(node.requests) == messages_module.ATTEMPTS
 
 
+@pytest.mark.parametrize("rest", [b"", b"event: x\ndata: {nonsense\n\n", b"x" * 50_000])
+def test_what_follows_a_whole_answer_does_not_matter(talk, rest):
+    def misdeed(handler):
+        handler.start_stream()
+        for event in events(GOOD):
+            handler.send_event(event)
+        if rest:
+            handler.send_chunk(rest)
+        handler.hang_up()
+
+    node = talk(lambda _: misdeed)
+    assert node.propose() is not None
+    assert len(node.requests) == 1
+    assert node.booked.tokens == sum(USAGE.values())
+
+
 def test_a_server_that_is_down_costs_nothing(talk):
     node = talk(in_turns())
     node.server.shutdown()
