@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint types check bench bench-gpu setup clean
+.PHONY: demo test lint types check bench bench-gpu soak setup clean
 
 demo: $(READY)
 	@$(BIN)/lazaretto demo
@@ -28,8 +28,14 @@ check: lint types test
 bench: $(READY)
 	@$(BIN)/python -m tests.benchmarks
 
+soak: $(READY)
+	@$(BIN)/python -m pytest -m soak -s
+
 bench-gpu: $(READY)
 	@$(BIN)/python -m tests.benchmarks.gpu
+
+soak: $(READY)
+	@$(BIN)/python -m tests.soak
 
 setup: $(READY)
 

@@ -11,14 +11,14 @@ import sys
 from typing import TYPE_CHECKING
 
 from node.errors import EvidenceIncomplete, EvidenceInvalid, UsageError
+from swarm.database import Stored, read_raw
 from swarm.envelope import parse
 from swarm.errors import StoreError, SwarmError
 from swarm.records import Claim
-from swarm.store import Stored, read_raw
 from verification.audit import audit
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from node.settings import Home
     from swarm.envelope import Record
@@ -34,12 +34,7 @@ def audit_here(home: Home, claim: str, *, as_json: bool) -> int:
         EvidenceIncomplete: no such claim is held here.
     """
     settings = home.load()
-    digits = claim.lower().strip()
-    if len(digits) < MIN_DIGITS or set(digits) - set(string.hexdigits):
-        raise UsageError(
-            f"an id is {MIN_DIGITS} to 64 hex digits",
-            cure=f"lazaretto discoveries --home {home.path}   lists them",
-        )
+    digits = digits_of(home, claim)
     stored = _read(home)
     chosen = _find(home, stored, digits)
     report = audit(settings.swarm_id, chosen, [row.data for row in stored])
@@ -53,6 +48,17 @@ def audit_here(home: Home, claim: str, *, as_json: bool) -> int:
     elif report.exit_code:
         print("next: do not build on this; compare with another member's audit", file=sys.stderr)
     return report.exit_code
+
+
+def digits_of(home: Home, claim: str) -> str:
+    """The first digits of an id, as somebody typed them. Raises UsageError."""
+    digits = claim.lower().strip()
+    if len(digits) < MIN_DIGITS or set(digits) - set(string.hexdigits):
+        raise UsageError(
+            f"an id is {MIN_DIGITS} to 64 hex digits",
+            cure=f"lazaretto discoveries --home {home.path}   lists them",
+        )
+    return digits
 
 
 def _read(home: Home) -> list[Stored]:
@@ -74,6 +80,16 @@ def _find(home: Home, stored: Sequence[Stored], digits: str) -> bytes:
     # is found all the same.
     named = {row.id for row in stored if row.kind == Claim.KIND}
     named |= {record.id for row in stored if (record := _claim(row.data)) is not None}
+    return pick(home, named, digits)
+
+
+def pick(home: Home, named: Iterable[bytes], digits: str) -> bytes:
+    """The one of ``named`` that begins with ``digits``.
+
+    Raises:
+        EvidenceIncomplete: there is none.
+        UsageError: there are several.
+    """
     fitting = {name for name in named if name.hex().startswith(digits)}
     if not fitting:
         raise EvidenceIncomplete(

@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
+from node.cli_common import CorpusFlag, HomeFlag, JsonFlag, hint, progress
+from node.cli_members import register
+from node.cli_notebook import contribution, experiments, import_autoresearch, notebook
 from node.settings import find_home
 from verification.simulate_setting import Setting
 
@@ -28,15 +31,10 @@ app = App(
     version_flags=["--version"],
 )
 
-HomeFlag = Annotated[
-    Path | None,
-    Parameter(help="The node's directory. [env: LAZARETTO_HOME]", show_default=False),
-]
-CorpusFlag = Annotated[
-    str | None,
-    Parameter(help="Text to learn from: a folder, a file, or hf://datasets/OWNER/NAME."),
-]
-JsonFlag = Annotated[bool, Parameter(name="--json", negative="", help="One JSON object on stdout.")]
+app.command(experiments)
+app.command(notebook)
+app.command(contribution)
+app.command(import_autoresearch, name="import-autoresearch")
 
 
 @app.command
@@ -60,65 +58,32 @@ def init(
     name: str,
     *,
     charter: Annotated[Path | None, Parameter(help="Charter file; see configs/demo.toml.")] = None,
+    challenge: Annotated[
+        Literal["demo", "cpu", "gpu"], Parameter(help="A charter that comes with lazaretto.")
+    ] = "demo",
+    policy: Annotated[
+        Literal["invite", "open"] | None,
+        Parameter(help="Who may claim: those admitted, or anybody (only the admitted verify)."),
+    ] = None,
     corpus: CorpusFlag = None,
     operator: Annotated[str, Parameter(help="Who runs this node.")] = "founder",
     listen: Annotated[str, Parameter(help="Address to listen on.")] = "/ip4/127.0.0.1/tcp/0",
     home: HomeFlag = None,
 ) -> int:
     """Found a swarm; this node becomes its governor, researcher and verifier."""
+    from node.governing import shipped_charter
     from node.membership import found_here
     from node.progress import bar
 
-    with bar(_progress) as stage:
+    with bar(progress) as stage:
+        plan = charter or shipped_charter(challenge)
         swarm = found_here(
-            find_home(home), name=name, plan_file=charter, corpus=corpus, operator=operator,
-            listen=listen, progress=_progress, stage=stage,
+            find_home(home), name=name, plan_file=plan, corpus=corpus, operator=operator,
+            listen=listen, progress=progress, stage=stage, admission=policy,
         )  # fmt: skip
     print(f"swarm {swarm}")
-    _hint("start it", "lazaretto up", home)
-    _hint("then, in another terminal, invite somebody", "lazaretto invite --operator NAME", home)
-    return 0
-
-
-@app.command
-def invite(
-    *,
-    operator: Annotated[str, Parameter(help="Who will run the node; one operator, one voice.")],
-    role: Annotated[
-        tuple[str, ...], Parameter(help="researcher, verifier, archivist; repeatable.")
-    ] = ("researcher", "verifier"),
-    host: Annotated[
-        str | None, Parameter(help="IP address at which others reach this machine.")
-    ] = None,
-    home: HomeFlag = None,
-) -> int:
-    """Print one string with which one node can join. Needs a running governor node."""
-    from node.membership import make_invitation
-
-    print(make_invitation(find_home(home), operator=operator, roles=role, host=host))
-    return 0
-
-
-@app.command
-def join(
-    invitation: str,
-    *,
-    name: Annotated[str, Parameter(help="A name for this node, for its own screen.")] = "member",
-    cpu_only: Annotated[
-        bool, Parameter(name="--cpu-only", negative="", help="Yield to everything else here.")
-    ] = False,
-    listen: Annotated[str, Parameter(help="Address to listen on.")] = "/ip4/127.0.0.1/tcp/0",
-    home: HomeFlag = None,
-) -> int:
-    """Become a member with an invitation: admission, charter and data, all checked by hash."""
-    from node.membership import join_here
-
-    where = find_home(home)
-    swarm = join_here(
-        where, invitation, name=name, cpu_only=cpu_only, listen=listen, progress=_progress
-    )
-    print(f"joined {swarm}")
-    _hint("start contributing", "lazaretto up", home)
+    hint("start it", "lazaretto up", home)
+    hint("then, in another terminal, invite somebody", "lazaretto invite --operator NAME", home)
     return 0
 
 
@@ -128,8 +93,8 @@ def up(*, home: HomeFlag = None) -> int:
     from node.service import run_node
 
     where = find_home(home)
-    _hint("watch it from another terminal", "lazaretto status", home)
-    return run_node(where, progress=_progress)
+    hint("watch it from another terminal", "lazaretto status", home)
+    return run_node(where, progress=progress)
 
 
 @app.command
@@ -167,6 +132,48 @@ def audit(
     from node.auditing import audit_here
 
     return audit_here(find_home(home), claim, as_json=as_json)
+
+
+@app.command
+def recheck(
+    claim: Annotated[str, Parameter(help="Id of a claim, or its first digits.")],
+    *,
+    home: HomeFlag = None,
+    as_json: JsonFlag = False,
+) -> int:
+    """Score the sealed weights behind a claim again; the node must not be running.
+
+    Exit 4: a block says what its weights do not, and a contradiction was signed. Exit 5: weights
+    are missing, or could not be scored here.
+    """
+    from node.progress import bar
+    from node.recheck_table import recheck_here
+
+    with bar(progress) as stage:
+        return recheck_here(find_home(home), claim, as_json=as_json, say=progress, stage=stage)
+
+
+@app.command
+def calibrate(
+    *,
+    pairs: Annotated[
+        int, Parameter(help="Null pairs to measure; 12 at least, 20 are better.")
+    ] = 20,
+    tier: Annotated[
+        str | None, Parameter(help="The node's own tier by default.", show_default=False)
+    ] = None,
+    home: HomeFlag = None,
+    as_json: JsonFlag = False,
+) -> int:
+    """Measure how noisy pairs are on this machine, and sign it; the node must not be running.
+
+    Trains the base against itself in other data orders. Can be stopped and taken up again.
+    """
+    from node.calibrating import calibrate_here
+    from node.progress import bar
+
+    with bar(progress) as stage:
+        return calibrate_here(find_home(home), pairs=pairs, tier=tier, as_json=as_json, stage=stage)
 
 
 @app.command
@@ -278,17 +285,8 @@ def simulate(
 
     return simulate_here(
         setting, repeats=repeats, seed=seed, sweep=sweep, bank=bank, plot=plot, as_json=as_json,
-        progress=_progress,
+        progress=progress,
     )  # fmt: skip
-
-
-def _progress(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def _hint(why: str, command: str, home: Path | None) -> None:
-    where = f" --home {home}" if home is not None else ""
-    _progress(f"{why}:  {command}{where}")
 
 
 def _run(argv: Sequence[str] | None) -> int:
@@ -308,8 +306,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(argv)
     except CycloptsError as error:
-        _progress(f"lazaretto: {error}")
-        _progress("next: lazaretto --help")
+        progress(f"lazaretto: {error}")
+        progress("next: lazaretto --help")
         return 2
     except KeyboardInterrupt:
         return 130
@@ -320,11 +318,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         cure = getattr(error, "cure", None)
         if cure is None:
             raise
-        _progress(f"lazaretto: {error}")
+        progress(f"lazaretto: {error}")
         if cure:
-            _progress(f"next: {cure}")
+            progress(f"next: {cure}")
         return int(getattr(error, "exit_code", 1))
 
+
+register(app)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -7,8 +7,12 @@ import platform
 import sys
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
 from training import kinds
+
+if TYPE_CHECKING:
+    from node.settings import Settings
 
 PACKAGES = ("lazaretto", "numpy", "safetensors", "torch")
 
@@ -41,3 +45,8 @@ def env_digest() -> bytes:
     from swarm import wire  # an experiment at home needs no signatures
 
     return hashlib.sha256(wire.encode(environment())).digest()
+
+
+def hardware_class(settings: Settings, device: str) -> str:
+    """The class under which this node publishes what it measures on ``device``."""
+    return kinds.evidence_class(settings.hw_class if device == "cpu" else device)

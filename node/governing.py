@@ -7,30 +7,27 @@ are signed records in the founder's feed; nothing here is a setting that others 
 from __future__ import annotations
 
 import hashlib
-import hmac
 import time
 import tomllib
-from dataclasses import dataclass, replace
-from importlib.resources import files
+from dataclasses import dataclass
+from importlib.resources import as_file, files
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 
 from node.errors import UsageError
 from node.settings import write_atomic
-from swarm.charter import beacon_commit, check_charter, encode_roster
+from swarm.charter import check_charter
 from swarm.envelope import seal_record
 from swarm.errors import CharterError
 from swarm.fields import to_map
 from swarm.records import (
-    Admission,
-    Beacon,
     Charter,
-    Epoch,
     FoldBatch,
     Member,
     TierPolicy,
 )
+from swarm.roster import share_alpha as share_alpha
 from swarm.store import SECONDS_PER_DAY, Store
 from swarm.wire import MAX_BODY, encode
 from training.challenge import Challenge, FileRef, max_diff_bytes
@@ -43,6 +40,7 @@ if TYPE_CHECKING:
 
     from node.progress import Stage
     from swarm.keys import KeyPair
+    from training.challenge import TierSpec
     from training.documents import Documents, Manifest
 
 DEFAULT_CHARTER = "demo.toml"
@@ -57,6 +55,7 @@ class ChallengePlan:
 
     ``fold_bytes``: text of a holdout fold; ``dev_bytes``: of the dev split; ``train_bytes``: of the
     train split, at most; ``excerpt_bytes``: what one document gives to dev or a fold.
+    ``budget_tokens``: tokens of one training run in the tiers that count them, 0 for their own.
     """
 
     baseline: str
@@ -67,6 +66,7 @@ class ChallengePlan:
     dev_bytes: Annotated[int, msgspec.Meta(ge=1 << 10, le=64 << 20)] = 64 << 10
     train_bytes: Annotated[int, msgspec.Meta(ge=1 << 16, le=30 << 30)] = 8 << 20
     excerpt_bytes: Annotated[int, msgspec.Meta(ge=1 << 10, le=1 << 20)] = 8 << 10
+    budget_tokens: Annotated[int, msgspec.Meta(ge=0, le=10**13)] = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +83,12 @@ class Plan:
     challenge: ChallengePlan
     tiers: tuple[TierPolicy, ...]
     screen: dict[str, Any]
+
+
+def shipped_charter(name: str) -> Path:
+    """The commented charter file ``name`` (demo, cpu or gpu) that comes with the program."""
+    with as_file(files("configs").joinpath(f"{name}.toml")) as path:
+        return path
 
 
 def load_plan(path: Path | None) -> Plan:
@@ -109,6 +115,17 @@ def load_plan(path: Path | None) -> Plan:
     return plan
 
 
+def _tier(name: str, budget_tokens: int) -> TierSpec:
+    """A tier as it stands, or with another budget of tokens."""
+    from training import baselines
+    from training.challenge import TierSpec
+
+    tier = baselines.tier(name)
+    if budget_tokens and tier.budget_tokens:
+        return TierSpec.from_map({**tier.to_map(), "budget_tokens": budget_tokens})
+    return tier
+
+
 def build_challenge(
     plan: Plan, out: Path, corpus: str | None, say: Callable[[str], None], stage: Stage
 ) -> Challenge:
@@ -126,7 +143,7 @@ def build_challenge(
     from training.readers import Source, open_source
 
     wanted = plan.challenge
-    tiers = tuple(baselines.tier(policy.name) for policy in plan.tiers)
+    tiers = tuple(_tier(policy.name, wanted.budget_tokens) for policy in plan.tiers)
     devices = {tier.device for tier in tiers}
     compared = {"cpu"} if corpus is None else set()  # default_documents has done it
     source = default_documents() if corpus is None else open_source(corpus)
@@ -232,6 +249,8 @@ def found(log: Path, key: KeyPair, charter: Charter, members: Iterable[Member]) 
     )
     store = Store(log, genesis.id)
     store.ingest([genesis.signed.to_bytes()])
+    from node.epochs import open_epoch
+
     open_epoch(store, key, members)
     return store
 
@@ -251,75 +270,3 @@ def new_member(
         gamma_num=0,
         gamma_den=1,
     )
-
-
-def share_alpha(members: Iterable[Member], slots: int) -> tuple[Member, ...]:
-    """Give every researcher an equal share of alpha, so that the shares add up to one."""
-    listed = tuple(members)
-    researchers = sum("researcher" in member.roles for member in listed)
-    return tuple(
-        replace(member, slots=slots, gamma_num=1, gamma_den=researchers)
-        if "researcher" in member.roles
-        else replace(member, slots=0, gamma_num=0, gamma_den=1)
-        for member in listed
-    )
-
-
-def open_epoch(store: Store, key: KeyPair, members: Iterable[Member]) -> None:
-    """Sign the next epoch with this roster, then reveal the beacon that its benches hang on.
-
-    The beacon's secret comes from the governor's key, so a crash between the two records loses
-    nothing: :func:`reveal_beacon` makes it again.
-    """
-    rules = store.rules
-    assert rules is not None
-    number = max(rules.epochs, default=0) + 1
-    previous = rules.epochs[number - 1].id if number > 1 else None
-    sizes = rules.charter.sizes
-    roster = encode_roster(share_alpha(members, sizes["slots"]))
-    secret = _beacon_secret(key, rules.swarm, number)
-    store.append(
-        key,
-        Epoch(
-            number=number,
-            prev_epoch=previous,
-            policy_id=rules.swarm,
-            rule_version=RULE_VERSION,
-            roster_hash=hashlib.sha256(roster).digest(),
-            roster=roster,
-            active_folds=tuple(range(sizes["folds"])),
-            removed=(),
-            handovers=(),
-            beacon_commits=(beacon_commit(key.public, secret),),
-            cosignatures=(),
-        ),
-    )
-    reveal_beacon(store, key)
-
-
-def reveal_beacon(store: Store, key: KeyPair) -> None:
-    """Reveal our part of the newest epoch's beacon, if that is still to do."""
-    rules = store.rules
-    if rules is None or key.public not in rules.charter.governors or not rules.epochs:
-        return
-    newest = rules.epochs[max(rules.epochs)]
-    if newest.beacon is None:
-        secret = _beacon_secret(key, rules.swarm, newest.number)
-        store.append(key, Beacon(newest.id, secret))
-
-
-def _beacon_secret(key: KeyPair, swarm: bytes, number: int) -> bytes:
-    message = b"lazaretto/beacon-secret/1" + swarm + number.to_bytes(8, "big")
-    return hmac.digest(key.seed, message, "sha256")
-
-
-def admit(store: Store, key: KeyPair, member: Member) -> None:
-    """Admit ``member`` and open an epoch in which it is on the roster. Twice is as once."""
-    rules = store.rules
-    assert rules is not None
-    newest = rules.epochs[max(rules.epochs)]
-    if member.key in newest.roster:
-        return
-    if member.key not in rules.admitted:
-        store.append(key, Admission(member))
-    open_epoch(store, key, (*newest.roster.values(), member))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from node.journal import Journal
+from node.limits import Cores
 from node.state import RunningState, write_state
 from swarm.blobs import BlobStore
 from swarm.errors import SwarmError
@@ -24,10 +25,14 @@ from verification.quarantine import Quarantine
 from verification.states import CLOSED, ClaimState, Stage, State
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+    from pathlib import Path
+
     from node.data import Data
     from node.network import Network
     from node.settings import Home, Settings
     from swarm.envelope import Record
+    from swarm.records import TierPolicy
     from swarm.store import Store
 
 
@@ -35,19 +40,27 @@ STATE_SECONDS = 1.0
 
 
 class Node:
-    """One member while it runs. ``state`` is the latest fold; ``changed`` fires when it is new."""
+    """One member while it runs. ``state`` is the latest fold; ``changed`` fires when it is new.
+
+    ``calibrations``: for each tier the id of this node's calibration on this machine as it is.
+    ``peers`` tells the keys of those that the node is connected to; ``fetch`` brings a blob here
+    from one of them (sha256, largest size in bytes), None without a network.
+    """
 
     def __init__(self, home: Home, settings: Settings, key: KeyPair, store: Store) -> None:
         self.home = home
         self.settings = settings
         self.key = key
         self.journal = Journal(home.journal)
-        self.blobs = BlobStore(home.blobs)
+        self.blobs = BlobStore(home.blobs, max_total=settings.limits.blob_gib * 1024**3)
         self.log = SwarmLog(store, key, self._hear)
         self.quarantine = Quarantine(store.swarm)
         self.state = State(None)
         self.changed = trio.Event()
         self.data: Data | None = None
+        self.calibrations: dict[str, bytes] = {}
+        self.peers: Callable[[], Iterable[bytes]] = tuple
+        self.fetch: Callable[[bytes, int], Awaitable[Path]] | None = None
         self.activity = "starting"
         self._heard: list[Record] = [record for _, record in store.records()]
         self._wake = trio.Event()
@@ -55,6 +68,7 @@ class Node:
         self._heard_count = len(self._heard)
         self._folded_count = 0
         self._folding = trio.Lock()  # whoever touches the quarantine
+        self._cores: dict[str, Cores] = {}
         self._told: dict[bytes, str] = {}
         self._started = time.time()
 
@@ -75,6 +89,20 @@ class Node:
         member = rules.member(self.epoch, self.key.public) if rules else None
         return member is not None and role in member.roles
 
+    def cores(self, tier: str) -> Cores:
+        """Room for runs of ``tier`` on the cores that this node lends; one for all its loops."""
+        if tier not in self._cores:
+            assert self.data is not None
+            threads = self.data.challenge.tier(tier).threads
+            self._cores[tier] = Cores(self.settings.limits.cores, threads)
+        return self._cores[tier]
+
+    def policy(self, tier: str) -> TierPolicy:
+        """The deciding half of a tier."""
+        rules = self.state.rules
+        assert rules is not None
+        return next(policy for policy in rules.charter.tiers if policy.name == tier)
+
     # --- the fold ----------------------------------------------------------------------------
 
     def _hear(self, records: list[Record]) -> None:
@@ -93,14 +121,18 @@ class Node:
         """Fold what is heard, act on decisions, wake the loops. Runs as long as the node."""
         while True:
             await self._wake.wait()
-            self._wake = trio.Event()
-            async with self._folding:
-                heard, self._heard = self._heard, []
-                self.state = await trio.to_thread.run_sync(self._fold, heard)
-                self._folded_count += len(heard)
-            fired, self.changed = self.changed, trio.Event()
-            fired.set()
+            await self.fold_heard()
             await self._act_on_decisions()
+
+    async def fold_heard(self) -> None:
+        """Fold what is heard so far, once."""
+        self._wake = trio.Event()
+        async with self._folding:
+            heard, self._heard = self._heard, []
+            self.state = await trio.to_thread.run_sync(self._fold, heard)
+            self._folded_count += len(heard)
+        fired, self.changed = self.changed, trio.Event()
+        fired.set()
 
     def _fold(self, heard: list[Record]) -> State:
         for record in heard:
@@ -164,7 +196,7 @@ class Node:
         block = decision.crossing[2]
         said = any(
             isinstance(record.payload, Adoption) and record.payload.claim == claim.id
-            for record in self._own_records()
+            for record in self.own_records()
         )
         if said:
             return True
@@ -191,7 +223,8 @@ class Node:
             return False
         return True
 
-    def _own_records(self) -> list[Record]:
+    def own_records(self) -> list[Record]:
+        """All that this node has signed in this swarm, in order."""
         from swarm.envelope import parse
 
         own = self.log.store.records_after(self.key.public, -1, 2**31, 2**40)
@@ -223,6 +256,7 @@ class Node:
             peers=tuple(sorted(peer_id(key) for key in network.transport.peers())),
             activity=self.activity,
             disk=str(self.log.full) if self.log.full else "",
+            clock_s=network.transport.clock_ahead(),
         )
         try:
             write_state(self.home, state)

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from swarm.addressbook import AddressBook
 from swarm.blobs import Blobs, BlobStore
+from swarm.discovery import Discovery
 from swarm.gossip import Gossip, topic_of
 from swarm.joining import JoinHandler, Joining
 from swarm.sync import Sync
@@ -42,7 +44,8 @@ async def open_network(
 ) -> AsyncIterator[Network]:
     """Listen, gossip, sync, serve blobs and (for governors) join requests, until left.
 
-    Bootstrap peers are dialled in the background, again and again: a node may start alone.
+    Bootstrap peers are dialled in the background, again and again: a node may start alone. Other
+    members are found through them, and remembered in the home.
     """
     listen = list(_same_port(home, settings.listen))
     transport = Transport(
@@ -50,7 +53,10 @@ async def open_network(
     )  # fmt: skip
     sync = Sync(transport, log)
     gossip = Gossip(transport, log, sync)
-    blobs = Blobs(transport, BlobStore(home.blobs))
+    store = BlobStore(home.blobs, max_total=settings.limits.blob_gib * 1024**3)
+    blobs = Blobs(transport, store)
+    book = AddressBook(home.path / "peers")
+    discovery = Discovery(transport, book)
     if join_handler is not None:
         Joining(transport, join_handler)
     async with transport, trio.open_nursery() as nursery:
@@ -59,11 +65,21 @@ async def open_network(
         for address in settings.bootstrap:
             transport.remember(address)
         nursery.start_soon(sync.run)
+        nursery.start_soon(discovery.run)
+        if settings.mdns:
+            nursery.start_soon(_look_around, settings, transport, book)
         try:
             yield Network(transport, blobs, sync)
         finally:
             log.announce = None
             nursery.cancel_scope.cancel()
+
+
+async def _look_around(settings: Settings, transport: Transport, book: AddressBook) -> None:
+    from swarm.lan import on_the_lan
+
+    async with on_the_lan(settings.swarm_id, transport.addresses, book.hear):
+        await trio.sleep_forever()
 
 
 def _same_port(home: Home, listen: tuple[str, ...]) -> tuple[str, ...]:

@@ -14,18 +14,27 @@ from typing import TYPE_CHECKING, Any
 from node.errors import NotRunning
 from node.escaping import escaped as escaped
 from node.state import read_state
+from node.tables import table
 from swarm.charter import trust_note
 from swarm.keys import KeyPair, peer_id, short
 from swarm.records import Claim
 from swarm.store import Store
+from verification.folds import MOST_USES, fold_uses, worn
 from verification.quarantine import Quarantine
+from verification.rechecks import contradicted, disputes
 from verification.states import CLOSED, ClaimState, Stage, State
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from node.settings import Home
     from swarm.envelope import Record
+    from verification.effect import Effect
+    from verification.rechecks import Dispute
+
+
+CLOCK_TOLERANCE_S = 60.0
+"""Nothing is decided by a clock, so that a wrong one is only worth a line."""
 
 
 class Held:
@@ -40,6 +49,7 @@ class Held:
         for record in self.records:
             self._quarantine.add(record)
         self.state: State = self._quarantine.state()
+        self.disputes: list[Dispute] = disputes(self.state, self.records)
 
     def claim(self, claim: bytes) -> Claim:
         """The payload of a claim."""
@@ -67,11 +77,13 @@ class Held:
             "mean_bpb": decision.mean_nano / 1e9
             if decision and decision.pairs > decision.lost
             else None,
+            **_effect(state.effect),
             "pairs": len(done),
             "verifiers": len({one.member for one in done}),
             "e_value": decision.e_value if decision else None,
             "needed": str(1 / state.level) if state.level else None,
             "waiting_for": peer_id(state.turn.seat.key) if state.turn else None,
+            "contradictions": [_dispute(one) for one in self.disputes if one.claim == state.id],
         }
 
     def claims(self, stages: Iterable[Stage]) -> list[dict[str, Any]]:
@@ -88,6 +100,53 @@ class Held:
         tiers = rules.charter.tiers if rules else ()
         notes = "; ".join(f"{tier.name}: {trust_note(tier.n, tier.f)}" for tier in tiers)
         return notes or "unknown until the charter is here"
+
+
+def _effect(effect: Effect | None) -> dict[str, Any]:
+    """What pairs after acceptance found, in bits per byte; nulls until they are all there."""
+    if effect is None:
+        return {"effect_bpb": None, "effect_interval_bpb": None, "effect_pairs": 0}
+    return {
+        "effect_bpb": effect.mean_nano / 1e9,
+        "effect_interval_bpb": [effect.low_nano / 1e9, effect.high_nano / 1e9],
+        "effect_pairs": effect.pairs,
+    }
+
+
+def _dispute(one: Dispute) -> dict[str, Any]:
+    """A member's word against another's block, as plain values."""
+    return {
+        "block": one.block.hex(),
+        "round": one.round,
+        "rank": one.rank,
+        "member": peer_id(one.member),
+        "by": peer_id(one.by),
+        "margin_bpb": one.margin_nano / 1e9,
+        "reason": one.reason,
+    }
+
+
+def _show_disputes(claims: Iterable[dict[str, Any]]) -> None:
+    """What members contradict, below a table of claims: facts, which change no verdict."""
+    for claim in claims:
+        for one in claim["contradictions"]:
+            print(
+                f"contradicted: claim {claim['id'][:12]} position {one['round']}.{one['rank']} of "
+                f"{short(one['member'])} by {short(one['by'])}, off by {one['margin_bpb']:+.4f} "
+                "(a fact; no verdict is changed by it)"
+            )
+
+
+def _folds(held: Held) -> dict[str, Any]:
+    """How often each holdout fold was looked at."""
+    uses, rules = fold_uses(held.state), held.state.rules
+    active = rules.current.active_folds if rules and rules.current else ()
+    return {
+        "uses": {str(fold): count for fold, count in uses.items()},
+        "active": list(active),
+        "worn": list(worn(uses, active)),
+        "limit": MOST_USES,
+    }
 
 
 def _outcome(state: ClaimState) -> str:
@@ -121,6 +180,10 @@ def summary(home: Home) -> dict[str, Any]:
             tier: claim.hex() if claim else None for tier, claim in held.state.frontier.items()
         },
         "claims": held.claims(Stage),
+        "folds": _folds(held),
+        "contradicted": {
+            peer_id(member): count for member, count in contradicted(held.disputes).items()
+        },
         "trust": held.trust,
         "running": running,
     }
@@ -146,6 +209,8 @@ def show_status(home: Home, *, as_json: bool) -> int:
         lines += [("doing", escaped(running["activity"])), ("peers", peers)]
         if running["disk"]:
             lines.append(("disk", escaped(running["disk"])))
+        if abs(running["clock_s"] or 0) > CLOCK_TOLERANCE_S:
+            lines.append(("clock", f"peers' clocks differ by {running['clock_s']:.0f} s: check it"))
     counts = {
         word: outcomes.count(outcome)
         for word, outcome in (
@@ -156,6 +221,14 @@ def show_status(home: Home, *, as_json: bool) -> int:
     lines.append(("claims", ", ".join(f"{count} {word}" for word, count in counts.items())))
     for tier, claim in facts["frontier"].items():
         lines.append(("frontier", f"{tier}: {claim[:16] if claim else 'the challenge base'}"))
+    folds = facts["folds"]
+    most = max(folds["uses"].values(), default=0)
+    worn_out = f"{len(folds['worn'])} of them worn out" if folds["worn"] else "none worn out"
+    lines.append(
+        ("folds", f"{len(folds['active'])} active, looked at {most} times at most; {worn_out}")
+    )
+    for peer, count in facts["contradicted"].items():
+        lines.append(("disputed", f"{count} blocks of {short(peer)} are contradicted by members"))
     lines.append(("trust", facts["trust"]))
     for label, text in lines:
         print(f"{label:<9} {text}")
@@ -188,7 +261,8 @@ def show_inbox(home: Home, *, as_json: bool) -> int:
         )
         for claim in waiting
     ]
-    _table(("claim", "by", "says", "found", "pairs", "stage", "why"), rows)
+    table(("claim", "by", "says", "found", "pairs", "stage", "why"), rows)
+    _show_disputes(waiting)
     print(f"benches: {held.trust}", file=sys.stderr)
     return 0
 
@@ -212,12 +286,15 @@ def show_discoveries(home: Home, *, as_json: bool) -> int:
             _bpb(claim["claimed_bpb"]),
             _bpb(claim["mean_bpb"]),
             str(claim["pairs"]),
+            _interval(claim),
             claim["reason"].replace("_", " "),
             escaped(claim["hypothesis"], 40) if claim["outcome"] == "adopt" else "",
         )
         for claim in decided
     ]
-    _table(("", "claim", "by", "says", "found", "pairs", "reason", "hypothesis"), rows)
+    heads = ("", "claim", "by", "says", "found", "pairs", "effect", "reason", "hypothesis")
+    table(heads, rows)
+    _show_disputes(decided)
     print(f"benches: {held.trust}", file=sys.stderr)
     first = next((claim for claim in decided if claim["outcome"] == "adopt"), decided[0])
     where = f" --home {home.path}"
@@ -236,13 +313,13 @@ def _author(held: Held, author: str) -> str:
     return short(key)
 
 
+def _interval(claim: dict[str, Any]) -> str:
+    """The effect measured after acceptance, with its 95 % interval."""
+    if claim["effect_bpb"] is None:
+        return "-"
+    low, high = claim["effect_interval_bpb"]
+    return f"{claim['effect_bpb']:+.4f} ({low:+.4f} to {high:+.4f})"
+
+
 def _bpb(value: float | None) -> str:
     return f"{value:+.4f}" if value is not None else "-"
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Aligned columns without trailing blanks; data goes to stdout."""
-    widths = [max(len(row[i]) for row in (heads, *rows)) for i in range(len(heads))]
-    for row in (heads, *rows):
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        print("  ".join(cells).rstrip())

@@ -10,26 +10,28 @@ from __future__ import annotations
 
 import hashlib
 import math
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import trio
 
-from node.environment import env_digest
-from node.proposers import Proposal
+from node import programs
+from node.claiming import Claims
+from node.merging import Merges
+from node.notebook import Notebook
+from node.proposers import Outcome, Paused, Proposal
 from node.work import cancellable
-from swarm.records import Claim, DevPair, Experiment
-from verification.reproduce import draw_bench
-from verification.states import CLOSED
+from swarm.records import DevPair, Experiment
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from node.member import Node
-    from node.proposers import Outcome, Proposer
-    from swarm.records import Member, TierPolicy
+    from node.proposers import Proposer
     from training.documents import Documents, Shards
     from training.evaluator import Score
+    from training.pair import PairResult
     from training.runner import TrainedRun
 
 MIN_PAIRS = 3
@@ -61,12 +63,19 @@ def judge(gains: Sequence[int], min_effect: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """An experiment at home: gains by seed, or the status that ended it."""
+    """An experiment at home: gains by seed, or the status that ended it.
+
+    ``base_bpb`` and ``bpb`` are the scores behind the gains (nano-bits per byte), ``peak_bytes``
+    the most memory that the candidate took.
+    """
 
     seeds: tuple[int, ...]
     gains: tuple[int, ...]
     status: str
     cost_ms: int
+    base_bpb: tuple[int, ...] = ()
+    bpb: tuple[int, ...] = ()
+    peak_bytes: int = 0
 
     @property
     def pairs(self) -> tuple[DevPair, ...]:
@@ -77,6 +86,20 @@ class Measured:
     def mean_nano(self) -> int | None:
         """Mean gain, None without one."""
         return sum(self.gains) // len(self.gains) if self.gains else None
+
+
+@dataclass(frozen=True, slots=True)
+class Find:
+    """A candidate that is worth a claim against ``base``."""
+
+    base: bytes | None
+    proposal: Proposal
+    measured: Measured
+
+    @property
+    def mean(self) -> int:
+        """Mean gain on dev text, nano-bits per byte."""
+        return self.measured.mean_nano or 0
 
 
 class Trials:
@@ -104,36 +127,49 @@ class Trials:
         """Run pairs until :func:`judge` is sure, or the candidate fails."""
         from training.pair import score_pair, train_pair
 
-        nice = self.node.settings.limits.nice_research
-        seeds: list[int] = []
-        gains: list[int] = []
-        cost = 0
-        while judge(gains, min_effect) == "more":
-            seed = self.seed(len(gains))
+        nice, cores = self.node.settings.limits.nice_research, self.node.cores(self.tier.name)
+        done: list[PairResult] = []
+        cost, status = 0, "ok"
+        while status == "ok" and judge([one.d_nano for one in done], min_effect) == "more":
+            seed = self.seed(len(done))
             known, scored = self._runs.get(seed), self._scores.get(seed)
-            trained = await cancellable(
-                lambda cancel, seed=seed, known=known: train_pair(  # type: ignore[misc]
-                    self.base, candidate, self.tier, self.train, seed,
-                    tokenizer=self.tokenizer, cancel=cancel, nice=nice, base_run=known,
-                )
-            )  # fmt: skip
+            async with cores.take(bench=False):
+                trained = await cancellable(
+                    lambda cancel, seed=seed, known=known: train_pair(  # type: ignore[misc]
+                        self.base, candidate, self.tier, self.train, seed,
+                        tokenizer=self.tokenizer, cancel=cancel, nice=nice, base_run=known,
+                    )
+                )  # fmt: skip
             self._runs[seed] = trained.base
-            result = await cancellable(
-                lambda cancel, trained=trained, seed=seed, scored=scored: score_pair(  # type: ignore[misc]
-                    self.base, candidate, trained, self.tier, self.dev, seed,
-                    tokenizer=self.tokenizer, cancel=cancel, nice=nice, base_score=scored,
-                )
-            )  # fmt: skip
+            async with cores.take(bench=False):
+                result = await cancellable(
+                    lambda cancel, trained=trained, seed=seed, scored=scored: score_pair(  # type: ignore[misc]
+                        self.base, candidate, trained, self.tier, self.dev, seed,
+                        tokenizer=self.tokenizer, cancel=cancel, nice=nice, base_score=scored,
+                    )
+                )  # fmt: skip
             if result.base is not None:
                 self._scores[seed] = result.base
             cost += result.candidate_cost_ms + (0 if known else result.base_cost_ms)
-            if result.status != "ok":
-                return Measured(tuple(seeds), tuple(gains), result.status, cost)
-            if result.cost_ratio_milli > self.tier.max_cost_ratio_milli:
-                return Measured(tuple(seeds), tuple(gains), "too_costly", cost)
-            seeds.append(seed)
-            gains.append(result.d_nano)
-        return Measured(tuple(seeds), tuple(gains), "ok", cost)
+            status = result.status
+            if status == "ok" and result.cost_ratio_milli > self.tier.max_cost_ratio_milli:
+                status = "too_costly"
+            if status == "ok":
+                done.append(result)
+        return _measured(done, status, cost)
+
+
+def _measured(done: Sequence[PairResult], status: str, cost_ms: int) -> Measured:
+    runs = [one.trained.candidate for one in done]
+    return Measured(
+        seeds=tuple(one.trained.seed for one in done),
+        gains=tuple(one.d_nano for one in done),
+        status=status,
+        cost_ms=cost_ms,
+        base_bpb=tuple(one.base.nano_bpb for one in done if one.base),
+        bpb=tuple(one.candidate.nano_bpb for one in done if one.candidate),
+        peak_bytes=max((run.peak_device_bytes or run.peak_memory_bytes for run in runs), default=0),
+    )
 
 
 def _proposer_seed(node: Node) -> int:
@@ -146,7 +182,14 @@ async def research_forever(node: Node) -> None:
     """Propose, measure, keep, claim; on a new frontier, begin again from there."""
     from node.proposers import open_proposer
 
-    proposer = open_proposer(node.settings.proposer, node.home.path, seed=_proposer_seed(node))
+    proposer = open_proposer(
+        node.settings.proposer,
+        node.home.path,
+        seed=_proposer_seed(node),
+        claude=node.settings.claude,
+        portfolio=node.settings.portfolio,
+    )
+    claims, merges, notebook = Claims(node), Merges(node), Notebook(node)
     trials: Trials | None = None
     best: Find | None = None
     while True:
@@ -156,53 +199,40 @@ async def research_forever(node: Node) -> None:
             continue
         frontier = state.frontier.get(node.settings.tier)
         if trials is None or trials.base_id != frontier:
+            if best is not None:
+                merges.leave(best)
             trials = Trials(node, frontier, await node.code_of(frontier))
             best = None
-        best = await _claim_if_possible(node, trials, best)
-        proposal = await _propose(proposer, trials)
+        best = await claims.claim_if_possible(trials, best)
+        idle, seconds = "out of ideas for this frontier", IDLE_SECONDS
+        proposal = await merges.offer(trials)
         if proposal is None:
-            node.activity = "out of ideas for this frontier"
-            with trio.move_on_after(IDLE_SECONDS):
+            context = await notebook.context(trials)
+            node.activity = f"asking {proposer.name} for an idea"
+            try:
+                proposal = await trio.to_thread.run_sync(proposer.propose, context)
+            except Paused as pause:
+                idle, seconds = pause.told, pause.seconds
+        if proposal is None:
+            node.activity = idle
+            with trio.move_on_after(seconds):
                 await node.changed.wait()
             continue
-        best = await _experiment(node, proposer, trials, proposal, best)
-
-
-async def _propose(proposer: Proposer, trials: Trials) -> Proposal | None:
-    from node.proposers import ProposalContext
-
-    context = ProposalContext(code=trials.base, tier=trials.tier)
-    return await trio.to_thread.run_sync(proposer.propose, context)
-
-
-def policy_of(node: Node, tier: str) -> TierPolicy:
-    """The deciding half of a tier."""
-    rules = node.state.rules
-    assert rules is not None
-    return next(policy for policy in rules.charter.tiers if policy.name == tier)
-
-
-@dataclass(frozen=True, slots=True)
-class Find:
-    """A candidate that is worth a claim against ``base``."""
-
-    base: bytes | None
-    proposal: Proposal
-    measured: Measured
-
-    @property
-    def mean(self) -> int:
-        """Mean gain on dev text, nano-bits per byte."""
-        return self.measured.mean_nano or 0
+        best = await _experiment(node, proposer, trials, proposal, best, claims)
 
 
 async def _experiment(
-    node: Node, proposer: Proposer, trials: Trials, proposal: Proposal, best: Find | None
+    node: Node,
+    proposer: Proposer,
+    trials: Trials,
+    proposal: Proposal,
+    best: Find | None,
+    claims: Claims,
 ) -> Find | None:
     """Measure a proposal, sign the result; return the best find that is still to be claimed."""
     from training.source import ast_hash
 
-    effect = policy_of(node, trials.tier.name).min_effect_nano
+    effect = node.policy(trials.tier.name).min_effect_nano
     node.activity = f"trying {proposal.hypothesis}"
     node.journal.write(
         "experiment_started",
@@ -218,17 +248,21 @@ async def _experiment(
         best = max((one for one in (best, find) if one is not None), key=lambda one: one.mean)
         if best is not find:
             reason = "a better one waits to be claimed"
-        elif obstacle := _obstacle(node, trials):
+        elif obstacle := claims.obstacle(trials):
             reason = obstacle
         else:
             outcome = "claimed"
+    tree = ast_hash(proposal.code)
+    await trio.to_thread.run_sync(
+        programs.keep, node.home, tree, _tried(trials, proposal, measured)
+    )
     await node.log.append(
         Experiment(
             tier=trials.tier.name,
             base=trials.base_id,
-            ast_hash=ast_hash(proposal.code),
+            ast_hash=tree,
             hypothesis=proposal.hypothesis,
-            proposer=proposal.proposer,
+            proposer=proposal.author,
             outcome=outcome,
             reason=reason,
             dev_pairs=measured.pairs,
@@ -247,42 +281,20 @@ async def _experiment(
     return best
 
 
-async def _claim_if_possible(node: Node, trials: Trials, best: Find | None) -> Find | None:
-    """Claim the best find, unless something stands in the way; return what is left to claim."""
-    if best is None or _obstacle(node, trials):
-        return best
-    slot = _free_slot(node)
-    assert slot is not None
-    proposal, measured = best.proposal, best.measured
-    await sign_claim(
-        node, trials, proposal.code, proposal.hypothesis, proposal.proposer,
-        measured.pairs, measured.cost_ms, slot,
-    )  # fmt: skip
-    await node.caught_up()
-    return None
-
-
-def _obstacle(node: Node, trials: Trials) -> str:
-    """Why nothing can be claimed against the base of ``trials`` now; empty when it can."""
-    if node.state.frontier.get(trials.tier.name) != trials.base_id:
-        return "the frontier has moved"
-    if _has_open_claim(node):
-        return "another claim of this node is open"
-    slot = _free_slot(node)
-    if slot is None:
-        return "no claim slot is left in this epoch"
-    rules = node.state.rules
-    assert rules is not None
-    epoch, tier = rules.epochs[node.epoch], trials.tier.name
-    if draw_bench(epoch, node.key.public, slot, tier, policy_of(node, tier).n).waiting:
-        return "too few verifiers of other operators in this epoch"
-    return ""
+def _tried(trials: Trials, proposal: Proposal, measured: Measured) -> programs.Tried:
+    """What stays at home of an experiment."""
+    return programs.Tried(
+        tried=time.time(),
+        base_code=trials.base.decode(),
+        code=proposal.code.decode(),
+        base_bpb=measured.base_bpb,
+        bpb=measured.bpb,
+        peak_bytes=measured.peak_bytes,
+    )
 
 
 def _learnt(measured: Measured) -> Outcome:
     """What the proposer is told."""
-    from node.proposers import Outcome
-
     if measured.status != "ok" or measured.mean_nano is None:
         return Outcome("failed")
     return Outcome("measured", measured.mean_nano)
@@ -294,68 +306,3 @@ def _outcome(measured: Measured, min_effect: int) -> tuple[str, str]:
     if measured.status != "ok":
         return "failed", measured.status
     return "not_better", f"no more than noise or min_effect on {len(measured.gains)} seeds"
-
-
-async def sign_claim(
-    node: Node,
-    trials: Trials,
-    code: bytes,
-    hypothesis: str,
-    proposer: str,
-    pairs: tuple[DevPair, ...],
-    cost_ms: int,
-    slot: int,
-    planted: str = "",
-) -> bytes:
-    """Sign and announce a claim; return its id. ``planted`` marks the demo's false ones."""
-    from training.source import ast_hash
-
-    record = await node.log.append(
-        Claim(
-            tier=trials.tier.name,
-            type="improvement",
-            slot=slot,
-            base=trials.base_id,
-            merges=(),
-            code=code,
-            code_hash=hashlib.sha256(code).digest(),
-            ast_hash=ast_hash(code),
-            hypothesis=hypothesis,
-            proposer=proposer,
-            env_digest=env_digest(),
-            dev_pairs=pairs,
-            cost_ms=cost_ms,
-        ),
-        refs=(trials.base_id,) if trials.base_id else (),
-    )
-    gains = [pair.d_nano for pair in pairs]
-    node.journal.write(
-        "claimed",
-        claim=record.id.hex(),
-        gain_bpb=sum(gains) / max(1, len(gains)) / 1e9,
-        planted=planted,
-    )
-    return record.id
-
-
-def _has_open_claim(node: Node) -> bool:
-    """A claim that can still be decided: not one whose epoch has too few verifiers for ever."""
-    return any(
-        claim.author == node.key.public
-        and claim.stage not in CLOSED
-        and not (claim.epoch < node.epoch and claim.bench is not None and claim.bench.waiting)
-        for claim in node.state.claims.values()
-    )
-
-
-def _free_slot(node: Node) -> int | None:
-    """The next unused claim slot of this node in the current epoch."""
-    rules = node.state.rules
-    member: Member | None = rules.member(node.epoch, node.key.public) if rules else None
-    used = {
-        claim.slot
-        for claim in node.state.claims.values()
-        if claim.author == node.key.public and claim.epoch == node.epoch
-    }
-    free = (slot for slot in range(member.slots if member else 0) if slot not in used)
-    return next(free, None)

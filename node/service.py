@@ -1,21 +1,29 @@
 """``lazaretto up``: open a member's log and network, run its loops, and close all of it in order.
 
-Loops: ``research`` proposes and claims, ``verify`` reproduces what its seat on a bench asks for. A
-governor's node also answers join requests (``membership.Doorkeeper``).
+Loops: ``research`` proposes and claims, ``verify`` reproduces what its seat on a bench asks for,
+``recheck`` scores sealed weights of others again; what else a node does is in ``node.chores``, and
+how it answers strangers in ``node.door``.
 """
 
 from __future__ import annotations
 
 import signal
 import sqlite3
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import trio
 
+from node.chores import Chores
 from node.data import describe, obtain
+from node.door import Door
+from node.errors import NotRunning, UsageError
+from node.keeping import keep_within_quota
+from node.limits import check_hours
 from node.member import Node
-from node.membership import Doorkeeper
 from node.network import Network, open_network
+from node.proposers import check_proposer
+from node.state import read_state
 from node.work import cancellable
 from swarm.errors import SwarmError
 from swarm.keys import KeyPair, peer_id
@@ -25,7 +33,7 @@ from training.errors import TrainingError
 from verification.errors import VerificationError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from node.settings import Home
 
@@ -96,13 +104,61 @@ async def _until_signal(scope: trio.CancelScope) -> None:
             return
 
 
-async def serve(home: Home, progress: Callable[[str], None], research: Work | None = None) -> None:
+@asynccontextmanager
+async def opened(home: Home, why: str) -> AsyncIterator[tuple[Node, Network]]:
+    """The node in ``home`` for one command: its log, network and state, without its loops.
+
+    What it signs meanwhile is safe: its own feed was asked for first. ``why`` says what the command
+    wants, for who has to stop a running node.
+
+    Raises:
+        UsageError: a node runs in this home.
+    """
+    refuse_while_running(home, why)
+    settings = home.load()
+    key = KeyPair.load(home.key)
+    with Store(home.log, settings.swarm_id) as store:
+        node = Node(home, settings, key, store)
+        async with open_network(home, settings, key, node.log) as network:
+            node.peers, node.fetch = network.transport.peers, network.blobs.fetch
+            await _fetch_own_feed(node, network)
+            node.log.may_sign.set()
+            await node.fold_heard()
+            yield node, network
+
+
+def refuse_while_running(home: Home, why: str) -> None:
+    """A running node has its log to itself, and may be measuring.
+
+    Raises:
+        UsageError: a node runs in this home.
+    """
+    try:
+        pid = read_state(home).pid
+    except NotRunning:
+        return
+    raise UsageError(
+        f"a node runs in {home.path} and has its log to itself; nothing was changed",
+        cure=f"stop it (kill {pid}, or Ctrl-C where it runs), {why}, then start it again: "
+        f"lazaretto up --home {home.path}",
+    )
+
+
+async def serve(
+    home: Home,
+    progress: Callable[[str], None],
+    research: Work | None = None,
+    verify: Work | None = None,
+) -> None:
     """Open the node in ``home`` and run it until SIGINT or SIGTERM.
+
+    ``research`` and ``verify`` are loops to run in place of the node's own.
 
     Raises:
         UsageError, KeyFileError, StoreError: the home is not in order; nothing was changed.
     """
-    from node.governing import reveal_beacon
+    from node.calibrating import own_calibrations
+    from node.rechecking import recheck_forever
     from node.research import research_forever
     from node.verifying import verify_forever
 
@@ -110,10 +166,17 @@ async def serve(home: Home, progress: Callable[[str], None], research: Work | No
     key = KeyPair.load(home.key)
     with Store(home.log, settings.swarm_id) as store:
         node = Node(home, settings, key, store)
-        governs = store.rules is not None and key.public in store.rules.charter.governors
-        door = Doorkeeper(home, node.log).answer if governs else None
+        chores = Chores(node)
+
+        async def work() -> None:
+            async with trio.open_nursery() as loops:
+                loops.start_soon(_guarded, node, "verify", verify or verify_forever)
+                loops.start_soon(_guarded, node, "research", research or research_forever)
+                loops.start_soon(_guarded, node, "recheck", recheck_forever)
+
+        door = Door(home, node.log, chores.ready)
         async with (
-            open_network(home, settings, key, node.log, door) as network,
+            open_network(home, settings, key, node.log, door.answer) as network,
             trio.open_nursery() as nursery,
         ):
             node.journal.write(
@@ -123,25 +186,36 @@ async def serve(home: Home, progress: Callable[[str], None], research: Work | No
                 name=settings.name,
                 roles=list(settings.roles),
             )
+            node.peers, node.fetch = network.transport.peers, network.blobs.fetch
             node.tell(network)
             progress(f"{settings.name} is up as {peer_id(key.public)}")
             nursery.start_soon(_until_signal, nursery.cancel_scope)
             nursery.start_soon(node.keep_folding)
             nursery.start_soon(node.keep_telling, network)
+            nursery.start_soon(chores.knock, network)
+            nursery.start_soon(chores.take_orders)
             await _fetch_own_feed(node, network)
             node.log.may_sign.set()
-            await trio.to_thread.run_sync(reveal_beacon, store, key)
+            nursery.start_soon(chores.govern)
             await _prepare(node, network)
+            node.calibrations = await trio.to_thread.run_sync(own_calibrations, node)
             progress("all data is here and checked; working")
-            nursery.start_soon(_guarded, node, "verify", verify_forever)
-            nursery.start_soon(_guarded, node, "research", research or research_forever)
+            nursery.start_soon(_guarded, node, "blobs", keep_within_quota)
+            nursery.start_soon(chores.watch_limits)
+            nursery.start_soon(chores.work, work)
     home.state.unlink(missing_ok=True)
 
 
-def run_node(home: Home, progress: Callable[[str], None], research: Work | None = None) -> int:
-    """``lazaretto up``; returns the exit code.
+def run_node(
+    home: Home,
+    progress: Callable[[str], None],
+    research: Work | None = None,
+    verify: Work | None = None,
+) -> int:
+    """``lazaretto up``; returns the exit code. For the loops see :func:`serve`.
 
     Raises:
+        UsageError: there is no proposer of the name in the settings, or it lacks a key.
         SandboxUnavailable: the roles of this node run candidates, and there is no sandbox here.
     """
     settings = home.load()
@@ -150,5 +224,9 @@ def run_node(home: Home, progress: Callable[[str], None], research: Work | None 
         from training.sandbox import require
 
         require()
-    trio.run(serve, home, progress, research)
+    if settings.limits.hours:
+        check_hours(settings.limits.hours)
+    if "researcher" in settings.roles:
+        check_proposer(settings.proposer, settings.claude, settings.portfolio)
+    trio.run(serve, home, progress, research, verify)
     return 0

@@ -4,8 +4,12 @@
     HOME/key             the secret key; whoever has it is this node
     HOME/log.sqlite      every record held
     HOME/blobs/          data by hash
+    HOME/peers           where other members were last reached
     HOME/work/           what a running experiment must find again after a crash
+    HOME/programs/       what this node tried, see node.programs
+    HOME/imported.jsonl  logs of other loops, unverified
     HOME/journal.jsonl   what the node did, a line each
+    HOME/invitations/    those given out;  requests/: nodes that ask;  orders/: see node.orders
     HOME/state.json      what a running node says of itself, for ``status``
 
 The home is ``--home``, else ``$LAZARETTO_HOME``, else ``~/.local/share/lazaretto``.
@@ -14,29 +18,96 @@ The home is ``--home``, else ``$LAZARETTO_HOME``, else ``~/.local/share/lazarett
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from node.errors import UsageError
 
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}\Z")
+ROLES = ("researcher", "verifier", "archivist")
+"""What somebody can be admitted as; governors are made by an epoch."""
 HOME_VARIABLE = "LAZARETTO_HOME"
+
+Amount = Annotated[int, msgspec.Meta(ge=0, le=10**12)]
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a contributor lends. ``nice`` 19 yields to everything else on the machine."""
+    """What a contributor lends. ``nice`` 19 yields to everything else on the machine.
+
+    ``patience_seconds``: how long this node waits for another member of a bench before it says that
+    the member is absent; 0 for twice the longest time that a run of the tier may take.
+    ``blob_gib``: disk for blobs; above four fifths of it, those that nothing needs are dropped.
+    ``recheck_share_milli``: of the settled blocks of others, how many this node scores again when
+    it has nothing else to do, in thousandths; 0 for none.
+    ``cores``: cores for training, 0 for all; ``on_battery``: work on battery too; ``idle_only``:
+    only while nobody else uses the machine; ``hours``: local hours lent, like 22-7, empty for all;
+    ``max_celsius``: of the processor, 0 for no limit; ``min_free_gib``: room that stays free on the
+    disk. A node that may not work says why.
+    """
 
     nice_verify: int = 0
     nice_research: int = 10
+    patience_seconds: int = 0
+    blob_gib: int = 64
+    recheck_share_milli: int = 100
+    cores: Annotated[int, msgspec.Meta(ge=0, le=4096)] = 0
+    on_battery: bool = True
+    idle_only: bool = False
+    hours: str = ""
+    max_celsius: Annotated[int, msgspec.Meta(ge=0, le=150)] = 0
+    min_free_gib: Annotated[int, msgspec.Meta(ge=0, le=10**6)] = 1
+
+
+def modest() -> Limits:
+    """What ``join --cpu-only`` lends: half the cores, at the lowest priority, never on battery."""
+    half = max(1, (os.cpu_count() or 2) // 2)
+    return Limits(nice_verify=19, nice_research=19, cores=half, on_battery=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ClaudeSettings:
+    """``[claude]``: for ``proposer = "claude"``. The key is never here, see the README.
+
+    Attributes:
+        model: as the service names it.
+        base_url: of a server that speaks the Messages API; empty for Anthropic's.
+        max_output_tokens: largest answer to one request; a proposal takes up to 30 of them.
+        input_cents_per_mtok: price of a million input tokens in US cents; of output likewise. Set
+            them to your model's: the default is meant to be too dear rather than too cheap. A
+            request costs at most what it is booked with, so caps are never overrun.
+        tokens_per_hour: cap on input and output tokens in any 3,600 seconds, what is in flight
+            included; ``day`` and ``total`` likewise. ``cents_...`` caps money. 0 allows nothing.
+    """
+
+    model: str = "claude-opus-5-5"
+    base_url: str = ""
+    max_output_tokens: Annotated[int, msgspec.Meta(ge=256, le=65_536)] = 8192
+    input_cents_per_mtok: Amount = 1500
+    output_cents_per_mtok: Amount = 7500
+    tokens_per_hour: Amount = 2_000_000
+    tokens_per_day: Amount = 10_000_000
+    tokens_total: Amount = 100_000_000
+    cents_per_hour: Amount = 500
+    cents_per_day: Amount = 2000
+    cents_total: Amount = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """``node.toml``. ``bootstrap``: multiaddrs to dial first. ``token``: of the invitation.
+
+    ``asked``: this node asked to join, without an invitation. ``start = "paused"``: it listens,
+    stores and serves, and trains nothing until ``lazaretto resume``. ``open_epochs = "join"``: a
+    sole governor's node opens an epoch by itself for those who join, at most one each
+    ``epoch_pause_s`` seconds; with ``"hand"`` only ``lazaretto epoch open`` does.
+    ``mdns``: announce this node on the local network, and find members there.
+    ``portfolio`` names those who share the work where ``proposer = "portfolio"``.
 
     ``hw_class`` is the class under which measurements on the processor are published; those on a
     GPU are of class ``cuda``. ``sandbox = "landlock"`` does without bubblewrap, see
@@ -50,12 +121,19 @@ class Settings:
     listen: tuple[str, ...] = ("/ip4/127.0.0.1/tcp/0",)
     bootstrap: tuple[str, ...] = ()
     token: str = ""
+    asked: bool = False
+    start: Literal["running", "paused"] = "running"
+    open_epochs: Literal["join", "hand"] = "join"
+    epoch_pause_s: int = 300
+    mdns: bool = False
     roles: tuple[str, ...] = ("researcher", "verifier")
     proposer: str = "tpe"
+    portfolio: tuple[str, ...] = ("tpe", "random")
     tier: str = "quick"
     hw_class: str = "cpu"
     sandbox: Literal["bubblewrap", "landlock"] = "bubblewrap"
     limits: Limits = field(default_factory=Limits)
+    claude: ClaudeSettings = field(default_factory=ClaudeSettings)
 
     @property
     def swarm_id(self) -> bytes:
@@ -94,6 +172,14 @@ class Home:
     @property
     def work(self) -> Path:
         return self.path / "work"
+
+    @property
+    def programs(self) -> Path:
+        return self.path / "programs"
+
+    @property
+    def imported(self) -> Path:
+        return self.path / "imported.jsonl"
 
     @property
     def journal(self) -> Path:
@@ -189,6 +275,11 @@ def find_home(flag: Path | None) -> Home:
         return Home(Path(chosen).expanduser().absolute())
     data = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
     return Home(Path(data).expanduser().absolute() / "lazaretto")
+
+
+def is_name(text: str) -> bool:
+    """Whether ``text`` is a short name as records allow it: lower case, digits, dots, hyphens."""
+    return _NAME.match(text) is not None
 
 
 def check_corpus(corpus: str | None) -> None:

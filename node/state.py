@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 class RunningState:
     """A running node: times in seconds since 1970, peers and itself as peer ids.
 
-    ``disk`` is the last failure to write the log, empty while all is well.
+    ``disk`` is the last failure to write the log, empty while all is well. ``clock_s``: how far
+    peers' clocks are ahead of ours, in the median; None without peers.
     """
 
     pid: int
@@ -31,11 +32,22 @@ class RunningState:
     peers: tuple[str, ...]
     activity: str
     disk: str
+    clock_s: float | None = None
 
 
 def write_state(home: Home, state: RunningState) -> None:
-    """Replace ``state.json``; not durable, since a restart writes it anew. Raises OSError."""
-    write_atomic(home.state, msgspec.json.encode(state), durable=False)
+    """Replace ``state.json``; not durable, since a restart writes it anew.
+
+    On a full disk the old file is written over, in the room that it has: that the disk is full is
+    what it has to say. Raises OSError where that cannot be done either.
+    """
+    data = msgspec.json.encode(state)
+    try:
+        write_atomic(home.state, data, durable=False)
+    except OSError:
+        with open(home.state, "r+b") as file:
+            old = file.seek(0, os.SEEK_END)
+            os.pwrite(file.fileno(), data.ljust(old), 0)  # shorter than before: blanks behind it
 
 
 def read_state(home: Home) -> RunningState:

@@ -1,11 +1,13 @@
-"""Reproducing claims: what a seat on a bench asks of this node.
+"""A member's seats on benches: what they ask of this node, and when it does it.
 
-Order of one reproduction: the commit is signed when the claim is assigned; when it is our turn the
-pair is trained, its weights are kept by hash and *sealed* in a record; only then is the holdout
-fold known; then the pair is scored and published as a *block*. A node that was killed in between
-finds weights and seal again and goes on from there: nothing is run or counted twice.
+What is due, and the payloads that count, come from :mod:`verification.duty`. Two loops do it, so
+that nobody waits for a word of ours while a pair trains here: one says words (to take a seat, to
+say who took theirs, to open a link, to state what is held), the other fills positions with pairs
+(:mod:`node.reproducing`).
 
-What is due, and the payloads that count, come from :mod:`verification.duty`; here they are done.
+Some words are for when patience with somebody else is over. Patience is this node's own affair
+(``limits.patience_seconds``); it begins anew when the other one is heard of again, when this node
+starts, and when it was cut off from everybody.
 """
 
 from __future__ import annotations
@@ -16,214 +18,216 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from node.environment import env_digest
-from node.work import Unfinished, cancellable
+from node.environment import hardware_class
+from node.reproducing import advance
 from swarm.errors import SwarmError
-from swarm.records import Pair
 from training.errors import TrainingError
-from training.kinds import evidence_class
-from verification.duty import CommitDuty, PairDuty, duties, lost_duties
+from verification.duty import (
+    AttestDuty,
+    CommitDuty,
+    OpenDuty,
+    PairDuty,
+    SeatingDuty,
+    duties,
+    lost_duties,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from node.member import Node
-    from training.pair import PairResult, TrainedPair
+    from verification.duty import Word
     from verification.states import State
 
+    Advance = Callable[[Node, PairDuty, str], Awaitable[None]]
+
 RETRY_SECONDS = 5.0
+CUT_OFF_SECONDS = 15.0
+"""How often a node that waits for others asks itself whether it hears anybody."""
+WALLS_OF_PATIENCE = 2
+"""Patience where settings name none: this many times the longest that one run may take."""
+
 _SECRET_DOMAIN = b"lazaretto/nonce-secret/1"
 
 
-async def verify_forever(node: Node) -> None:
-    """Commit to every claim whose bench seats us, and fill our positions when they are due."""
-    secret = hmac.digest(node.key.seed, _SECRET_DOMAIN + node.swarm, "sha256")
-    done: set[tuple[bytes, int]] = set()
-    told: set[bytes] = set()
-    tries: Counter[tuple[bytes, int]] = Counter()
-    while True:
-        state = await node.caught_up()
-        changed = node.changed
-        for lost in lost_duties(state, node.key.public, secret):
-            if lost.claim not in told:
-                told.add(lost.claim)
-                node.journal.write(
-                    "trouble",
-                    where="verify",
-                    error=f"claim {lost.claim.hex()[:12]} waits for a nonce of another key file: "
-                    "restore the key that this node committed with",
-                )
-        # What was published and is asked for again does not count by some rule: never in circles.
-        due = [
-            duty
-            for duty in duties(state, node.key.public, secret)
-            if _place(duty) not in done and _would_count(node, state, duty, told)
-        ]
-        if not due:
-            await changed.wait()
-            continue
-        duty = min(due, key=lambda item: (tries[_place(item)], _precedence(state, item)))
-        done.add(_place(duty))
-        if isinstance(duty, CommitDuty):
-            await node.log.append(duty.payload, refs=(duty.claim,))
-            node.journal.write("committed", claim=duty.claim.hex(), rank=duty.payload.rank)
-            continue
-        try:
-            await _reproduce(node, duty)
-        except (
-            SwarmError,
-            TrainingError,
-            OSError,
-        ) as error:  # not the candidate's: those are results
-            done.discard(_place(duty))
-            tries[_place(duty)] += 1  # other duties first: one claim must not hold up the rest
-            node.trouble("verify", error)
-            await trio.sleep(RETRY_SECONDS)
-
-
-def _would_count(node: Node, state: State, duty: CommitDuty | PairDuty, told: set[bytes]) -> bool:
-    """Whether the charter takes what this machine measures for the duty's tier."""
-    tier = state.claims[duty.claim].tier
-    rules = state.rules
-    assert rules is not None
-    classes = next(policy.classes for policy in rules.charter.tiers if policy.name == tier)
-    own = _class(node, tier)
-    if own not in classes and duty.claim not in told:
-        told.add(duty.claim)
-        node.journal.write(
-            "trouble",
-            where="verify",
-            error=f"claim {duty.claim.hex()[:12]} waits: the charter takes {', '.join(classes)} "
-            f"in tier {tier}, and what is measured here is {own}. Change this node's settings "
-            "sandbox or hw_class, or ask a governor to take it off the roster's verifiers",
-        )
-    return own in classes
-
-
-def _class(node: Node, tier: str) -> str:
-    """The class under which a pair of this tier is published."""
+def patience(node: Node, tier: str) -> float:
+    """Seconds that a node waits for another member of a bench of ``tier``."""
+    chosen = node.settings.limits.patience_seconds
+    if chosen:
+        return float(chosen)
     assert node.data is not None
-    device = node.data.challenge.tier(tier).device
-    return evidence_class(node.settings.hw_class if device == "cpu" else device)
+    return WALLS_OF_PATIENCE * node.data.challenge.tier(tier).max_wall_ms / 1000
 
 
-def _place(duty: CommitDuty | PairDuty) -> tuple[bytes, int]:
-    return (duty.claim, -1 if isinstance(duty, CommitDuty) else duty.round)
+async def verify_forever(node: Node, advance: Advance = advance) -> None:
+    """Take part in every bench that seats us, as long as the node runs.
+
+    ``advance`` does one half of a pair; tests of dishonest members give another.
+    """
+    member = _Member(node, advance)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(member.say_words)
+        nursery.start_soon(member.fill_positions)
 
 
-def _precedence(state: State, duty: CommitDuty | PairDuty) -> tuple[int, int, bytes]:
-    """Commits first; then claims already begun, so that one is finished before the next begins."""
-    if isinstance(duty, CommitDuty):
-        return (0, 0, duty.claim)
+class _Member:
+    """What this node has done on its benches since it started."""
+
+    def __init__(self, node: Node, advance: Advance) -> None:
+        self._node = node
+        self._advance = advance
+        self._key = node.key.public
+        self._secret = hmac.digest(node.key.seed, _SECRET_DOMAIN + node.swarm, "sha256")
+        # What was published and is asked for again does not count by some rule: never in circles.
+        self._done: set[tuple[object, ...]] = set()
+        self._told: set[bytes] = set()
+        self._since: dict[tuple[object, ...], float] = {}
+
+    # --- words -------------------------------------------------------------------------------
+
+    async def say_words(self) -> None:
+        """Say what is due at once, and the rest when patience is over."""
+        while True:
+            state = await self._node.caught_up()
+            changed = self._node.changed
+            self._tell_lost(state)
+            words = [duty for duty in self._duties(state) if not isinstance(duty, PairDuty)]
+            waits = {_name(duty): self._wait(state, duty) for duty in words}
+            self._since = {name: at for name, at in self._since.items() if name in waits}
+            ready = next((duty for duty in words if waits[_name(duty)] <= 0), None)
+            if ready is None:
+                with trio.move_on_after(min([CUT_OFF_SECONDS, *waits.values()])):
+                    await changed.wait()
+                continue
+            self._done.add(_name(ready))
+            try:
+                await self._say(ready)
+            except SwarmError as error:
+                self._done.discard(_name(ready))
+                self._node.trouble("verify", error)
+                await trio.sleep(RETRY_SECONDS)
+
+    def _wait(self, state: State, duty: Word) -> float:
+        """Seconds until a word may be said."""
+        if isinstance(duty, CommitDuty) or duty.due:
+            return 0.0
+        now = trio.current_time()
+        if not self._node.peers():  # it may be us who are gone
+            self._since.clear()
+        since = self._since.setdefault(_name(duty), now)
+        return since + patience(self._node, state.claims[duty.claim].tier) - now
+
+    async def _say(self, duty: Word) -> None:
+        await self._node.log.append(duty.payload, refs=_refs(duty))
+        what, shown = duty.payload.KIND, duty.claim.hex()
+        if isinstance(duty, CommitDuty):
+            self._node.journal.write("committed", claim=shown, rank=duty.payload.rank)
+        elif not duty.due:
+            self._node.journal.write("impatient", claim=shown, said=what)
+
+    # --- pairs -------------------------------------------------------------------------------
+
+    async def fill_positions(self) -> None:
+        """Train, seal and score, one thing after the other, whenever it is our turn."""
+        node = self._node
+        tries: Counter[tuple[object, ...]] = Counter()
+        while True:
+            state = await node.caught_up()
+            changed = node.changed
+            pairs = [
+                duty
+                for duty in self._duties(state)
+                if isinstance(duty, PairDuty) and not duty.waits
+            ]
+            if not pairs:
+                await changed.wait()
+                continue
+            duty = min(pairs, key=lambda item: (tries[_name(item)], _precedence(state, item)))
+            self._done.add(_name(duty))
+            try:
+                await self._advance(node, duty, self._class(duty.tier))
+            except (SwarmError, TrainingError, OSError) as error:
+                # Not the candidate's: those are results. Other duties first: one claim must not
+                # hold up the rest.
+                self._done.discard(_name(duty))
+                tries[_name(duty)] += 1
+                node.trouble("verify", error)
+                await trio.sleep(RETRY_SECONDS)
+            node.activity = "ready"
+
+    # --- both --------------------------------------------------------------------------------
+
+    def _duties(self, state: State) -> list[Word | PairDuty]:
+        return [
+            duty
+            for duty in duties(state, self._key, self._secret, self._node.calibrations)
+            if _name(duty) not in self._done and self._would_count(state, duty)
+        ]
+
+    def _tell_lost(self, state: State) -> None:
+        for lost in lost_duties(state, self._key, self._secret):
+            self._tell(
+                lost.claim,
+                "waits for a nonce of another key file: restore the key that this node committed "
+                "with",
+            )
+
+    def _tell(self, claim: bytes, why: str) -> None:
+        if claim not in self._told:
+            self._told.add(claim)
+            text = f"claim {claim.hex()[:12]} {why}"
+            self._node.journal.write("trouble", where="verify", error=text)
+
+    def _would_count(self, state: State, duty: Word | PairDuty) -> bool:
+        """Whether the charter takes what this machine measures for the duty's tier."""
+        tier = state.claims[duty.claim].tier
+        rules = state.rules
+        assert rules is not None
+        classes = next(policy.classes for policy in rules.charter.tiers if policy.name == tier)
+        own = self._class(tier)
+        if own not in classes:
+            self._tell(
+                duty.claim,
+                f"waits: the charter takes {', '.join(classes)} in tier {tier}, and what is "
+                f"measured here is {own}. Change this node's settings sandbox or hw_class, or ask "
+                "a governor to take it off the roster's verifiers",
+            )
+        return own in classes
+
+    def _class(self, tier: str) -> str:
+        """The class under which a pair of this tier is published."""
+        node = self._node
+        assert node.data is not None
+        device = node.data.challenge.tier(tier).device
+        return hardware_class(node.settings, device)
+
+
+def _name(duty: Word | PairDuty) -> tuple[object, ...]:
+    """What a duty is about; the same for what is asked again."""
+    if isinstance(duty, PairDuty):
+        return (duty.claim, "pair", duty.round, duty.sealed)
+    payload = duty.payload
+    if isinstance(duty, AttestDuty):
+        said = payload.member_head_seen if payload.block is None else b""  # type: ignore[union-attr]
+        return (duty.claim, "attest", payload.round, payload.rank, said)  # type: ignore[union-attr]
+    if isinstance(duty, OpenDuty):
+        return (duty.claim, "open", payload.seal)  # type: ignore[union-attr]
+    return (duty.claim, payload.KIND)
+
+
+def _refs(duty: Word) -> tuple[bytes, ...]:
+    """The records that a word is about."""
+    if isinstance(duty, OpenDuty):
+        return (duty.claim, duty.payload.seal)
+    if isinstance(duty, AttestDuty):
+        return (duty.claim, duty.payload.member_head_seen)
+    if isinstance(duty, SeatingDuty):
+        return (duty.claim, *(commit for commit in duty.payload.commits if commit))
+    return (duty.claim,)
+
+
+def _precedence(state: State, duty: PairDuty) -> tuple[bool, bool, int, bytes]:
+    """What is sealed first; verdicts before effects; then the claim that has come furthest."""
     settlement = state.claims[duty.claim].settlement
-    return (1, -len(settlement.reproductions) if settlement else 0, duty.claim)
-
-
-async def _reproduce(node: Node, duty: PairDuty) -> None:
-    """Fill one position: train, seal, learn the fold, score, publish."""
-    from training.pair import BaseFailed
-
-    shown = duty.claim.hex()
-    node.activity = f"reproducing {shown[:8]}"
-    node.journal.write("verifying", claim=shown, round=duty.round)
-    unfinished = Unfinished(node.home.work, node.blobs)
-    name = f"{shown}-{duty.round}"
-    try:
-        trained = await trio.to_thread.run_sync(unfinished.load, name)
-        if trained is None:
-            trained = await _train(node, duty)
-            await trio.to_thread.run_sync(unfinished.save, name, trained)
-        seal = duty.sealed or await _seal(node, duty, trained)
-        result = await _score(node, duty, trained, seal)
-    except BaseFailed as error:
-        await _publish_base_failure(node, duty, error.status)
-        return
-    pair = _pair_of(result, duty.fold(seal))
-    await _publish(node, duty, seal, pair, result.candidate.probes if result.candidate else {})
-    await trio.to_thread.run_sync(unfinished.forget, name)
-    node.journal.write(
-        "reproduced",
-        claim=shown,
-        round=duty.round,
-        status=pair.status,
-        gain_bpb=pair.d_nano / 1e9,
-        base_cost_ms=pair.base_cost_ms,
-        candidate_cost_ms=pair.candidate_cost_ms,
-    )
-    node.activity = "ready"
-
-
-async def _train(node: Node, duty: PairDuty) -> TrainedPair:
-    from training.pair import train_pair
-
-    data = node.data
-    assert data is not None
-    base = await node.code_of(duty.base)
-    candidate = (await node.claim_record(duty.claim)).code
-    tier, text = data.challenge.tier(duty.tier), data.train()
-    tokenizer, nice = data.tokenizer(), node.settings.limits.nice_verify
-    return await cancellable(
-        lambda cancel: train_pair(
-            base, candidate, tier, text, duty.training_seed,
-            tokenizer=tokenizer, cancel=cancel, nice=nice,
-        )
-    )  # fmt: skip
-
-
-async def _seal(node: Node, duty: PairDuty, trained: TrainedPair) -> bytes:
-    payload = duty.seal(
-        trained.base.weights_digest, trained.candidate.weights_digest, trained.init_identical
-    )
-    return (await node.log.append(payload, refs=(duty.claim,))).id
-
-
-async def _score(node: Node, duty: PairDuty, trained: TrainedPair, seal: bytes) -> PairResult:
-    from training.pair import score_pair
-
-    data = node.data
-    assert data is not None
-    base = await node.code_of(duty.base)
-    candidate = (await node.claim_record(duty.claim)).code
-    tier, text = data.challenge.tier(duty.tier), data.fold(duty.fold(seal))
-    seed, nice = duty.scoring_seed(seal), node.settings.limits.nice_verify
-    tokenizer = data.tokenizer()
-    return await cancellable(
-        lambda cancel: score_pair(
-            base, candidate, trained, tier, text, seed,
-            tokenizer=tokenizer, cancel=cancel, nice=nice,
-        )
-    )  # fmt: skip
-
-
-def _pair_of(result: PairResult, fold: int) -> Pair:
-    base, candidate, trained = result.base, result.candidate, result.trained
-    return Pair(
-        index=0,
-        fold=fold,
-        order=trained.order,
-        d_nano=result.d_nano,
-        status=result.status,
-        base_nano=base.nano_bpb if base else 0,
-        candidate_nano=candidate.nano_bpb if candidate else 0,
-        base_cost_ms=result.base_cost_ms,
-        candidate_cost_ms=result.candidate_cost_ms,
-        tokens=trained.candidate.tokens,
-    )
-
-
-async def _publish_base_failure(node: Node, duty: PairDuty, status: str) -> None:
-    """A base that fails says nothing about the candidate, and the next position must know it."""
-    seal = duty.sealed
-    if seal is None:
-        payload = duty.seal(bytes(32), bytes(32), False)
-        seal = (await node.log.append(payload, refs=(duty.claim,))).id
-    pair = Pair(0, duty.fold(seal), "base_first", 0, f"base_{status}", 0, 0, 0, 0, 0)
-    await _publish(node, duty, seal, pair, {})
-    node.journal.write("trouble", where="verify", error=f"the base failed: {status}")
-
-
-async def _publish(
-    node: Node, duty: PairDuty, seal: bytes, pair: Pair, probes: dict[str, int]
-) -> None:
-    block = duty.block(
-        seal, pair, probes=probes, hw_class=_class(node, duty.tier), env_digest=env_digest()
-    )
-    await node.log.append(block, refs=(duty.claim, seal))
+    done = len(settlement.reproductions) if settlement else 0
+    return (duty.sealed is None, duty.purpose != "verdict", -done, duty.claim)

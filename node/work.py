@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -33,6 +33,13 @@ async def cancellable(work: Callable[[threading.Event], T]) -> T:
         raise
 
 
+@dataclass(frozen=True, slots=True)
+class BaseFailure:
+    """A pair whose base did not train; ``status`` says how. It says nothing about the candidate."""
+
+    status: str
+
+
 class Unfinished:
     """Trained pairs that are not published yet: weights as blobs, the rest in a file by name.
 
@@ -46,22 +53,30 @@ class Unfinished:
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}.msgpack"
 
-    def save(self, name: str, pair: TrainedPair) -> None:
+    def save(self, name: str, trained: TrainedPair | BaseFailure) -> None:
         """Keep a pair; its weights stay as blobs, so that anybody can score them again."""
-        for run in (pair.base, pair.candidate):
-            if run.weights is not None:
-                self._blobs.put(run.weights)
-        bare = replace(pair, base=_bare(pair.base), candidate=_bare(pair.candidate))
-        write_atomic(self._path(name), msgspec.msgpack.encode(bare))
+        kept: dict[str, object] = {"pair": None, "base_status": ""}
+        if isinstance(trained, BaseFailure):
+            kept["base_status"] = trained.status
+        else:
+            for run in (trained.base, trained.candidate):
+                if run.weights is not None:
+                    self._blobs.put(run.weights)
+            base, candidate = _bare(trained.base), _bare(trained.candidate)
+            kept["pair"] = replace(trained, base=base, candidate=candidate)
+        write_atomic(self._path(name), msgspec.msgpack.encode(kept))
 
-    def load(self, name: str) -> TrainedPair | None:
+    def load(self, name: str) -> TrainedPair | BaseFailure | None:
         """The pair kept under ``name``; None where there is none, or it was cut off or damaged."""
         from training.pair import TrainedPair
 
+        shape = msgspec.defstruct("Kept", [("pair", TrainedPair | None), ("base_status", str)])
         try:
-            bare: Any = msgspec.msgpack.decode(self._path(name).read_bytes(), type=TrainedPair)
-            base, candidate = self._whole(bare.base), self._whole(bare.candidate)
-            whole: TrainedPair = replace(bare, base=base, candidate=candidate)
+            kept: Any = msgspec.msgpack.decode(self._path(name).read_bytes(), type=shape)
+            if kept.pair is None:
+                return BaseFailure(kept.base_status)
+            base, candidate = self._whole(kept.pair.base), self._whole(kept.pair.candidate)
+            whole: TrainedPair = replace(kept.pair, base=base, candidate=candidate)
             return whole
         except (OSError, msgspec.MsgspecError, LookupError):
             return None

@@ -1,8 +1,12 @@
 """Blobs by hash from peers: ``/lazaretto/blob/1``, in front of a ``BlobStore``.
 
-    request  = sha256 (32) | offset (u64) | largest size wanted (u64)
+    request  = sha256 (32) | offset (u64) | largest size wanted (u64) [ | length (u64) ]
     response = status (u8: 0 follows, 1 not held, 2 larger than wanted) | size (u64), then if 0
-               frames of data from the offset to the end, each of at most 256 KiB
+               frames of data from the offset, each of at most 256 KiB: to the end of the blob, or
+               as many bytes as ``length`` says
+
+A large blob comes in pieces from all who hold it (``swarm.download``), any other, and one of which
+a piece was wrong, from one peer after the other.
 
 This module does not import libp2p.
 """
@@ -13,11 +17,13 @@ import logging
 import os
 import random
 import struct
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import trio
 
 from swarm.blobstore import CHUNK, BlobError, BlobStore, Part
+from swarm.download import PIECE, Download
 from swarm.penalties import TokenBucket
 from swarm.streams import FramedStream, Misbehaviour, NetworkError, PeerGone
 
@@ -33,8 +39,11 @@ log = logging.getLogger(__name__)
 
 PROTOCOL = "/lazaretto/blob/1"
 FOLLOWS, NOT_HELD, TOO_LARGE = 0, 1, 2
+MAX_ASKED = 8
+"""Peers asked at the same time whether they have a blob, and then for pieces of it."""
 
 _REQUEST = struct.Struct("!32sQQ")
+_RANGE = struct.Struct("!32sQQQ")
 _RESPONSE = struct.Struct("!BQ")
 
 
@@ -49,15 +58,19 @@ class Blobs:
     def __init__(self, transport: Transport, store: BlobStore) -> None:
         self._transport = transport
         self._store = store
-        self._rate = TokenBucket(rate=5.0, burst=50.0)
+        self._rate = TokenBucket(rate=40.0, burst=200.0)
         self._fetching: dict[bytes, trio.Lock] = {}
-        transport.set_handler(PROTOCOL, self._serve, timeout=3600.0, per_peer=2, in_all=16)
+        transport.set_handler(PROTOCOL, self._serve, timeout=3600.0, per_peer=3, in_all=24)
 
     async def _serve(self, peer: bytes, stream: FramedStream) -> None:
-        request = await stream.read_frame(_REQUEST.size)
-        if len(request) != _REQUEST.size:
+        request = await stream.read_frame(_RANGE.size)
+        length = None
+        if len(request) == _RANGE.size:
+            digest, offset, wanted, length = _RANGE.unpack(request)
+        elif len(request) == _REQUEST.size:
+            digest, offset, wanted = _REQUEST.unpack(request)
+        else:
             raise Misbehaviour("a blob request of a wrong length")
-        digest, offset, wanted = _REQUEST.unpack(request)
         await trio.sleep(self._rate.delay(peer))
         self._rate.take(peer)
         if not self._store.has(digest):
@@ -70,17 +83,18 @@ class Blobs:
                 return
             await stream.write_frame(_RESPONSE.pack(FOLLOWS, size))
             file.seek(offset)
-            while chunk := file.read(CHUNK):  # from the page cache mostly: 256 KiB take 0.1 ms
+            left = size - offset if length is None else min(length, size - offset)
+            while left and (chunk := file.read(min(CHUNK, left))):  # from the page cache mostly
                 await stream.write_frame(chunk)
+                left -= len(chunk)
 
     async def fetch(
         self, digest: bytes, max_size: int, peers: Iterable[bytes] | None = None
     ) -> Path:
         """Fetch a blob unless it is held, and return where it is.
 
-        Peers are asked one after the other, ``peers`` in their order or all members in a random
-        one. Who sends something else than the blob is penalised. Two fetches of one blob wait for
-        one another.
+        ``peers`` are asked in their order, or all members in a random one. Who sends something else
+        than the blob is penalised. Two fetches of one blob wait for one another.
 
         Raises:
             BlobError: nobody who is connected has it (in that size), or there is no room.
@@ -100,7 +114,14 @@ class Blobs:
         if peers is None:
             random.shuffle(order)
         part = await trio.to_thread.run_sync(self._store.part, digest)
+        download = None
         try:
+            download = await self._fetch_in_pieces(order, part, digest, max_size)
+            if part.offset and part.right():
+                await trio.to_thread.run_sync(part.commit)
+                return
+            if download is not None and download.complete:
+                part.empty()  # a piece is wrong: find out whose
             for peer in order:
                 for _ in range(2):  # once more from the start if an earlier peer's bytes are wrong
                     alone = part.offset == 0
@@ -108,6 +129,7 @@ class Blobs:
                         break
                     if part.right():
                         await trio.to_thread.run_sync(part.commit)
+                        await self._blame(download, digest)
                         return
                     part.empty()
                     if alone:
@@ -119,6 +141,74 @@ class Blobs:
             f"no connected peer gave blob {digest.hex()[:12]}",
             cure="wait for a member that holds it to be online",
         )
+
+    async def _fetch_in_pieces(
+        self, peers: list[bytes], part: Part, digest: bytes, max_size: int
+    ) -> Download | None:
+        """Fetch from several peers at once, if several have it and it is worth it."""
+        sizes: dict[int, list[bytes]] = {}
+
+        async def ask(peer: bytes) -> None:
+            with suppress(NetworkError):
+                size = await self._size_at(peer, digest, max_size)
+                if size is not None:
+                    sizes.setdefault(size, []).append(peer)
+
+        for at in range(0, len(peers) if len(peers) > 1 else 0, MAX_ASKED):
+            async with trio.open_nursery() as nursery:
+                for peer in peers[at : at + MAX_ASKED]:
+                    nursery.start_soon(ask, peer)
+            if any(len(holders) > 1 for holders in sizes.values()):
+                break
+        size, holders = max(sizes.items(), key=lambda item: len(item[1]), default=(0, []))
+        if len(holders) < 2 or size - part.offset < 2 * PIECE:
+            return None
+
+        async def fetch(peer: bytes, offset: int, length: int, size: int) -> bytes:
+            return await self._range(peer, digest, offset, length, size)
+
+        download = Download(part, size, fetch)
+        await download.run(holders)
+        return download
+
+    async def _size_at(self, peer: bytes, digest: bytes, max_size: int) -> int | None:
+        request = _RANGE.pack(digest, 0, max_size, 0)
+        answer = await self._transport.request(
+            peer, PROTOCOL, request, max_response=_RESPONSE.size, seconds=3.0
+        )
+        if len(answer) != _RESPONSE.size:
+            return None
+        status, size = _RESPONSE.unpack(answer)
+        return size if status == FOLLOWS and size <= max_size else None
+
+    async def _range(
+        self, peer: bytes, digest: bytes, offset: int, length: int, size: int
+    ) -> bytes:
+        """Exactly these bytes of a blob of ``size`` bytes, from one peer.
+
+        Raises:
+            NetworkError: they did not come.
+        """
+        async with self._transport.stream(peer, PROTOCOL) as stream:
+            await stream.write_frame(_RANGE.pack(digest, offset, size, length))
+            if await stream.read_frame(_RESPONSE.size) != _RESPONSE.pack(FOLLOWS, size):
+                raise PeerGone("the peer has the blob no longer")
+            chunks: list[bytes] = []
+            left = length
+            while left:
+                chunk = await stream.read_frame(CHUNK)
+                if not chunk or len(chunk) > left:
+                    raise Misbehaviour("a blob response that does not add up")
+                chunks.append(chunk)
+                left -= len(chunk)
+        return b"".join(chunks)
+
+    async def _blame(self, download: Download | None, digest: bytes) -> None:
+        """Now that the right content is known: who had sent another piece than that?"""
+        if download is not None:
+            path = self._store.path(digest)
+            for liar in await trio.to_thread.run_sync(download.liars, path):
+                self._transport.penalise(liar, "blob: a piece of other content", 10.0)
 
     async def _fetch_from(self, peer: bytes, part: Part, digest: bytes, max_size: int) -> bool:
         """Append what ``peer`` has. Return whether it sent all that it announced."""

@@ -11,16 +11,19 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, BinaryIO
 
 from swarm.errors import SwarmError
 
 if TYPE_CHECKING:
+    from collections.abc import Set
     from pathlib import Path
 
 CHUNK = 256 * 1024
 MAX_BLOB = 4 * 1024**3
+WEEK_S = 7 * 86_400.0
 
 
 class BlobError(SwarmError):
@@ -141,12 +144,45 @@ class BlobStore:
             path.unlink()
             self._total -= size
 
+    def total(self) -> int:
+        """Bytes that all blobs take now."""
+        self._total = sum(path.stat().st_size for path in self._folder.glob("??/*"))
+        return self._total
+
+    def collect(self, keep: Set[bytes], target: int, *, min_age_s: float = 3600.0) -> int:
+        """Drop blobs, the oldest first, until at most ``target`` bytes are left; return what went.
+
+        Never one of ``keep``, and none younger than ``min_age_s``: its record may not be signed
+        yet. Unfinished parts that nobody has touched for a week go first.
+        """
+        now = time.time()
+        freed = 0
+        for path in self._parts.glob("*.part"):
+            with suppress(OSError):
+                if now - path.stat().st_mtime > WEEK_S:
+                    freed += path.stat().st_size
+                    path.unlink()
+        total = self.total()
+        ages = sorted((path.stat().st_mtime, path) for path in self._folder.glob("??/*"))
+        for changed, path in ages:
+            if total <= target or now - changed < min_age_s:
+                break
+            if bytes.fromhex(path.name) in keep:
+                continue
+            with suppress(OSError):
+                size = path.stat().st_size
+                path.unlink()
+                total -= size
+                freed += size
+        self._total = total
+        return freed
+
     def part(self, digest: bytes, *, fresh: bool = False) -> Part:
         """Open the unfinished blob of this name, going on where it was left.
 
         ``fresh``, or if somebody else is writing it: a part of its own, which is not kept.
         """
-        self._total = sum(path.stat().st_size for path in self._folder.glob("??/*"))
+        self.total()
         return Part(self, digest, self._parts / f"{digest.hex()}.part", fresh)
 
     def _make_room(self, size: int) -> None:

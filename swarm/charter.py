@@ -1,4 +1,4 @@
-"""The rules of a swarm, folded from governors' records: charter, epochs, beacons, admissions.
+"""The rules of a swarm, folded from governors' records: charter, epochs, members.
 
 :func:`fold_rules` is pure and independent of the order of arrival. A claim lives by the epoch that
 it names, to the end: nothing here reads a clock or a "latest" state but :attr:`Rules.current`,
@@ -7,58 +7,28 @@ which says in which epoch a *new* record is written.
 
 from __future__ import annotations
 
-import hashlib
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import comb
 from typing import TYPE_CHECKING
 
-from swarm import wire
-from swarm.errors import CharterError, RecordError, WireError
-from swarm.fields import from_map, to_map
+from swarm.epochs import Chaining, is_rotation, quorum
+from swarm.epochs import EpochView as EpochView
+from swarm.epochs import beacon_commit as beacon_commit
+from swarm.errors import CharterError
 from swarm.keys import is_valid_public
-from swarm.records import Admission, Beacon, BeaconCommit, Charter, Cosignature, Epoch, Member
+from swarm.records import Admission, Beacon, Charter, Consent, Draft, Epoch, Member, Rotation
+from swarm.roster import MAX_VOUCHED, OPEN_OPERATOR
+from swarm.roster import decode_roster as decode_roster
+from swarm.roster import encode_roster as encode_roster
 
 if TYPE_CHECKING:
     from swarm.envelope import Record
 
+_GOVERNORS_ONLY = (Epoch, Beacon, Draft, Consent)
 MAX_PROVABLE_CODE = 25 * 1024
 """A claim with this much code, at its longest, fits twice into a proof of equivocation."""
-_BEACON_DOMAIN = b"lazaretto/beacon/1"
-
-
-def encode_roster(members: Iterable[Member]) -> bytes:
-    """Canonical bytes of a roster, ordered by key."""
-    ordered = sorted(members, key=lambda member: member.key)
-    return wire.encode([to_map(member) for member in ordered])
-
-
-def decode_roster(data: bytes) -> dict[bytes, Member]:
-    """Inverse of :func:`encode_roster`.
-
-    Raises:
-        CharterError: malformed, unordered, repeated keys, unsound keys, or gammas above one.
-    """
-    try:
-        items = wire.decode(data)
-        if not isinstance(items, list):
-            raise CharterError("a roster is a list")
-        members = [from_map(Member, item) for item in items]
-    except (WireError, RecordError) as error:
-        raise CharterError(f"roster: {error}") from None
-    keys = [member.key for member in members]
-    if keys != sorted(set(keys)):
-        raise CharterError("a roster is ordered by key, each key once")
-    if not all(is_valid_public(key) for key in keys):
-        raise CharterError("a roster holds a key that is not a sound Ed25519 key")
-    # sum of gamma <= 1, in exact integers: what the false-discovery bound rests on
-    numerator, denominator = 0, 1
-    for member in members:
-        numerator = numerator * member.gamma_den + member.gamma_num * denominator
-        denominator *= member.gamma_den
-    if numerator > denominator:
-        raise CharterError("the shares of alpha (gamma) of a roster add up to more than one")
-    return {member.key: member for member in members}
 
 
 def capture_milli(n: int, f: int, liar_share_milli: int, roster: int = 100) -> int:
@@ -123,42 +93,97 @@ def trust_note(n: int, f: int) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class EpochView:
-    """One epoch as every node sees it. ``beacon`` is None until every commit is revealed."""
-
-    id: bytes
-    number: int
-    roster: Mapping[bytes, Member]
-    removed: frozenset[bytes]
-    active_folds: tuple[int, ...]
-    beacon: bytes | None
-
-
-@dataclass(frozen=True, slots=True)
 class Rules:
-    """The folded rules. ``frozen``: two conflicting epochs exist, so nobody may claim."""
+    """The folded rules. ``frozen``: two conflicting epochs exist, so nobody may claim.
+
+    Attributes:
+        epochs: the chain, by number from 1 on, in this order.
+        known: every key that was ever let in: governors, rosters, admissions, and their heirs.
+        removed: key -> number of the epoch that removed it.
+        admissions: lines of admitted keys, for the next roster; many are on one already.
+        rotated: old key -> new key, as soon as the old key said so.
+        refused: record id -> why an epoch, admission or rotation does not count.
+    """
 
     swarm: bytes
     charter: Charter
-    epochs: Mapping[int, EpochView]
-    admitted: frozenset[bytes]
+    epochs: dict[int, EpochView]
     frozen: bool
+    known: frozenset[bytes]
+    removed: Mapping[bytes, int]
+    admissions: Mapping[bytes, Member]
+    rotated: Mapping[bytes, bytes]
+    refused: Mapping[bytes, str]
 
     @property
     def current(self) -> EpochView | None:
         """The newest epoch whose beacon is known, in which new records are written."""
-        ready = [number for number, epoch in self.epochs.items() if epoch.beacon is not None]
-        return self.epochs[max(ready)] if ready else None
+        known = (epoch for epoch in reversed(self.epochs.values()) if epoch.beacon is not None)
+        return next(known, None)
+
+    @property
+    def number(self) -> int:
+        """The number of the newest epoch, 0 before the first."""
+        return next(reversed(self.epochs), 0)
+
+    @property
+    def newest(self) -> EpochView | None:
+        """The newest epoch, its beacon known or not; the next one follows it."""
+        return self.epochs.get(self.number)
+
+    @property
+    def governors(self) -> tuple[bytes, ...]:
+        """Who signs the next epoch, by the newest; a rotated key of theirs included."""
+        newest = self.newest
+        seats = newest.governors if newest is not None else self.charter.governors
+        return tuple(self.heir(key) for key in seats)
+
+    @property
+    def quorum(self) -> int:
+        """How many governors must sign the next epoch."""
+        return quorum(self.charter, self.governors)
+
+    def heir(self, key: bytes) -> bytes:
+        """The key under which ``key`` goes on: itself, or what it was rotated to."""
+        seen = {key}
+        while (new := self.rotated.get(key)) is not None and new not in seen:
+            seen.add(new)
+            key = new
+        return key
 
     def is_member(self, key: bytes) -> bool:
-        """May ``key`` have a feed here: governor, admitted, or on a roster, and not removed."""
-        if key in self.charter.governors:
-            return True
-        newest = self.epochs[max(self.epochs)] if self.epochs else None
-        if newest is not None and key in newest.removed:
+        """May ``key`` connect: governor, admitted or on a roster; not removed, not handed over."""
+        return key in self.known and key not in self.rotated and key not in self.removed
+
+    def has_governed(self, key: bytes) -> bool:
+        """Is or was ``key`` a governor, or does it go on for one?"""
+        seats = {*self.charter.governors}.union(*(one.governors for one in self.epochs.values()))
+        return key in seats or any(self.heir(seat) == key for seat in seats)
+
+    def belongs(self, record: Record) -> bool:
+        """Does ``record`` have a place in the log, by who its author is and when it was written?
+
+        The answer never changes once the epoch that it names is here: a removed key is out from the
+        epoch that removes it on, and what it says in earlier ones still counts (removals take
+        effect in the next epoch, never on arrival, lest two nodes disagree). A governors' record
+        may be of an epoch that is not here yet: it may be what makes it.
+        """
+        author, epoch, newest = record.author, record.envelope.epoch, self.number
+        if isinstance(record.payload, _GOVERNORS_ONLY):
+            if not self.has_governed(author):
+                return False
+            epoch = min(epoch, newest)
+        if author not in self.known or epoch > newest:
             return False
-        on_roster = any(key in epoch.roster for epoch in self.epochs.values())
-        return on_roster or key in self.admitted
+        return epoch < self.removed.get(author, epoch + 1)
+
+    def usurps(self, record: Record) -> bool:
+        """Is it a governors' record, of an epoch that is here, by somebody who never governed?"""
+        return (
+            isinstance(record.payload, _GOVERNORS_ONLY)
+            and record.envelope.epoch <= self.number
+            and not self.has_governed(record.author)
+        )
 
     def member(self, epoch: int, key: bytes) -> Member | None:
         """The roster line of ``key`` in ``epoch``."""
@@ -166,62 +191,75 @@ class Rules:
         return view.roster.get(key) if view else None
 
 
-def epoch_cosign_bytes(epoch: Epoch, swarm: bytes) -> bytes:
-    """What a co-signing governor signs: swarm id and the epoch without co-signatures."""
-    return swarm + wire.encode(to_map(replace(epoch, cosignatures=())))
-
-
-def _is_authorised(epoch: Epoch, author: bytes, swarm: bytes, charter: Charter) -> bool:
-    if author not in charter.governors:
-        return False
-    signers = {author}
-    message = epoch_cosign_bytes(epoch, swarm)
-    for item in epoch.cosignatures:
-        known = item.governor in charter.governors and item.governor not in signers
-        if known and _cosigned(item, message):
-            signers.add(item.governor)
-    return len(signers) >= charter.k
-
-
-def _cosigned(item: Cosignature, message: bytes) -> bool:
-    try:
-        wire.verify(item.governor, wire.Signed(message, item.signature))
-    except WireError:
-        return False
-    return True
-
-
-def beacon_commit(governor: bytes, reveal: bytes) -> BeaconCommit:
-    """The commit to a 32-byte secret, fixed in an epoch before its roster can be foreseen."""
-    return BeaconCommit(governor, hashlib.sha256(reveal).digest())
-
-
-def _beacon(epoch: Epoch, epoch_id: bytes, reveals: Iterable[tuple[bytes, Beacon]]) -> bytes | None:
-    # Only what was committed to is a reveal; anything else that a governor says is passed over.
-    revealed = {
-        (author, hashlib.sha256(reveal.reveal).digest()): reveal.reveal
-        for author, reveal in reveals
-        if reveal.epoch_id == epoch_id
-    }
-    digest = hashlib.sha256(_BEACON_DOMAIN + epoch_id)
-    for item in sorted(epoch.beacon_commits, key=lambda item: item.governor):
-        reveal = revealed.get((item.governor, item.commit))
-        if reveal is None:
-            return None
-        digest.update(reveal)
-    return digest.digest() if epoch.beacon_commits else None
-
-
 def fold_rules(records: Iterable[Record]) -> Rules | None:
-    """Fold governors' records into the rules; other kinds are passed over.
+    """Fold governance records into the rules; other kinds are passed over.
 
-    Returns None without a charter. Records that are not authorised change nothing. Independent of
-    order; epochs count from 1 and each names its predecessor.
+    Returns None without a charter. Records that are not authorised change nothing, and
+    ``Rules.refused`` says why. Independent of order; epochs count from 1 and each names its
+    predecessor.
     """
-    charters = []
+    said = _sort(records)
+    if said is None:
+        return None
+    record, charter, chaining, admissions, rotations = said
+    chain = chaining.chain()
+    refused = dict(chain.refused)
+    rotated: dict[bytes, bytes] = {}
+    for rotation, heir in sorted(rotations, key=_place):
+        if is_rotation(rotation.author, heir, record.id):
+            rotated.setdefault(rotation.author, heir.new)
+        else:
+            refused[rotation.id] = "the new key did not agree to it"
+    admitted: dict[bytes, Member] = {}
+    vouched: Counter[bytes] = Counter()
+    for admission, item in sorted(admissions, key=_place):
+        fault = _admission_fault(admission, item.member, charter, chain.views, rotated, vouched)
+        if fault:
+            refused[admission.id] = fault
+        else:
+            admitted.setdefault(item.member.key, item.member)
+    known = {*charter.governors, *admitted}.union(*(view.roster for view in chain.views.values()))
+    while heirs := {new for old, new in rotated.items() if old in known} - known:
+        known |= heirs
+    removed = {item.key: n for n, view in chain.views.items() for item in view.removals}
+    return Rules(
+        swarm=record.id,
+        charter=charter,
+        epochs=chain.views,
+        frozen=chain.frozen,
+        known=frozenset(known),
+        removed=removed,
+        admissions=admitted,
+        rotated=rotated,
+        refused=refused,
+    )
+
+
+def chained(records: Iterable[Record]) -> Chaining:
+    """The chain that follows from ``records``, ready to judge what may come next.
+
+    Raises:
+        CharterError: the charter is not among them.
+    """
+    said = _sort(records)
+    if said is None:
+        raise CharterError("the charter is not here", cure="wait for the next sync")
+    said[2].chain()
+    return said[2]
+
+
+_Sorted = tuple[
+    "Record", Charter, Chaining, list[tuple["Record", Admission]], list[tuple["Record", Rotation]]
+]
+
+
+def _sort(records: Iterable[Record]) -> _Sorted | None:
+    """Records by kind, the epochs ready to be walked; None without a charter."""
+    charters: list[tuple[Record, Charter]] = []
     epochs: list[tuple[Record, Epoch]] = []
     reveals: list[tuple[bytes, Beacon]] = []
-    admissions: list[tuple[bytes, Admission]] = []
+    admissions: list[tuple[Record, Admission]] = []
+    rotations: list[tuple[Record, Rotation]] = []
     for record in records:
         payload = record.payload
         if isinstance(payload, Charter):
@@ -231,49 +269,58 @@ def fold_rules(records: Iterable[Record]) -> Rules | None:
         elif isinstance(payload, Beacon):
             reveals.append((record.author, payload))
         elif isinstance(payload, Admission):
-            admissions.append((record.author, payload))
+            admissions.append((record, payload))
+        elif isinstance(payload, Rotation):
+            rotations.append((record, payload))
     if not charters:
         return None
     record, charter = min(charters, key=lambda item: item[0].id)
-    governors = set(charter.governors)
-    views: dict[int, EpochView] = {}
-    frozen = False
-    previous: bytes | None = None
-    for number in range(1, len(epochs) + 1):
-        fitting = {
-            item.id: payload
-            for item, payload in epochs
-            if payload.number == number
-            and payload.prev_epoch == previous
-            and payload.policy_id == record.id
-            and _is_authorised(payload, item.author, record.id, charter)
-            and _has_sound_roster(payload)
-        }
-        if len(fitting) != 1:
-            frozen = len(fitting) > 1
-            break
-        previous, payload = fitting.popitem()
-        views[number] = EpochView(
-            id=previous,
-            number=number,
-            roster=decode_roster(payload.roster),
-            removed=frozenset(item.key for item in payload.removed),
-            active_folds=payload.active_folds,
-            beacon=_beacon(payload, previous, reveals),
-        )
-    admitted = frozenset(
-        item.member.key
-        for author, item in admissions
-        if author in governors and is_valid_public(item.member.key)
-    )
-    return Rules(record.id, charter, views, admitted, frozen)
+    chaining = Chaining(record.id, charter, epochs, reveals, rotations)
+    return record, charter, chaining, admissions, rotations
 
 
-def _has_sound_roster(epoch: Epoch) -> bool:
-    if hashlib.sha256(epoch.roster).digest() != epoch.roster_hash:
-        return False
-    try:
-        decode_roster(epoch.roster)
-    except CharterError:
-        return False
-    return True
+def _place(item: tuple[Record, object]) -> tuple[int, bytes]:
+    """An order that is the same everywhere, and that of its feed for one author."""
+    return item[0].envelope.seq, item[0].id
+
+
+def _admission_fault(
+    record: Record,
+    member: Member,
+    charter: Charter,
+    views: Mapping[int, EpochView],
+    rotated: Mapping[bytes, bytes],
+    vouched: Counter[bytes],
+) -> str:
+    """Why an admission does not count, by the epoch in which its author wrote it; counts vouching.
+
+    A member that is no governor vouches for researchers under its own operator, for a few.
+    """
+    author, view = record.author, views.get(record.envelope.epoch)
+    if view is None and record.envelope.epoch:
+        return f"epoch {record.envelope.epoch} is not here"
+    governors = set(view.governors if view else charter.governors)
+    governors |= {new for old, new in rotated.items() if old in governors}
+    earlier = {key for one in views.values() for key in one.governors} | set(charter.governors)
+    if not is_valid_public(member.key):
+        return "its key is not a sound Ed25519 key"
+    if member.voucher_root != author:
+        return "it is not in the name of its author"
+    if "governor" in member.roles:
+        return "governors are made by an epoch, which more than half of them sign"
+    stranger = member.operator == OPEN_OPERATOR
+    if stranger and (charter.admission != "open" or member.roles != ("researcher",)):
+        return f"the operator {OPEN_OPERATOR!r} is for researchers of open swarms"
+    if author in governors:
+        return ""
+    line = view.roster.get(author) if view else None
+    if line is None or (view is not None and author in view.removed):
+        return "its author was no member"
+    if line.voucher_root not in earlier or line.operator == OPEN_OPERATOR:
+        return "its author was let in by no governor, and cannot vouch"
+    if member.roles != ("researcher",) or member.operator != line.operator:
+        return "a member vouches for researchers only, under its own operator"
+    vouched[author] += 1
+    if vouched[author] > MAX_VOUCHED:
+        return f"its author vouched for {MAX_VOUCHED} others before"
+    return ""

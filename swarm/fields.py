@@ -10,8 +10,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import Meta
 
-from swarm import wire
-from swarm.errors import RecordError, WireError
+from swarm.errors import RecordError
 
 MAX_CODE = 48 * 1024
 MAX_REFS = 32
@@ -30,6 +29,7 @@ Short = Annotated[str, Meta(max_length=120)]
 
 
 T = TypeVar("T")
+_sorted = msgspec.msgpack.Encoder(order="sorted")
 
 
 def to_map(value: Any) -> dict[str, Any]:
@@ -39,15 +39,15 @@ def to_map(value: Any) -> dict[str, Any]:
 
 
 def from_map(kind: type[T], data: Any) -> T:
-    """Build ``kind`` from a decoded map, strictly.
+    """Build ``kind`` from a map that :func:`swarm.wire.decode` returned, strictly.
 
     Raises:
         RecordError: a field is unknown, missing, of the wrong type or out of range.
     """
     try:
         value = msgspec.convert(data, kind, builtin_types=(bytes,), strict=True)
-        same = wire.encode(to_map(value)) == wire.encode(data)
-    except (msgspec.ValidationError, WireError, UnicodeError) as error:
+        same = _sorted.encode(value) == _sorted.encode(data)
+    except (msgspec.ValidationError, UnicodeError) as error:
         raise RecordError(f"{kind.__name__.lower()}: {_plain(str(error))}") from None
     if not same:
         raise RecordError(f"{kind.__name__.lower()}: unknown or missing fields")

@@ -31,6 +31,7 @@ from swarm.addresses import KINDS, AddressError, PeerAddress, parse_address
 from swarm.errors import SwarmError
 from swarm.penalties import TokenBucket
 from swarm.streams import NetworkError
+from swarm.subnets import subnet_of
 
 if TYPE_CHECKING:
     from swarm.transport import Transport
@@ -45,8 +46,8 @@ TOKEN_SIZE = 16
 _ROLE = re.compile(r"[a-z][a-z,-]{0,63}\Z")
 _HOW = "copy the whole line that starts with laz1, or ask for a new invitation"
 
-JoinHandler = Callable[[bytes, bytes], Awaitable[bytes]]
-"""(key of the asking peer, request) -> response. Both opaque here."""
+JoinHandler = Callable[[bytes, str, bytes], Awaitable[bytes]]
+"""(key of the asking peer, its IP address, request) -> response. The last two opaque here."""
 
 
 class InvitationError(SwarmError):
@@ -63,7 +64,9 @@ class Joining:
 
     def __init__(self, transport: Transport, answer: JoinHandler) -> None:
         self._answer = answer
+        self._transport = transport
         self._each = TokenBucket(rate=0.2, burst=10.0)
+        self._subnets = TokenBucket(rate=1.0, burst=20.0)
         self._all = TokenBucket(rate=10.0, burst=50.0)
         transport.set_responder(
             PROTOCOL,
@@ -74,9 +77,12 @@ class Joining:
         )
 
     async def _respond(self, peer: bytes, request: bytes) -> bytes:
-        if not self._each.take(peer) or not self._all.take(b""):
+        ip = self._transport.ip_of(peer)
+        subnet = subnet_of(ip)
+        fair = subnet is None or self._subnets.take(subnet.encode())
+        if not (fair and self._each.take(peer) and self._all.take(b"")):
             raise NetworkError("join requests come too often")
-        response = await self._answer(peer, request)
+        response = await self._answer(peer, ip, request)
         if len(response) > MAX_RESPONSE:
             raise NetworkError("the response to a join request is too large")
         return response

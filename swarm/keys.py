@@ -122,3 +122,8 @@ def short(identity: bytes | str) -> str:
     """A short form for people: the last 8 of a peer id (bytes: a public key)."""
     text = peer_id(identity) if isinstance(identity, bytes) else identity
     return text[-8:]
+
+
+def rotation_bytes(swarm: bytes, old: bytes, new: bytes) -> bytes:
+    """What the key ``new`` signs to take over from ``old`` in ``swarm`` (32 bytes each)."""
+    return b"lazaretto/rotation/1" + swarm + old + new

@@ -6,13 +6,17 @@ over a stream of its own, whether it hears us; whoever does not answer, does not
 heard a few times in a row is disconnected, and dialled anew if its address is known.
 
     request  = "?"
-    response = 0x01 (I read your gossip and know your subscription) | 0x00
+    response = 0x01 (I read your gossip and know your subscription) or 0x00 | unix time in ms (u64)
+
+Nothing is decided by a clock; the times only let a node tell its owner that its clock is wrong.
 """
 
 from __future__ import annotations
 
 import logging
 import random
+import time
+from statistics import median
 from typing import TYPE_CHECKING
 
 import trio
@@ -21,6 +25,8 @@ from swarm.keys import short
 from swarm.streams import Misbehaviour, PeerGone, PeerSilent
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from swarm.transport import Transport
 
 log = logging.getLogger(__name__)
@@ -36,18 +42,35 @@ class Liveness:
         transport: the transport; the protocol's handler is set here.
         interval: seconds between two checks of a peer.
         strikes: failed checks in a row after which it is disconnected.
+        clock: seconds since 1970.
     """
 
-    def __init__(self, transport: Transport, interval: float, strikes: int) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        interval: float,
+        strikes: int,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._transport = transport
         self._interval = interval
         self._limit = strikes
         self._strikes: dict[bytes, int] = {}
         self._checking: set[bytes] = set()
+        self._clock = clock
+        self._ahead: dict[bytes, float] = {}
         transport.set_responder(PROTOCOL, self._answer, max_request=16)
 
     async def _answer(self, peer: bytes, _request: bytes) -> bytes:
-        return b"\x01" if self._transport.hears(peer) else b"\x00"
+        now = max(0, int(1000 * self._clock())).to_bytes(8, "big")
+        return (b"\x01" if self._transport.hears(peer) else b"\x00") + now
+
+    def clock_ahead(self) -> float | None:
+        """By how many seconds connected peers' clocks are ahead of ours, in the median.
+
+        None without peers. Half of the answer's way is in it.
+        """
+        return median(self._ahead.values()) if self._ahead else None
 
     async def run(self) -> None:
         """Check until cancelled."""
@@ -58,6 +81,7 @@ class Liveness:
                 peers = self._transport.peers()
                 due = {key: due.get(key, now + self._interval) for key in peers}
                 self._strikes = {key: n for key, n in self._strikes.items() if key in peers}
+                self._ahead = {key: s for key, s in self._ahead.items() if key in peers}
                 for key in peers - self._checking:
                     if now >= due[key]:
                         due[key] = now + self._interval * random.uniform(0.8, 1.2)
@@ -88,4 +112,7 @@ class Liveness:
             return False
         except PeerGone:
             return True  # a reset is the answer of a living peer that does not admit us (yet)
-        return answer == b"\x01" and self._transport.hears(key)
+        if len(answer) == 9:
+            theirs = int.from_bytes(answer[1:], "big") / 1000
+            self._ahead[key] = max(-1e9, min(1e9, theirs - self._clock()))
+        return answer[:1] == b"\x01" and self._transport.hears(key)

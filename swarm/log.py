@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from swarm.envelope import parse
 from swarm.errors import StoreError, SwarmError
 from swarm.feed import equivocator
 from swarm.peers import Ingested
@@ -18,6 +19,7 @@ from swarm.records import Equivocation
 
 if TYPE_CHECKING:
     from swarm.envelope import Record
+    from swarm.forks import Mark
     from swarm.keys import KeyPair
     from swarm.records import Payload
     from swarm.store import Store
@@ -42,11 +44,8 @@ class SwarmLog:
         self.announce: Announce | None = None
         self.full: StoreError | None = None
         self.may_sign = trio.Event()
-        self._convicted = {
-            equivocator(record.payload)
-            for _, record in store.records()
-            if isinstance(record.payload, Equivocation)
-        }
+        self._convicted = set(store.convictions())
+        self._unreported = store.contradictions()
         self._hear = hear
         self._writing = trio.Lock()
 
@@ -55,16 +54,21 @@ class SwarmLog:
         rules = self.store.rules
         return rules is None or not rules.epochs or rules.is_member(key)
 
-    async def heads(self) -> dict[bytes, int]:
-        """Author key -> last sequence number held."""
-        return {author: head.seq for author, head in self.store.heads().items()}
+    @property
+    def convicted(self) -> frozenset[bytes]:
+        """Authors against whom a proof of equivocation is held."""
+        return frozenset(self._convicted)
 
-    async def records_after(
-        self, author: bytes, seq: int, max_records: int, max_bytes: int
+    async def marks(self) -> dict[bytes, tuple[Mark, ...]]:
+        """What is held of every feed."""
+        return await trio.to_thread.run_sync(self.store.marks)
+
+    async def beyond(
+        self, author: bytes, marks: tuple[Mark, ...], skip: int, max_records: int, max_bytes: int
     ) -> list[bytes]:
-        """Signed bytes beyond ``seq``, in feed order."""
+        """Signed bytes that somebody with ``marks`` lacks, in an order in which they fit."""
         return await trio.to_thread.run_sync(
-            self.store.records_after, author, seq, max_records, max_bytes
+            self.store.beyond, author, marks, skip, max_records, max_bytes
         )
 
     async def ingest(self, records: list[bytes], sender: bytes) -> Ingested:
@@ -83,10 +87,10 @@ class SwarmLog:
                 if isinstance(record.payload, Equivocation)
             }
             self._hear(result.new)
-        for proof in result.proofs:
-            await self._report(proof)
+        self._unreported.update((equivocator(proof), proof) for proof in result.proofs)
+        await self._report()
         return Ingested(
-            new=len(result.new),
+            new=len(result.new) + len(result.proofs),
             known=result.known + result.forked,
             gaps=tuple(sorted(result.gaps)),
             refused=tuple(result.refused),
@@ -109,6 +113,28 @@ class SwarmLog:
         await self.tell([record])
         return record
 
+    async def append_by(self, work: Callable[[], object]) -> list[Record]:
+        """Run ``work``, which appends to the store, in a thread; then announce what it appended.
+
+        Raises:
+            SwarmError: that of ``work``; what it had appended before is announced all the same.
+        """
+        await self.may_sign.wait()
+        own, said = self.key.public, []
+        try:
+            async with self._writing:
+                head = self.store.heads().get(own)
+                try:
+                    await trio.to_thread.run_sync(work)
+                finally:
+                    after = head.seq if head else -1
+                    said = self.store.records_after(own, after, 256, 2**24)
+        finally:
+            records = [parse(data, check_signature=False) for data in said]
+            if records:
+                await self.tell(records)
+        return records
+
     async def tell(self, records: list[Record]) -> None:
         """Let audience and peers hear of records of our own that were appended to the store."""
         self._hear(records)
@@ -116,15 +142,23 @@ class SwarmLog:
             for record in records:
                 await self.announce(record.signed.to_bytes())
 
-    async def _report(self, proof: Equivocation) -> None:
-        """Publish the first proof against an author; more of them would prove nothing more."""
-        author, rules = equivocator(proof), self.store.rules
-        if author in self._convicted or author == self.key.public or not self.may_sign.is_set():
+    async def _report(self) -> None:
+        """Publish the first proof against an author; more of them would prove nothing more.
+
+        What cannot be signed now (no leave to sign yet, a full disk) is tried again with the next
+        records that arrive, also after a restart: the log itself holds the contradiction.
+        """
+        rules = self.store.rules
+        if not self._unreported or not self.may_sign.is_set():
             return
         if rules is None or not rules.is_member(self.key.public):
             return
-        self._convicted.add(author)
-        try:
-            await self.append(proof)
-        except SwarmError:
-            self._convicted.discard(author)  # the disk is full: the next contradiction reports it
+        for author, proof in list(self._unreported.items()):
+            if author not in self._convicted and author != self.key.public:
+                self._convicted.add(author)
+                try:
+                    await self.append(proof)
+                except SwarmError:
+                    self._convicted.discard(author)
+                    return
+            self._unreported.pop(author, None)

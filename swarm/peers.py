@@ -7,7 +7,10 @@ the store. Records are opaque here: signed bytes that the log checks.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from swarm.forks import Mark
 
 MAX_RECORD_BYTES = 64 * 1024 + 1024
 """Largest signed record on the wire: a 64 KiB body, its signature and the framing around both."""
@@ -18,7 +21,8 @@ class Ingested:
     """What became of a batch of records.
 
     Attributes:
-        new: records that were stored just now.
+        new: records that were stored just now, and authors just convicted of contradicting
+            themselves: whatever makes it worth while to ask the sender again.
         known: records that the log held already.
         gaps: authors (32-byte keys) of whom an earlier record is missing, or whose records cannot
             be placed yet (for example because their admission has not arrived). Not the sender's
@@ -36,17 +40,17 @@ class Ingested:
 class Log(Protocol):
     """The append-only log of one swarm on this node."""
 
-    async def heads(self) -> dict[bytes, int]:
-        """Return the last sequence number held without a gap, by author key (32 bytes)."""
+    async def marks(self) -> dict[bytes, tuple[Mark, ...]]:
+        """Return, by author key (32 bytes), the marks that say what is held of each feed."""
         ...
 
-    async def records_after(
-        self, author: bytes, seq: int, max_records: int, max_bytes: int
+    async def beyond(
+        self, author: bytes, marks: tuple[Mark, ...], skip: int, max_records: int, max_bytes: int
     ) -> list[bytes]:
-        """Return signed records of ``author`` with a number above ``seq``, in feed order.
+        """Return signed records of ``author`` that somebody with ``marks`` lacks.
 
-        At most ``max_records`` of them and at most ``max_bytes`` in sum, but at least one if there
-        is one.
+        In an order in which they can be stored, without the first ``skip`` of them. At most
+        ``max_records`` and at most ``max_bytes`` in sum, but at least one if there is one.
         """
         ...
 

@@ -5,9 +5,8 @@ nano-bits per byte, times in milliseconds, shares in thousandths (``_milli``), s
 time to the day. Hashes and keys are 32 raw bytes. Parsing is strict: an unknown, missing, mistyped
 or out-of-range field refuses the record.
 
-Some kinds and fields are not acted upon yet (``attest``, ``contradiction``, ``retraction``,
-``calibration``, encrypted fold batches, foreign fold nonces): their form is fixed now because a
-form is hard to change once it is signed.
+Some kinds and fields are not acted upon yet (``retraction``, encrypted fold batches): their form is
+fixed now because a form is hard to change once it is signed.
 """
 
 from __future__ import annotations
@@ -22,8 +21,6 @@ from swarm.fields import MAX_CODE, Code, Count, Hash, Key, Name, Nano, Seed, Sho
 
 @dataclass(frozen=True, slots=True)
 class FoldBatch:
-    """Holdout folds of a challenge. Encrypted batches (``cipher_hash``, ``unlock``) come later."""
-
     plain_hash: Hash
     cipher_hash: Hash | None = None
     unlock: Hash | None = None
@@ -119,7 +116,8 @@ class Epoch:
     """A period with fixed rules, signed by more than half of the governors.
 
     ``roster`` is the canonical encoding of a list of :class:`Member`, inline up to 40 KiB;
-    ``roster_hash`` is its sha256. A co-signature covers the same payload without co-signatures.
+    ``roster_hash`` is its sha256. Every governor who signs commits to a secret for the beacon; what
+    a co-signature covers is in ``swarm.epochs.consent_bytes``.
     """
 
     KIND: ClassVar[str] = "epoch"
@@ -146,11 +144,42 @@ class Beacon:
 
 
 @dataclass(frozen=True, slots=True)
+class Draft:
+    """A governor asks the others to sign ``epoch``, which has its author's commitment only."""
+
+    KIND: ClassVar[str] = "draft"
+    epoch: Epoch
+
+
+@dataclass(frozen=True, slots=True)
+class Consent:
+    """A governor signs the epoch of ``draft`` and commits to its own secret for the beacon."""
+
+    KIND: ClassVar[str] = "consent"
+    draft: Hash
+    commit: Hash
+    signature: Signature
+
+
+@dataclass(frozen=True, slots=True)
 class Admission:
-    """A governor admits a key; it is on the roster from the next epoch on."""
+    """A governor admits a key, or a member vouches for one; on the roster from the next epoch."""
 
     KIND: ClassVar[str] = "admission"
     member: Member
+
+
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """The last record of a feed: its author goes on under the key ``new``.
+
+    ``proof`` is a signature by ``new`` (``swarm.keys.rotation_bytes``): nobody can be made the heir
+    of a key without taking part.
+    """
+
+    KIND: ClassVar[str] = "rotation"
+    new: Key
+    proof: Signature
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +215,8 @@ class Commit:
     """A bench member takes its seat before it runs anything.
 
     ``nonce_hash`` is the anchor of a hash chain: round ``r`` reveals the preimage of what round
-    ``r-1`` revealed, so that nobody can foresee the seeds of a round.
+    ``r-1`` revealed, so that nobody can foresee the seeds of a round. ``fold_nonce_hash`` anchors a
+    second chain, with a link for every position of the bench: see :class:`Open`.
     """
 
     KIND: ClassVar[str] = "commit"
@@ -198,6 +228,18 @@ class Commit:
     nonce_hash: Hash
     fold_nonce_hash: Hash
     calibration: Hash | None
+
+
+@dataclass(frozen=True, slots=True)
+class Seating:
+    """Whom a bench member saw take its seat, by rank: the id of its commit, null for nobody.
+
+    Said once, when all seats are taken or the member's patience is over.
+    """
+
+    KIND: ClassVar[str] = "seating"
+    claim: Hash
+    commits: Annotated[tuple[Hash | None, ...], Meta(min_length=1, max_length=15)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +256,10 @@ class Seal:
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """Another bench member opens its fold nonce for a seal (order enforced later)."""
+    """A bench member opens its fold nonce for the seal of another: now that one learns its fold.
+
+    ``fold_nonce`` is the link of the opener's fold chain for the seal's position.
+    """
 
     KIND: ClassVar[str] = "open"
     seal: Hash
@@ -248,7 +293,11 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One position of the evidence: the pairs of one bench member in one round."""
+    """One position of the evidence: the pair of one bench member in one round.
+
+    ``fold_nonce`` drew the fold: another member's, opened after the seal (``fold_source`` "other"),
+    or its own where it sits alone on the bench ("own").
+    """
 
     KIND: ClassVar[str] = "block"
     claim: Hash
@@ -259,7 +308,7 @@ class Block:
     seal: Hash
     nonce: Hash
     fold_nonce: Hash
-    fold_source: Annotated[str, Meta(pattern=r"^(own|next)\Z")]
+    fold_source: Annotated[str, Meta(pattern=r"^(own|other)\Z")]
     pairs: Annotated[tuple[Pair, ...], Meta(min_length=1, max_length=8)]
     probes: dict[Name, Nano]
     hw_class: Name
@@ -268,6 +317,13 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Attest:
+    """What a bench member holds of a position of another: its block, or null for absent.
+
+    ``prefix_digest`` covers the claim and all that was settled before the position;
+    ``member_head_seen`` is the last that was seen of the position's member in this claim: its
+    commit, seal or block.
+    """
+
     KIND: ClassVar[str] = "attest"
     claim: Hash
     round: Annotated[int, Meta(ge=0, le=63)]
@@ -363,21 +419,8 @@ class Equivocation:
 
 
 Payload = (
-    Charter
-    | Epoch
-    | Beacon
-    | Admission
-    | Claim
-    | Commit
-    | Seal
-    | Open
-    | Block
-    | Attest
-    | Adoption
-    | Contradiction
-    | Retraction
-    | Calibration
-    | Experiment
-    | Equivocation
-)
+    Charter | Epoch | Beacon | Draft | Consent | Admission | Rotation | Claim | Commit | Seating
+    | Seal | Open | Block | Attest | Adoption | Contradiction | Retraction | Calibration
+    | Experiment | Equivocation
+)  # fmt: skip
 KINDS: dict[str, type[Any]] = {kind.KIND: kind for kind in Payload.__args__}

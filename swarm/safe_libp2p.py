@@ -7,7 +7,8 @@ What is covered (each was found in py-libp2p 0.8.1, most of them by a test that 
 - an exception in a stream handler or in protocol negotiation: ``SafeHost``;
 - an accepted connection kept its place until shutdown, so that a node went deaf after
   ``max_connections`` of them: ``SafeSwarm`` gives the place back when the connection ends;
-- a peer could send beyond its flow-control window, and open any number of streams: ``SafeYamux``;
+- a peer could send beyond its flow-control window, open any number of streams, and keep a broken
+  connection busy with what it had sent before: ``SafeYamux``;
 - identify wrote whatever a peer said into the address book: ``SafeHost`` answers identify, and
   asks nobody.
 
@@ -27,6 +28,7 @@ from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
 from libp2p.host.basic_host import BasicHost
 from libp2p.identity.identify_push.identify_push import ID_PUSH
+from libp2p.io.exceptions import ConnectionClosedError
 from libp2p.network.config import ConnectionConfig, RetryConfig
 from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.network.exceptions import SwarmException
@@ -49,6 +51,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from libp2p.abc import INetStream
+
+    from swarm.subnets import SubnetLimit
 
 log = logging.getLogger(__name__)
 
@@ -147,6 +151,13 @@ class SafeYamux(Yamux):  # type: ignore[misc]
         body: bytes = await super()._read_data_body(length)
         return body
 
+    async def _write_frame(self, data: bytes) -> None:
+        try:
+            await super()._write_frame(data)
+        except ConnectionClosedError:
+            self.event_shutting_down.set()  # or it goes on with each frame that is still buffered
+            raise
+
     async def start(self) -> None:
         try:
             await super().start()
@@ -197,12 +208,16 @@ class SafeSwarm(Swarm):  # type: ignore[misc]
 
     Args (beyond those of the library):
         gate: called with the peer id of each new connection; False closes it.
+        subnets: how many inbound connections one subnet may have.
     """
 
-    def __init__(self, *args: Any, gate: Callable[[Any], bool], **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, gate: Callable[[Any], bool], subnets: SubnetLimit, **kwargs: Any
+    ) -> None:
         self._tcp = _TrackingTCP()
         super().__init__(*args, transports=[self._tcp], **kwargs)
         self._gate = gate
+        self._subnets = subnets
         self.auto_connector = _NoAutoConnector()
         self._handshakes = trio.CapacityLimiter(MAX_HANDSHAKES)
 
@@ -219,6 +234,16 @@ class SafeSwarm(Swarm):  # type: ignore[misc]
     async def _do_handle_inbound_connection(
         self, read_write_closer: Any, maddr: Any, failure_event: Any
     ) -> None:
+        host = (read_write_closer.get_remote_address() or ("",))[0]
+        if not self._subnets.enter(host):
+            log.info("too many connections from the subnet of %.60s", host)
+            return  # the listener closes the socket
+        try:
+            await self._handle_within_subnet(read_write_closer, maddr)
+        finally:
+            self._subnets.leave(host)
+
+    async def _handle_within_subnet(self, read_write_closer: Any, maddr: Any) -> None:
         borrower = object()
         try:
             self._handshakes.acquire_on_behalf_of_nowait(borrower)
@@ -271,9 +296,13 @@ class SafeHost(BasicHost):  # type: ignore[misc]
 
 
 def build_host(
-    seed: bytes, *, max_connections: int, gate: Callable[[Any], bool]
+    seed: bytes, *, max_connections: int, gate: Callable[[Any], bool], subnets: SubnetLimit
 ) -> tuple[SafeHost, SafeSwarm]:
-    """Build a host for an Ed25519 seed (32 bytes): TCP, noise and yamux, and nothing else."""
+    """Build a host for an Ed25519 seed (32 bytes): TCP, noise and yamux, and nothing else.
+
+    A quarter of the connections is left to those that we dial ourselves: whoever fills the others
+    cannot keep us from the peers that we know.
+    """
     keys = create_new_key_pair(seed)
     store = PeerStore()
     peer_id = ID.from_pubkey(keys.public_key)
@@ -292,11 +321,12 @@ def build_host(
         retry_config=RetryConfig(max_retries=0),
         connection_config=ConnectionConfig(
             max_connections=max_connections,
-            min_connections=0,
-            low_watermark=0,
+            min_connections=max_connections // 4,
+            low_watermark=max_connections // 4,
             high_watermark=max_connections,
             max_connections_per_peer=2,
         ),
         gate=gate,
+        subnets=subnets,
     )
     return SafeHost(network, disable_identify_address_discovery=True), network

@@ -1,9 +1,10 @@
 """The node's durable log of records: SQLite in WAL mode, one writer.
 
-What is in the log has passed every check of :func:`swarm.envelope.parse`, its author was a member,
-and it follows its feed: what is held of a feed is a gapless prefix. State elsewhere is folded from
-the log. A commit is durable (fsync) before :meth:`Store.ingest` or :meth:`Store.append` returns, so
-nothing of our own is seen by anybody that a power cut could take back.
+What is in the log has passed every check of :func:`swarm.envelope.parse`, its author was a member
+within its quota, and the record before it is held: of a feed, a gapless prefix, and of authors who
+contradict themselves other branches too (``swarm.forks``). State elsewhere is folded from the log.
+A commit is durable (fsync) before :meth:`Store.ingest` or :meth:`Store.append` returns, so nothing
+of our own is seen by anybody that a power cut could take back.
 
 Not for several processes at once: a lock file keeps a second writer out.
 """
@@ -11,7 +12,6 @@ Not for several processes at once: a lock file keeps a second writer out.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import sqlite3
 import threading
@@ -19,11 +19,15 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from swarm import wire
 from swarm.charter import Rules, fold_rules
+from swarm.database import GOVERNANCE, lock, open_database
 from swarm.envelope import Record, parse, seal_record
 from swarm.errors import RecordError, StoreError, SwarmError
 from swarm.feed import Fit, Head, equivocator, fit, heads_digest, prove_equivocation
-from swarm.records import Admission, Beacon, Charter, Epoch, Equivocation, Payload
+from swarm.forks import Branches, Mark, contradictions
+from swarm.quota import Quota
+from swarm.records import Charter, Equivocation, Payload, Rotation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -31,19 +35,6 @@ if TYPE_CHECKING:
 
     from swarm.keys import KeyPair
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS records (
-    arrival INTEGER PRIMARY KEY AUTOINCREMENT,
-    id BLOB NOT NULL UNIQUE,
-    author BLOB NOT NULL,
-    seq INTEGER NOT NULL,
-    kind TEXT NOT NULL,
-    data BLOB NOT NULL,
-    UNIQUE (author, seq)
-) STRICT;
-CREATE INDEX IF NOT EXISTS by_kind ON records (kind, arrival);
-"""
-_GOVERNANCE = (Charter.KIND, Epoch.KIND, Beacon.KIND, Admission.KIND)
 SECONDS_PER_DAY = 86_400
 
 
@@ -52,8 +43,9 @@ class Ingest:
     """What became of a batch.
 
     ``gaps``: authors who are not members yet, or of whom an earlier record is missing.
-    ``forked``: records of another branch of a feed than the one held; their author is to blame, not
-    who hands them on. ``refused``: short reasons in our own words; no honest peer sends such bytes.
+    ``forked``: records of further branches of a forked feed than are kept; their author is to
+    blame, not who hands them on. ``refused``: short reasons in our own words; no honest peer sends
+    such bytes. ``proofs``: against authors who were not known to contradict themselves.
     """
 
     new: list[Record] = field(default_factory=list)
@@ -80,27 +72,20 @@ class Store:
         self.swarm = swarm
         self.path = path
         self._lock = threading.RLock()
-        self._lock_file = -1 if read_only else _lock(path.with_suffix(".lock"))
+        self._lock_file = -1 if read_only else lock(path.with_suffix(".lock"))
         try:
-            self._db = self._open(read_only)
+            self._db = open_database(path, read_only=read_only)
             self._heads = self._load_heads()
-            self.rules: Rules | None = fold_rules(self._governance())
+            self._spent = self._load_spent()
+            self._tails: dict[bytes, tuple[int, bool]] = {}  # see _tail
+            self.rules: Rules | None = fold_rules(self.of_kind(*GOVERNANCE))
+            self._forked = self._load_forked()
         except (sqlite3.Error, SwarmError) as error:
             self._unlock()
             raise StoreError(
                 f"the log {path} cannot be opened: {error}",
                 cure="free disk space; if it is damaged, lazaretto audit tells what was changed",
             ) from None
-
-    def _open(self, read_only: bool) -> sqlite3.Connection:
-        uri = f"{self.path.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}"
-        db = sqlite3.connect(uri, uri=True, check_same_thread=False, isolation_level=None)
-        if not read_only:
-            os.chmod(self.path, 0o600)
-            db.execute("PRAGMA journal_mode=WAL")
-            db.execute("PRAGMA synchronous=FULL")
-            db.executescript(_SCHEMA)
-        return db
 
     def _unlock(self) -> None:
         if self._lock_file >= 0:
@@ -120,20 +105,70 @@ class Store:
         self.close()
 
     def _load_heads(self) -> dict[bytes, Head]:
-        rows = self._db.execute("SELECT author, MAX(seq), id FROM records GROUP BY author")
+        rows = self._db.execute(
+            "SELECT author, MAX(seq), id FROM records WHERE branch = 0 GROUP BY author"
+        )
         return {author: Head(seq, record_id) for author, seq, record_id in rows}
 
-    def _governance(self) -> list[Record]:
-        marks = ",".join("?" * len(_GOVERNANCE))
-        rows = self._db.execute(f"SELECT data FROM records WHERE kind IN ({marks})", _GOVERNANCE)
-        return [parse(data, check_signature=False) for (data,) in rows]
+    def _load_spent(self) -> dict[tuple[bytes, int], tuple[int, int]]:
+        rows = self._db.execute(
+            "SELECT author, epoch, COUNT(*), SUM(LENGTH(data)) FROM records WHERE branch = 0"
+            " GROUP BY author, epoch"
+        )
+        return {(author, epoch): (count, size) for author, epoch, count, size in rows}
+
+    def _load_forked(self) -> set[bytes]:
+        rows = self._db.execute("SELECT DISTINCT author FROM records WHERE branch = 1")
+        return {author for (author,) in rows} | set(self.convictions())
 
     # --- reading -----------------------------------------------------------------------------
+
+    def of_kind(self, *kinds: str) -> list[Record]:
+        """All records of these kinds, in order of arrival."""
+        listed = ", ".join(f"'{kind}'" for kind in kinds)  # the partial index wants them spelt out
+        with self._lock:
+            rows = self._db.execute(
+                f"SELECT data FROM records WHERE kind IN ({listed}) ORDER BY arrival"
+            ).fetchall()
+        return [parse(data, check_signature=False) for (data,) in rows]
 
     def heads(self) -> dict[bytes, Head]:
         """Author key -> the last record held of its feed."""
         with self._lock:
             return dict(self._heads)
+
+    def convictions(self) -> dict[bytes, Equivocation]:
+        """Authors against whom a proof lies in the log, with one such proof each."""
+        with self._lock:
+            held = [record.payload for record in self.of_kind(Equivocation.KIND)]
+        return {equivocator(proof): proof for proof in held if isinstance(proof, Equivocation)}
+
+    def contradictions(self) -> dict[bytes, Equivocation]:
+        """What the log itself proves against authors: two records of theirs with one number."""
+        with self._lock:
+            return contradictions(self._db)
+
+    def marks(self) -> dict[bytes, tuple[Mark, ...]]:
+        """Author key -> marks (see ``swarm.forks``) that say all that is held of its feed."""
+        with self._lock:
+            marks: dict[bytes, tuple[Mark, ...]] = {
+                author: ((head.seq, head.id),) for author, head in self._heads.items()
+            }
+            for author in self._forked & self._heads.keys():
+                marks[author] = Branches(self._db, author, self._heads[author]).marks()
+        return marks
+
+    def beyond(
+        self, author: bytes, marks: tuple[Mark, ...], skip: int, max_records: int, max_bytes: int
+    ) -> list[bytes]:
+        """Signed bytes that somebody lacks who has ``marks`` of a feed, but for the first ``skip``.
+
+        In an order in which they can be stored, within caps. To somebody whose only mark is not
+        held here although the feed is as long: the one record that contradicts it.
+        """
+        with self._lock:
+            branches = Branches(self._db, author, self._heads.get(author))
+            return branches.lacking(marks, skip, max_records, max_bytes)
 
     def records(self, after: int = 0) -> Iterator[tuple[int, Record]]:
         """All records with an arrival number above ``after``, in order of arrival."""
@@ -154,18 +189,7 @@ class Store:
     ) -> list[bytes]:
         """Signed bytes of a feed beyond ``seq`` (-1: from its start), in order, within caps."""
         with self._lock:
-            rows = self._db.execute(
-                "SELECT data FROM records WHERE author = ? AND seq > ? ORDER BY seq LIMIT ?",
-                (author, seq, max_records),
-            ).fetchall()
-        result: list[bytes] = []
-        total = 0
-        for (data,) in rows:
-            total += len(data)
-            if result and total > max_bytes:
-                break
-            result.append(data)
-        return result
+            return Branches(self._db, author, None).main_after(seq, max_records, max_bytes)
 
     def get(self, record_id: bytes) -> Record | None:
         """The record with this id, if held."""
@@ -175,7 +199,7 @@ class Store:
 
     def _at(self, author: bytes, seq: int) -> Record | None:
         row = self._db.execute(
-            "SELECT data FROM records WHERE author = ? AND seq = ?", (author, seq)
+            "SELECT data FROM records WHERE author = ? AND seq = ? AND branch = 0", (author, seq)
         ).fetchone()
         return parse(row[0], check_signature=False) if row else None
 
@@ -217,7 +241,7 @@ class Store:
                 swarm=None if isinstance(payload, Charter) else self.swarm,
                 seq=head.seq + 1 if head else 0,
                 prev=head.id if head else None,
-                epoch=current.number if current else 0,
+                epoch=max(current.number if current else 0, self._tail(key.public)[0]),
                 day=int(time.time()) // SECONDS_PER_DAY,
                 refs=refs,
                 heads_digest=heads_digest(self._heads),
@@ -232,13 +256,14 @@ class Store:
             return record
 
     def _transaction(self, work: Callable[[], None]) -> None:
-        before = dict(self._heads), self.rules
+        before = dict(self._heads), dict(self._spent), set(self._forked), self.rules
         try:
             self._db.execute("BEGIN IMMEDIATE")
             work()
             self._db.execute("COMMIT")
         except BaseException as error:
-            self._heads, self.rules = before
+            self._heads, self._spent, self._forked, self.rules = before
+            self._tails.clear()
             with contextlib.suppress(sqlite3.Error):
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
@@ -262,33 +287,31 @@ class Store:
             for record in waiting:
                 if record.kind == Charter.KIND and record.id != self.swarm:
                     result.refused.append("the charter of another swarm")
-                elif self._usurps(record):
+                elif self.rules is not None and self.rules.usurps(record):
                     result.refused.append("a governor's record by somebody who is none")
                 elif not self._may_speak(record):
                     strangers.append(record)
-                elif self._place(record, result) and record.kind in _GOVERNANCE:
+                elif self._place(record, result) and record.kind in GOVERNANCE:
                     learnt = True
             if learnt:
-                self.rules = fold_rules(self._governance())
+                self.rules = fold_rules(self.of_kind(*GOVERNANCE))
                 waiting = strangers
                 continue
             result.gaps.update(record.author for record in strangers)
             return
 
-    def _usurps(self, record: Record) -> bool:
-        """A record that only governors may write, by another author: the charter pins them."""
-        governors = self.rules.charter.governors if self.rules else None
-        return (
-            governors is not None
-            and record.kind in _GOVERNANCE
-            and record.kind != Charter.KIND
-            and record.author not in governors
-        )
-
     def _may_speak(self, record: Record) -> bool:
         if record.kind == Charter.KIND:
             return record.id == self.swarm
-        return self.rules is not None and self.rules.is_member(record.author)
+        return self.rules is not None and self.rules.belongs(record)
+
+    def _tail(self, author: bytes) -> tuple[int, bool]:
+        """The epoch of the last record held of a feed, and whether that record closes the feed."""
+        if author not in self._tails:
+            head = self._heads.get(author)
+            last = self._at(author, head.seq) if head else None
+            self._tails[author] = _as_tail(last) if last else (0, False)
+        return self._tails[author]
 
     def _place(self, record: Record, result: Ingest) -> bool:
         """Insert ``record`` if it is its feed's next; tell whether it was."""
@@ -300,59 +323,87 @@ class Store:
             return False
         author, seq = record.author, record.envelope.seq
         where = fit(self._heads.get(author), record)
-        if where is Fit.NEXT:
-            self._db.execute(
-                "INSERT INTO records (id, author, seq, kind, data) VALUES (?, ?, ?, ?, ?)",
-                (record.id, author, seq, record.kind, record.signed.to_bytes()),
-            )
-            self._heads[author] = Head(seq, record.id)
+        if where is Fit.GAP and author not in self._forked:
+            result.gaps.add(author)
+            return False
+        if where is not Fit.NEXT:
+            return self._place_beside(record, result)
+        fault = self._fault_of_next(record)
+        if fault:
+            result.refused.append(fault)
+            return False
+        self._insert(record, 0)
+        place = author, record.envelope.epoch
+        count, size = self._spent.get(place, (0, 0))
+        self._spent[place] = count + 1, size + _size(record)
+        self._heads[author] = Head(seq, record.id)
+        self._tails[author] = _as_tail(record)
+        if isinstance(record.payload, Equivocation):
+            self._forked.add(equivocator(record.payload))
+        result.new.append(record)
+        return True
+
+    def _fault_of_next(self, record: Record) -> str:
+        """Why a record that follows its feed's head is refused for good; empty when it is not."""
+        author, epoch = record.author, record.envelope.epoch
+        before, closed = self._tail(author)
+        if closed:
+            return "a record behind the handover of its key"
+        if epoch < before:
+            return "a record back in an earlier epoch"
+        count, size = self._spent.get((author, epoch), (0, 0))
+        exceeded = Quota.of(self.rules).exceeded(count + 1, size + _size(record))
+        if record.kind not in GOVERNANCE and exceeded:
+            return "a record beyond its author's quota for the epoch"
+        return ""
+
+    def _place_beside(self, record: Record, result: Ingest) -> bool:
+        """Place a record that is not its feed's next: known, or of another branch of the feed."""
+        author, seq = record.author, record.envelope.seq
+        held = self._at(author, seq)
+        branches = Branches(self._db, author, self._heads.get(author))
+        if (held is not None and held.id == record.id) or branches.holds(record.id):
+            result.known += 1
+            return False
+        if held is not None and author not in self._forked:
+            self._forked.add(author)
+            proof = prove_equivocation(held, record)
+            if proof is not None:
+                result.proofs.append(proof)
+        if branches.can_take(seq, record.envelope.prev):
+            self._insert(record, 1)
             result.new.append(record)
             return True
-        if where is Fit.GAP:
-            result.gaps.add(author)
-        elif where is Fit.FORK:
-            result.forked += 1
+        if held is None:
+            result.gaps.add(author)  # what would prove the fork, or join it to it, is missing
         else:
-            held = self._at(author, seq)
-            if held is not None and held.id != record.id:
-                proof = prove_equivocation(held, record)
-                if proof is not None:
-                    result.proofs.append(proof)
-                result.forked += 1
-            else:
-                result.known += 1
+            result.forked += 1
         return False
 
+    def _insert(self, record: Record, branch: int) -> None:
+        envelope = record.envelope
+        self._db.execute(
+            "INSERT INTO records (id, author, seq, prev, epoch, branch, kind, data)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                record.id,
+                record.author,
+                envelope.seq,
+                envelope.prev,
+                envelope.epoch,
+                branch,
+                record.kind,
+                record.signed.to_bytes(),
+            ),
+        )
 
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """A row of the log as it lies on disk, unchecked: ``id`` and ``kind`` as it was stored under,
 
-    ``data`` the signed bytes as they are now.
-    """
-
-    id: bytes
-    kind: str
-    data: bytes
+def _size(record: Record) -> int:
+    return len(record.signed.body) + wire.SIGNATURE_SIZE
 
 
-def read_raw(path: Path) -> list[Stored]:
-    """Everything in the log ``path``, parsed and believed in nothing: what an audit reads.
-
-    Raises:
-        StoreError: there is no log, or it is no SQLite file any more.
-    """
-    try:
-        with contextlib.closing(
-            sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
-        ) as db:
-            rows = db.execute(
-                "SELECT CAST(id AS BLOB), CAST(kind AS TEXT), CAST(data AS BLOB) FROM records"
-                " ORDER BY arrival"
-            ).fetchall()
-    except (sqlite3.Error, UnicodeError) as error:
-        raise StoreError(f"the log {path} cannot be read: {error}") from None
-    return [Stored(*row) for row in rows]
+def _as_tail(record: Record) -> tuple[int, bool]:
+    return record.envelope.epoch, isinstance(record.payload, Rotation)
 
 
 def _convicts(proof: Equivocation) -> bool:
@@ -361,17 +412,3 @@ def _convicts(proof: Equivocation) -> bool:
     except SwarmError:
         return False
     return True
-
-
-def _lock(path: Path) -> int:
-    """Take the lock that keeps a second writer out, until the process ends."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(handle)
-        raise StoreError(
-            f"the log in {path.parent} is in use by a running node", cure="lazaretto status"
-        ) from None
-    return handle

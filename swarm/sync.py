@@ -1,19 +1,22 @@
 """Repair: pull the records that a peer has and this node lacks. ``/lazaretto/sync/1``.
 
-The puller sends its heads for a range of author keys; the other side answers with records beyond
-them, in feed order, in bounded batches, and says whether there is more. Two nodes that pull from
-one another end with the union of their logs, whatever subsets they started with. Nothing is kept
-between two requests.
+The puller sends marks of what it holds for a range of author keys (``swarm.forks``: the head of
+each feed, more for feeds known to be forked); the other side answers with the records that it
+lacks, in an order in which they can be stored, in bounded batches, and says whether there is more.
+Two nodes that pull from one another end with the union of their logs, whatever subsets they started
+with. A fork that only one of them has seen shows here too: a head that the other side does not hold
+is answered with the record that contradicts it. Nothing is kept between two requests.
 
-    request  = first author (32) | last author (32) | n (u16) | n * (author (32) | seq (u64))
+    request  = first author (32) | last author (32) | n (u16) | n * mark
+    mark     = author (32) | seq (u64) | record id (32)
     batch    = 0x01 | n (u16) | n * (length (u32) | record)
     end      = 0x02                     nothing more in the range
              | 0x03 | author (32)       the response is full; it stopped at this author
 
-Numbers are big-endian. Authors ascend strictly and lie within the range; an author that is not
-listed is one of whom the puller has nothing (its seq counts as -1). A puller that could use
-nothing of a full response goes on behind the author at which it stopped, so that one feed full of
-records that cannot be placed does not keep it from the others.
+Numbers are big-endian. Marks ascend strictly by author, number and id, and lie within the range; an
+author that is not listed is one of whom the puller has nothing. A puller that could use nothing of
+a full response goes on behind the author at which it stopped, so that one feed full of records that
+cannot be placed does not keep it from the others.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from swarm.forks import MAX_MARKS, Mark
 from swarm.peers import MAX_RECORD_BYTES
 from swarm.penalties import TokenBucket
 from swarm.streams import FramedStream, Misbehaviour, NetworkError
@@ -39,62 +43,74 @@ log = logging.getLogger(__name__)
 
 PROTOCOL = "/lazaretto/sync/1"
 FIRST, LAST = bytes(32), b"\xff" * 32
-MAX_HEADS = 2048
+MAX_ENTRIES = 2048
 MAX_BATCH_RECORDS = 256
 MAX_BATCH_BYTES = 256 * 1024
 MAX_RECORDS = 2048
 MAX_BYTES = 4 * 1024 * 1024
-MAX_REQUEST = 66 + 40 * MAX_HEADS
+MAX_REQUEST = 66 + 72 * MAX_ENTRIES
 MAX_FRAME = 3 + MAX_BATCH_BYTES + MAX_RECORD_BYTES + 4 * (MAX_BATCH_RECORDS + 1)
 MAX_SWEEPS = 100
 MAX_PULL_SECONDS = 300.0
 
-_HEAD = struct.Struct("!32sQ")
+_MARK = struct.Struct("!32sQ32s")
 _BATCH, _END, _FULL = 1, 2, 3
 
 
 @dataclass(frozen=True, slots=True)
-class HeadsRequest:
-    """What the puller has: its heads for the authors from ``first`` to ``last``, both included."""
+class MarksRequest:
+    """What the puller has: marks of the authors from ``first`` to ``last``, both included."""
 
     first: bytes
     last: bytes
-    heads: dict[bytes, int]
+    marks: dict[bytes, tuple[Mark, ...]]
 
     def encode(self) -> bytes:
         """Return the request frame."""
-        entries = [_HEAD.pack(author, seq) for author, seq in sorted(self.heads.items())]
+        entries = [
+            _MARK.pack(author, seq, record)
+            for author, marks in sorted(self.marks.items())
+            for seq, record in marks
+        ]
         return b"".join((self.first, self.last, len(entries).to_bytes(2, "big"), *entries))
 
     @classmethod
-    def decode(cls, data: bytes) -> HeadsRequest:
+    def decode(cls, data: bytes) -> MarksRequest:
         """Parse a request frame.
 
         Raises:
             Misbehaviour: not canonical.
         """
-        if len(data) < 66 or len(data) != 66 + 40 * int.from_bytes(data[64:66], "big"):
+        if len(data) < 66 or len(data) != 66 + 72 * int.from_bytes(data[64:66], "big"):
             raise Misbehaviour("a sync request of a wrong length")
         first, last = data[:32], data[32:64]
-        heads: dict[bytes, int] = {}
-        before = b""
-        for author, seq in _HEAD.iter_unpack(data[66:]):
-            if author <= before or not first <= author <= last or seq >= 1 << 63:
+        found: dict[bytes, list[Mark]] = {}
+        before = (b"", 0, b"")
+        for entry in _MARK.iter_unpack(data[66:]):
+            author, seq, record = entry
+            if entry <= before or not first <= author <= last or seq >= 1 << 63:
                 raise Misbehaviour("a sync request out of order")
-            heads[author] = seq
-            before = author
-        if len(heads) > MAX_HEADS or first > last:
+            found.setdefault(author, []).append((seq, record))
+            before = entry
+        if (
+            len(data) > MAX_REQUEST
+            or first > last
+            or max(map(len, found.values()), default=0) > MAX_MARKS
+        ):
             raise Misbehaviour("a sync request beyond its limits")
-        return cls(first, last, heads)
+        return cls(first, last, {author: tuple(marks) for author, marks in found.items()})
 
 
-def heads_within(heads: dict[bytes, int], first: bytes, last: bytes) -> HeadsRequest:
-    """Return the request for the range, cut behind ``MAX_HEADS`` authors if there are more."""
-    authors = sorted(author for author in heads if first <= author <= last)
-    if len(authors) > MAX_HEADS:
-        authors = authors[:MAX_HEADS]
-        last = authors[-1]
-    return HeadsRequest(first, last, {author: heads[author] for author in authors})
+def marks_within(marks: dict[bytes, tuple[Mark, ...]], first: bytes, last: bytes) -> MarksRequest:
+    """Return the request for the range, cut behind an author if there are too many marks."""
+    asked: dict[bytes, tuple[Mark, ...]] = {}
+    left = MAX_ENTRIES
+    for author in sorted(author for author in marks if first <= author <= last):
+        left -= len(marks[author])
+        if left < 0:
+            return MarksRequest(first, max(asked), asked)
+        asked[author] = marks[author]
+    return MarksRequest(first, last, asked)
 
 
 def _behind(author: bytes) -> bytes:
@@ -221,7 +237,7 @@ class Sync:
     async def _sweep(self, peer: bytes, first: bytes, last: bytes) -> int:
         total = 0
         while True:
-            request = heads_within(await self._log.heads(), first, last)
+            request = marks_within(await self._log.marks(), first, last)
             new, stopped = await self._exchange(peer, request)
             total += new
             if stopped is not None and new:
@@ -232,7 +248,7 @@ class Sync:
                 return total
             first = _behind(at)
 
-    async def _exchange(self, peer: bytes, request: HeadsRequest) -> tuple[int, bytes | None]:
+    async def _exchange(self, peer: bytes, request: MarksRequest) -> tuple[int, bytes | None]:
         new = count = size = 0
         async with self._transport.stream(peer, PROTOCOL) as stream:
             await stream.write_frame(request.encode())
@@ -258,23 +274,20 @@ class Sync:
                     raise NetworkError("the peer handed on a record that is not valid")
 
     async def _serve(self, peer: bytes, stream: FramedStream) -> None:
-        request = HeadsRequest.decode(await stream.read_frame(MAX_REQUEST))
+        request = MarksRequest.decode(await stream.read_frame(MAX_REQUEST))
         await trio.sleep(self._rate.delay(peer))
         self._rate.take(peer)
-        heads = await self._log.heads()
-        authors = [
-            author
-            for author in sorted(heads)
-            if request.first <= author <= request.last
-            and heads[author] > request.heads.get(author, -1)
-        ]
+        marks = await self._log.marks()
         sent = sent_bytes = 0
         batch: list[bytes] = []
         batch_bytes = 0
         end = bytes((_END,))
-        for author in authors:
-            seq = request.heads.get(author, -1)
-            while seq < heads[author]:
+        for author in sorted(marks):
+            theirs = request.marks.get(author, ())
+            if not request.first <= author <= request.last or _covers(theirs, marks[author]):
+                continue
+            skip = 0
+            while True:
                 room = min(MAX_BATCH_RECORDS - len(batch), MAX_RECORDS - sent)
                 if room <= 0 or batch_bytes >= MAX_BATCH_BYTES:
                     await stream.write_frame(encode_batch(batch))
@@ -283,12 +296,12 @@ class Sync:
                     end = bytes((_FULL,)) + author
                     break
                 room = min(MAX_BATCH_RECORDS - len(batch), MAX_RECORDS - sent)
-                records = await self._log.records_after(
-                    author, seq, room, MAX_BATCH_BYTES - batch_bytes
+                records = await self._log.beyond(
+                    author, theirs, skip, room, MAX_BATCH_BYTES - batch_bytes
                 )
                 if not records:
                     break
-                seq += len(records)
+                skip += len(records)
                 batch += records
                 batch_bytes += sum(map(len, records))
                 sent += len(records)
@@ -298,3 +311,8 @@ class Sync:
         if batch:
             await stream.write_frame(encode_batch(batch))
         await stream.write_frame(end)
+
+
+def _covers(theirs: tuple[Mark, ...], ours: tuple[Mark, ...]) -> bool:
+    """Say at a glance that somebody with ``theirs`` lacks nothing that we know of."""
+    return theirs == ours or (len(theirs) == len(ours) == 1 and theirs[0][0] > ours[0][0])

@@ -28,6 +28,7 @@ from swarm.penalties import Penalties
 from swarm.safe_libp2p import build_host, contained_service, key_of, peer_id_of
 from swarm.safe_pubsub import Accept, SafePubsub, build_router
 from swarm.streams import NetworkError, PeerGone
+from swarm.subnets import SubnetLimit
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -44,6 +45,7 @@ class TransportSettings:
 
     Attributes:
         max_connections: connections in all, both directions.
+        max_per_subnet: inbound connections from one /24 (IPv6: /56) of the internet.
         max_unadmitted: connections of keys that are not members.
         unadmitted_s: how long such a connection may stay.
         dial_s: time for one dial, handshake included.
@@ -54,6 +56,7 @@ class TransportSettings:
     """
 
     max_connections: int = 128
+    max_per_subnet: int = 16
     max_unadmitted: int = 16
     unadmitted_s: float = 30.0
     dial_s: float = 8.0
@@ -94,13 +97,17 @@ class Transport(Exchanges):
         self._admission = admission
         self._listen = [parse_listen_address(address) for address in listen]
         self._topic = topic
+        self.subnets = SubnetLimit(self.settings.max_per_subnet)
         self._host, self._network = build_host(
-            seed, max_connections=self.settings.max_connections, gate=self._gate
+            seed,
+            max_connections=self.settings.max_connections,
+            gate=self._gate,
+            subnets=self.subnets,
         )
         key = key_of(self._host.get_id())
         assert key is not None
         self.key: bytes = key
-        self._contacts = Contacts(key, self._dial_address, self._needs_no_dial)
+        self._contacts = Contacts(key, self.dial_once, self._needs_no_dial)
         self._since: dict[bytes, float] = {}
         self._greeted: set[bytes] = set()
         self._connect_hooks: list[Callable[[bytes], None]] = []
@@ -199,6 +206,15 @@ class Transport(Exchanges):
         """Say whether there is a connection to ``key``, member or not."""
         return key in self._since
 
+    def ip_of(self, key: bytes) -> str:
+        """The IP address that a connected peer is reached at; empty if there is none."""
+        for connection in self._network.get_connections(peer_id_of(key)):
+            try:
+                return str(connection.muxed_conn.secured_conn.get_remote_address()[0])
+            except Exception as error:  # it is just closing
+                log.debug("a connection without an address: %.200r", error)
+        return ""
+
     def admits(self, key: bytes) -> bool:
         """Say whether the key is a member's."""
         return self._admission.may_connect(key)
@@ -243,7 +259,8 @@ class Transport(Exchanges):
         """Do not dial this peer again. Its connection stays as it is."""
         self._contacts.forget(key)
 
-    async def _dial_address(self, address: PeerAddress) -> bool:
+    async def dial_once(self, address: PeerAddress) -> bool:
+        """Try one address; return whether its key is connected now. Never raises."""
         with trio.move_on_after(self.settings.dial_s):
             try:
                 await self._network.dial_addr(
@@ -328,6 +345,22 @@ class Transport(Exchanges):
                     self._spawn(self.disconnect, key)
             if self._pubsub is not None:
                 self._pubsub.tidy()
+
+    def clock_ahead(self) -> float | None:
+        """Seconds by which peers' clocks are ahead of ours, in the median; None without peers."""
+        return self._liveness.clock_ahead()
+
+    def observed_host(self, key: bytes) -> str | None:
+        """The IP address from which a connected peer is seen here."""
+        for connection in self._network.get_connections(peer_id_of(key)):
+            try:
+                seen = connection.muxed_conn.get_remote_address()
+            except Exception as error:  # it has just ended
+                log.debug("no address of a connection: %.200r", error)
+                continue
+            if seen:
+                return str(seen[0])
+        return None
 
     # -- gossip --------------------------------------------------------------------------------
 

@@ -62,11 +62,38 @@ def _checked(value: Any, depth: int) -> Any:
         if any(type(key) is not str for key in value):
             raise WireError("map key that is not text")
         try:
-            keys = sorted(value, key=str.encode)
+            "".join(value).encode()
         except UnicodeEncodeError:
             raise WireError("map key with lone surrogates") from None
-        return {key: _checked(value[key], depth + 1) for key in keys}
+        return {key: _checked(value[key], depth + 1) for key in sorted(value)}
     raise WireError(f"type {kind.__name__} has no canonical form")
+
+
+def _check_decoded(value: Any, depth: int) -> None:
+    """Raise where ``_checked`` would raise or sort, for what MessagePack can hold: quicker.
+
+    The order of UTF-8 bytes is that of code points, so that text is compared as it is.
+    """
+    if depth > MAX_DEPTH:
+        raise WireError(f"nested deeper than {MAX_DEPTH}")
+    kind = type(value)
+    if kind is bytes or kind is str or kind is bool or value is None:
+        return
+    if kind is int:
+        if not _INT_MIN <= value <= _INT_MAX:
+            raise WireError("integer outside 64 bits")
+    elif kind is list:
+        for item in value:
+            _check_decoded(item, depth + 1)
+    elif kind is dict:
+        before: str | None = None
+        for key, item in value.items():
+            if type(key) is not str or (before is not None and key <= before):
+                raise WireError("not in canonical form")
+            before = key
+            _check_decoded(item, depth + 1)
+    else:
+        raise WireError(f"type {kind.__name__} has no canonical form")
 
 
 def encode(value: Any) -> bytes:
@@ -99,7 +126,8 @@ def decode(data: bytes, *, max_size: int = MAX_BODY) -> Any:
         )
     except Exception as error:  # msgpack raises ValueError, TypeError, StackError and its own kinds
         raise WireError(f"not MessagePack ({type(error).__name__})") from None
-    if encode(value) != data:
+    _check_decoded(value, 0)
+    if msgpack.packb(value, use_bin_type=True) != data:
         raise WireError("not in canonical form")
     return value
 

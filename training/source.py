@@ -13,6 +13,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import re
+import threading
 import warnings
 from collections import Counter
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ _MARKS = re.compile(r"""\"\"\"|\'\'\'|\"|\'|\#|\n|\\.|[()\[\]{}]""", re.DOTALL)
 _OPENERS = {"#": "\n", "'": "'", '"': '"', "'''": "'''", '"""': '"""'}
 _KNOB = re.compile(r"[A-Z][A-Z0-9_]*\Z")
 _PREFIX = re.compile(r"[A-Za-z]{0,3}\Z")
+_PARSING = threading.Lock()  # two threads at once upset Python's own count of depth (SystemError)
 _GRAM = 6
 _NEAR = 3
 _TRIES = 4
@@ -110,7 +112,7 @@ def parse(code: bytes) -> ast.Module:
     if rb"\N{" in code:
         raise SourceError("the program names characters, which Python versions know differently")
     try:
-        with warnings.catch_warnings():
+        with _PARSING, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             tree = ast.parse(code.decode(), "train.py", feature_version=(3, 11))
     except SyntaxError as error:

@@ -13,95 +13,24 @@ missing. What an audit cannot show is listed as ``limits``, in every report.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from swarm.charter import Rules, check_charter
 from swarm.envelope import parse
 from swarm.errors import CharterError, SwarmError
 from swarm.keys import peer_id
 from swarm.records import Adoption, Claim, Position
+from verification.findings import AuditReport, Check, Outcome, printable
 from verification.quarantine import Quarantine
+from verification.rechecks import disputes
 from verification.states import ClaimState, Stage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from swarm.envelope import Record
     from verification.quarantine import Screen
     from verification.states import State
-
-SCHEMA: Final = "lazaretto.audit/1"
-
-
-class Outcome(StrEnum):
-    """How one check ended."""
-
-    PASS = "PASS"
-    FAIL = "FAIL"
-    NOT_CHECKED = "NOT CHECKED"
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One check: what was asked, how it ended, and on what."""
-
-    name: str
-    outcome: Outcome
-    detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class AuditReport:
-    """All checks of one claim, what is known about it, and what no audit of this kind can show."""
-
-    swarm: bytes
-    claim: bytes
-    verdict: str
-    checks: tuple[Check, ...]
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    limits: tuple[str, ...] = ()
-
-    @property
-    def exit_code(self) -> int:
-        """0: everything passed. 4: something failed. 5: nothing failed, something is missing."""
-        outcomes = {check.outcome for check in self.checks}
-        if Outcome.FAIL in outcomes:
-            return 4
-        return 5 if Outcome.NOT_CHECKED in outcomes or not self.checks else 0
-
-    def to_json(self) -> dict[str, Any]:
-        """The report as plain JSON values; hashes and keys in hex."""
-        return {
-            "schema": SCHEMA,
-            "swarm": self.swarm.hex(),
-            "claim": self.claim.hex(),
-            "verdict": self.verdict,
-            "exit_code": self.exit_code,
-            "checks": [
-                {"name": one.name, "outcome": one.outcome.value, "detail": one.detail}
-                for one in self.checks
-            ],
-            "facts": dict(self.facts),
-            "limits": list(self.limits),
-        }
-
-    def to_text(self) -> str:
-        """The report for a person, one line for each check."""
-        width = max((len(one.name) for one in self.checks), default=0)
-        lines = [f"claim  {self.claim.hex()}", f"swarm  {self.swarm.hex()}", ""]
-        lines += [
-            f"{one.outcome.value:<11}  {one.name:<{width}}  {one.detail}" for one in self.checks
-        ]
-        lines += ["", f"verdict: {self.verdict}"]
-        for name, value in self.facts.items():
-            shown = ", ".join(map(str, value)) if isinstance(value, list) else value
-            lines.append(f"  {name.replace('_', ' ')}: {shown}")
-        if self.limits:
-            lines += ["", "not shown by any of this:", *(f"  - {one}" for one in self.limits)]
-        return "\n".join(lines)
 
 
 def audit(
@@ -246,12 +175,14 @@ class _Audit:
             self.note("reproductions", "", said, "" if closed else f"{state.stage}: {why}")
             return
         settled = state.settlement
-        ignored = len(settled.ignored)
+        positions = (*settled.reproductions, *settled.effects)
+        absent = sum(one.block is None for one in positions)
         said = (
-            f"{len(settled.reproductions)} positions by {len(state.bench.seats)} verifiers drawn "
-            f"by hash: commits, nonces, seals, folds and turns fit; {ignored} others ignored"
+            f"{len(positions)} positions ({absent} absent) of {len(state.bench.seats)} verifiers "
+            "drawn by hash: commits, nonces, seals, folds and turns fit, and the bench agrees on "
+            f"each; {len(settled.ignored)} other records ignored"
         )
-        self.note("reproductions", "", said)
+        self.note("reproductions", "", said, settled.stuck.replace("_", " "))
 
     def decision(self, state: ClaimState) -> None:
         """The verdict that follows, and whether what nodes signed agrees with it."""
@@ -342,7 +273,17 @@ class _Audit:
             facts["pairs"] = subject.verdict.pairs
             facts["lost_pairs"] = subject.verdict.lost
             facts["mean_gain_nano_bpb"] = subject.verdict.mean_nano
+            if effect := subject.effect:
+                facts["effect_nano_bpb"] = effect.mean_nano
+                facts["effect_interval_nano_bpb"] = [effect.low_nano, effect.high_nano]
+                facts["effect_pairs"] = effect.pairs
             facts["positions_digest"] = subject.verdict.positions_digest.hex()
+        facts["contradictions_that_change_no_verdict"] = [
+            f"position {one.round}.{one.rank} of {peer_id(one.member)} by {peer_id(one.by)}: off "
+            f"by {one.margin_nano} nano-bits per byte ({printable(one.reason)})"
+            for one in disputes(state, self.records.values())
+            if one.claim == subject.id
+        ]
         facts["built_upon_by"] = sorted(
             one.id.hex() for one in state.claims.values() if one.base == subject.id
         )
@@ -351,7 +292,8 @@ class _Audit:
     def _limits(self, subject: ClaimState | None) -> tuple[str, ...]:
         limits = [
             "records that were withheld from whoever gave these: complete only as far as heads go",
-            "that the measurements were made as reported: nothing was trained or scored again",
+            "that the measurements were made as reported: nothing was trained or scored again "
+            "(lazaretto recheck scores the sealed weights again, where somebody still has them)",
         ]
         if subject is not None and subject.verdict is not None:
             limits.insert(0, f"honest verifiers: this verdict {subject.verdict.trust}")
@@ -377,12 +319,6 @@ def _agrees(adoption: object, state: ClaimState) -> bool:
         and adoption.r_ids == state.r_ids
         and (adoption.n, adoption.f, adoption.g) == (verdict.n, verdict.f, verdict.g)
     )
-
-
-def printable(text: str, most: int = 200) -> str:
-    """Words of a peer, made harmless for a terminal or a log: printable ASCII, at most ``most``."""
-    shown = "".join(char if " " <= char <= "~" else "?" for char in text[: most + 1])
-    return shown if len(shown) <= most else shown[:most] + "..."
 
 
 def _short(number: str) -> str:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from typing import TYPE_CHECKING
 
 from swarm.charter import Rules, fold_rules
@@ -24,22 +25,32 @@ from swarm.errors import SwarmError
 from swarm.feed import equivocator
 from swarm.records import (
     Admission,
+    Attest,
     Beacon,
     Block,
+    Calibration,
     Charter,
     Claim,
     Commit,
     Epoch,
     Equivocation,
+    Open,
+    Rotation,
     Seal,
+    Seating,
 )
 from verification.admit import claim_of, cost_cap, drift, inadmissible, scope, slot_holders
+from verification.calibration import Calibrations
+from verification.docket import Docket
+from verification.effect import effect_of
 from verification.errors import ProfileError, VerificationError
-from verification.evidence import level
-from verification.reproduce import Bench, digest, draw_bench, next_position
-from verification.settle import Docket, Settlement, settle
+from verification.evidence import RULE_VERSION, level
+from verification.frontier import frontier
+from verification.reproduce import MOST_ROUNDS, Bench, draw_bench, rounds_of
+from verification.seating import seats_of
+from verification.settle import Settlement, settle
 from verification.states import CLOSED, ClaimState, Stage, State, Turn
-from verification.verdict import Terms, Verdict, check_profile, verdict
+from verification.verdict import Terms, check_profile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -74,8 +85,10 @@ class Quarantine:
         self._claims: dict[bytes, Record] = {}
         self._dockets: dict[bytes, Docket] = {}
         self._benches: dict[bytes, Bench] = {}
-        self._settlements: dict[bytes, Settlement] = {}
-        self._verdicts: dict[bytes, tuple[Terms, Settlement, Verdict]] = {}
+        self._seals: dict[bytes, bytes] = {}
+        self._early: dict[bytes, list[Record]] = {}
+        self._calibrations = Calibrations()
+        self._settlements: dict[bytes, tuple[Terms, Settlement]] = {}
         self._screened: dict[tuple[bytes, bytes], tuple[str, ...]] = {}
         self._rules: Rules | None = None
         self._rules_known = False
@@ -89,21 +102,39 @@ class Quarantine:
         payload = record.payload
         if isinstance(payload, Equivocation):
             return self._add_both_branches(record, payload)
-        if isinstance(payload, Charter | Epoch | Beacon | Admission):
+        if isinstance(payload, Charter | Epoch | Beacon | Admission | Rotation):
             self._rule_records.append(record)
             self._rules_known = False
             self._benches.clear()
             self._settlements.clear()
         elif isinstance(payload, Claim):
             self._claims[record.id] = record
-        elif isinstance(payload, Commit | Seal | Block):
-            self._dockets.setdefault(payload.claim, Docket()).add(record)
-            self._settlements.pop(payload.claim, None)
+        elif isinstance(payload, Calibration):
+            for claim in self._calibrations.add(record):
+                self._settlements.pop(claim, None)
+        elif isinstance(payload, Commit | Seating | Seal | Block | Attest):
+            self._file(payload.claim, record)
+            if isinstance(payload, Commit):
+                self._calibrations.note(payload)
+            elif isinstance(payload, Seal):
+                self._seals[record.id] = payload.claim
+                for early in self._early.pop(record.id, []):
+                    self._file(payload.claim, early)
+        elif isinstance(payload, Open):
+            sealed = self._seals.get(payload.seal)
+            if sealed is None:
+                self._early.setdefault(payload.seal, []).append(record)
+            else:
+                self._file(sealed, record)
         else:
             return False
         self._seen.add(record.id)
         self._state = None
         return True
+
+    def _file(self, claim: bytes, record: Record) -> None:
+        self._dockets.setdefault(claim, Docket()).add(record)
+        self._settlements.pop(claim, None)
 
     def _add_both_branches(self, record: Record, proof: Equivocation) -> bool:
         """What an author said twice counts on every node alike, whichever branch each one holds."""
@@ -159,7 +190,7 @@ class Quarantine:
         for record in self._claims.values():
             if record.id not in states:
                 states[record.id] = replace(_fresh(record), reason="base_unknown")
-        return State(rules, states, _frontier(rules, states), self._ignored(states))
+        return State(rules, states, frontier(rules, states), self._ignored(states))
 
     def _judge(
         self,
@@ -249,8 +280,10 @@ class Quarantine:
             check_profile(policy.n, policy.f, policy.g)
         except ProfileError:
             return replace(state, reason="profile_not_supported")
-        if policy.f or policy.g:  # evidence withstands f liars; what was said does not yet
+        if rounds_of(policy) > MOST_ROUNDS:
             return replace(state, reason="profile_not_supported")
+        if rules.charter.rule_version != RULE_VERSION:
+            return replace(state, reason="rules_of_another_version")
         if max_cost is None:
             return replace(state, reason="tier_not_measured_by_the_challenge")
         bench = self._benches.get(state.id)
@@ -260,47 +293,44 @@ class Quarantine:
         state = replace(state, bench=bench)
         if bench.waiting:
             return replace(state, reason=bench.waiting)
-        settlement = self._settle(record, epoch, bench, policy)
         terms = Terms(state.id, state.kind, policy, max_cost, at_level)
-        decision = self._decide(terms, settlement)
+        settlement = self._settle(record, epoch, bench, terms)
+        decision = settlement.verdict
         state = replace(state, settlement=settlement, verdict=decision, reason=decision.reason)
+        if settlement.open is not None:
+            at = settlement.open
+            state = replace(state, turn=Turn(at.round, at.seat, at.seal, at.purpose))
         if decision.outcome == "reject":
             return replace(state, stage=Stage.REJECTED)
         if decision.outcome == "adopt":
             if rules.charter.approval_rules:
                 return replace(state, stage=Stage.APPROVAL, reason="approval_not_counted_yet")
-            return replace(state, stage=Stage.ADOPTED)
-        following = next_position(len(settlement.reproductions), policy.n, policy.max_pairs)
-        if following is not None:
-            seat = bench.seats[following[1]]
-            state = replace(state, turn=Turn(following[0], seat, settlement.seals.get(following)))
+            effect = effect_of(settlement.effects, policy.f) if settlement.complete else None
+            return replace(state, stage=Stage.ADOPTED, effect=effect)
         if settlement.reproductions:
-            return replace(state, stage=Stage.REPRODUCING)
-        if None in settlement.commits:
-            return replace(state, stage=Stage.ASSIGNED, reason="waiting_for_commits")
-        return replace(state, stage=Stage.COMMITTED, reason="waiting_for_the_first_pair")
+            return replace(state, stage=Stage.REPRODUCING, reason=settlement.stuck or "reproducing")
+        if settlement.seats.taken is None:
+            missing = None in settlement.seats.seen
+            waits = "waiting_for_commits" if missing else "waiting_for_seatings"
+            return replace(state, stage=Stage.ASSIGNED, reason=settlement.stuck or waits)
+        waits = settlement.stuck or "waiting_for_the_first_pair"
+        return replace(state, stage=Stage.COMMITTED, reason=waits)
 
-    def _settle(
-        self, record: Record, epoch: EpochView, bench: Bench, policy: TierPolicy
-    ) -> Settlement:
+    def _settle(self, record: Record, epoch: EpochView, bench: Bench, terms: Terms) -> Settlement:
         known = self._settlements.get(record.id)
-        if known is not None:
-            return known
+        if known is not None and known[0] == terms:
+            return known[1]
         docket = self._dockets.get(record.id, Docket())
-        settlement = settle(record, epoch, bench, policy, docket)
-        self._settlements[record.id] = settlement
+        bound = partial(self._calibrations.bound, terms.policy)
+        seats = seats_of(record, bench, terms.policy.g, docket, bound)
+        settlement = settle(record.id, epoch, bench, terms, docket, seats)
+        self._settlements[record.id] = (terms, settlement)
         return settlement
 
-    def _decide(self, terms: Terms, settlement: Settlement) -> Verdict:
-        known = self._verdicts.get(terms.claim)
-        if known is not None and known[1] is settlement and known[0] == terms:
-            return known[2]
-        decision = verdict(terms, settlement.reproductions)
-        self._verdicts[terms.claim] = (terms, settlement, decision)
-        return decision
-
     def _ignored(self, states: Mapping[bytes, ClaimState]) -> dict[bytes, str]:
-        ignored: dict[bytes, str] = {}
+        ignored = {
+            record.id: "seal_unknown" for waiting in self._early.values() for record in waiting
+        }
         for claim, docket in self._dockets.items():
             state = states.get(claim)
             if state is None:
@@ -333,16 +363,3 @@ def _family_ancestors(state: ClaimState, states: Mapping[bytes, ClaimState]) -> 
         if (below.epoch, below.tier, below.kind) == (state.epoch, state.tier, state.kind):
             yield ancestor
         ancestor = below.base
-
-
-def _frontier(rules: Rules, states: Mapping[bytes, ClaimState]) -> dict[str, bytes | None]:
-    """For each tier the adopted claim with the most adopted ancestors; ties by beacon and id."""
-    best: dict[str, tuple[int, bytes, bytes]] = {}
-    for state in states.values():
-        if state.stage is Stage.ADOPTED:
-            beacon = rules.epochs[state.epoch].beacon or bytes(32)
-            place = (-state.depth, digest("frontier", beacon, state.id), state.id)
-            best[state.tier] = min(best.get(state.tier, place), place)
-    return {
-        tier.name: best[tier.name][2] if tier.name in best else None for tier in rules.charter.tiers
-    }

@@ -5,11 +5,14 @@ Nothing here can be chosen by whom it concerns:
 - The *bench* ranks verifiers by a hash of the epoch's beacon, the author's operator, the epoch, the
   claim's slot and the verifier's key. No byte of the claim is in it: with claim content in the
   hash an author who colludes with 3 of 30 verifiers grinds two of three seats in 49 tries.
-- *Nonces* are a hash chain. A commit publishes its anchor; the block of round r reveals the
-  preimage of what round r - 1 revealed. Whoever made the claim cannot foresee a seed of any round
-  that has not been run, and the member cannot change one.
+- *Nonces* are hash chains. A commit publishes two anchors. The block of round r reveals link r of
+  the first: whoever made the claim cannot foresee a seed of any round that has not been run, and
+  the member cannot change one. The second has a link for every position of the bench.
 - *Training seeds* come from beacon, claim, verifier, nonce and pair.
-- The *fold* comes from the seal's id as well: before the weights are sealed nobody knows it.
+- The *fold* comes from the seal's id and from a link that another member opens once it has seen
+  the seal: before the weights are sealed the one who trained them cannot know what they will be
+  scored on. A verifier that knows its fold can train on it and survive any re-scoring. Two members
+  who collude still can.
 - *Turns*: positions (round, rank) follow one another, ranks within rounds. The next one starts only
   while the claim is alive, so that a false claim costs a few pairs in all and not a few per member.
 
@@ -20,7 +23,9 @@ of their own.
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from verification.errors import BenchError
@@ -29,11 +34,15 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from swarm.charter import EpochView
+    from swarm.records import TierPolicy
 
 PAIRS_PER_BLOCK: Final = 1
 """A block is one pair: a member that could choose how many would choose when to stop."""
 
 SEED_BITS: Final = 63
+
+MOST_ROUNDS: Final = 64
+"""Turns of one member that records can number."""
 
 
 def digest(domain: str, *parts: bytes | int | str) -> bytes:
@@ -122,16 +131,26 @@ def step(preimage: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class NonceChain:
-    """A member's secrets for one claim. ``anchor`` goes into the commit, ``reveals[r]`` into the
-    block of round r; ``step(reveals[0]) == anchor`` and ``step(reveals[r]) == reveals[r - 1]``.
+    """A member's secrets for one claim. ``anchor`` goes into the commit, ``reveals[r]`` is told in
+    round r (seeds) or for position r (folds); ``step(reveals[0]) == anchor`` and
+    ``step(reveals[r]) == reveals[r - 1]``.
     """
 
     anchor: bytes
     reveals: tuple[bytes, ...]
 
 
+@lru_cache(maxsize=1 << 14)
+def anchored(link: bytes, place: int, anchor: bytes) -> bool:
+    """Whether ``link`` is link ``place`` (from 0) of the chain that ``anchor`` begins."""
+    for _ in range(place + 1):
+        link = step(link)
+    return link == anchor
+
+
+@lru_cache(maxsize=256)
 def nonce_chain(secret: bytes, claim: bytes, purpose: str, rounds: int) -> NonceChain:
-    """The chain that a member with a 32-byte ``secret`` uses for ``claim``.
+    """The chain of ``rounds`` links that a member with a 32-byte ``secret`` uses for ``claim``.
 
     ``purpose`` is ``"seed"`` or ``"fold"``. Derived, not drawn: a node that was killed between its
     commit and its block finds the same chain again. The secret never leaves the node.
@@ -192,9 +211,11 @@ def position(index: int, n: int) -> tuple[int, int]:
     return divmod(index, n)
 
 
-def next_position(settled: int, n: int, max_pairs: int) -> tuple[int, int] | None:
-    """Whose turn it is after ``settled`` positions; None when every member has had its rounds.
+def rounds_of(policy: TierPolicy) -> int:
+    """How many turns a member can have: for the verdict, and then for the effect."""
+    return policy.max_pairs + math.ceil(policy.effect_pairs / policy.n)
 
-    ``max_pairs`` is the number of rounds, one pair each.
-    """
-    return position(settled, n) if settled < n * max_pairs else None
+
+def positions_of(policy: TierPolicy) -> int:
+    """How many positions a bench can fill, those after acceptance included."""
+    return policy.n * policy.max_pairs + policy.effect_pairs

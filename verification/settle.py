@@ -1,226 +1,271 @@
-"""Which records of a bench count: commits, seals and blocks against the rules, one claim at a time.
+"""What counts of a bench's records: seats, then one position after the other.
 
-Records are read in the order of their authors' feeds, never in the order of arrival. For every seat
-the first fitting commit counts, for every round its first seal, for every position (round, rank)
-the first block that
+A position (round, rank) is settled as one block, or as absent, when enough other members who sit
+on the bench say so with an ``Attest`` (``verification.seating`` says how many are enough). Only
+blocks that fit can be settled (``verification.blocks``), and one that fits does so whatever arrives
+later. Of honest members one statement each is counted, of a liar all that it made. So a settled
+position stays, on every node, in whatever order records arrive.
 
-- comes after its author's commit and seal, in the author's own feed;
-- opens the next link of both nonce chains that the commit anchored;
-- names, as its prefix, exactly the blocks that hold the positions before it (its turn);
-- was measured on a class of machine that the charter names for the tier;
-- carries one pair, on the fold that the rules draw.
-
-Whatever else was said about the claim is ignored, and the reason is kept. A position without such a
-block is open, and the walk ends there: silence keeps a claim in quarantine. Counting a silent
-member as absent needs the agreement of other members and comes with it.
+A position with too few statements for a block and for absence is open, and the walk ends there: the
+claim waits. A member that took its seat and is absent has lost the pair (a verifier that likes
+to vanish when it sees a bad result must not help); a seat that is settled as empty is passed over.
+The walk ends with a rejection, or after acceptance with the last position for the effect.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from swarm.envelope import Record
-from swarm.records import Block, Claim, Commit, Position, Seal
-from verification.reproduce import (
-    PAIRS_PER_BLOCK,
-    Bench,
-    fold_index,
-    next_position,
-    step,
-)
-from verification.verdict import Reproduction
+from swarm.charter import EpochView
+from swarm.records import Attest, Block, Position
+from verification.blocks import Place
+from verification.docket import Docket, in_feed_order
+from verification.reproduce import Bench, Seat, position, positions_of
+from verification.seating import Seats, Taken, enough
+from verification.verdict import Deliberation, Reproduction, Terms, Verdict, positions_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from swarm.envelope import Record
 
-    from swarm.charter import EpochView
-    from swarm.records import TierPolicy
-
-
-def in_feed_order(records: list[Record]) -> list[Record]:
-    """Records of one author in the order in which the author wrote them."""
-    return sorted(records, key=lambda record: (record.envelope.seq, record.id))
+NO_PAIR: int = 1
+"""Stands for the calibrated bound of an empty seat: it has no pair that could break it."""
 
 
-@dataclass(slots=True)
-class Docket:
-    """All commits, seals and blocks that name one claim, whoever wrote them, in no order."""
+@dataclass(frozen=True, slots=True)
+class OpenPosition:
+    """The position that is not settled yet, and what was said of it.
 
-    commits: dict[bytes, list[Record]] = field(default_factory=dict)
-    seals: dict[tuple[bytes, int], list[Record]] = field(default_factory=dict)
-    blocks: dict[tuple[bytes, int], list[Record]] = field(default_factory=dict)
+    ``seal`` and ``block`` are the first of its member that fit, ``fold_nonce`` the link that
+    another opened for that seal. ``said`` and ``opened`` are the ranks that have stated a value,
+    and that have opened a link for it. ``head`` is the last that was seen of its member.
+    """
 
-    def add(self, record: Record) -> None:
-        """File a commit, seal or block; other kinds are passed over."""
-        payload = record.payload
-        if isinstance(payload, Commit):
-            self.commits.setdefault(record.author, []).append(record)
-        elif isinstance(payload, Seal):
-            self.seals.setdefault((record.author, payload.round), []).append(record)
-        elif isinstance(payload, Block):
-            self.blocks.setdefault((record.author, payload.round), []).append(record)
-
-    def __iter__(self) -> Iterator[Record]:
-        for kind in (self.commits, self.seals, self.blocks):
-            for records in kind.values():
-                yield from records
+    index: int
+    round: int
+    seat: Seat
+    purpose: str
+    prefix: tuple[Position, ...]
+    prefix_digest: bytes
+    head: bytes
+    seal: bytes | None
+    fold_nonce: bytes | None
+    block: bytes | None
+    said: frozenset[int]
+    opened: frozenset[int]
 
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
     """What counts of a docket.
 
-    ``commits``: the id of each seat's commit, by rank, or None; ``anchors``: the two chains that
-    it anchored (seeds, folds). ``reproductions``: the settled positions in order. ``seals``:
-    (round, rank) to the id of the seal that counts. ``ignored``: the ids of all other records with
-    the reason.
+    ``reproductions``: the settled positions for the verdict, in order; ``effects``: those after
+    acceptance. ``seals``: (round, rank) to the id of the seal that counts. ``open``: the position
+    that the bench is at, None before all seats are settled and when all is done. ``stuck``: why
+    nothing can go on, empty when it can. ``ignored``: ids of records that do not count, with the
+    reason.
     """
 
-    commits: tuple[bytes | None, ...]
-    anchors: tuple[tuple[bytes, bytes] | None, ...]
+    seats: Seats
     reproductions: tuple[Reproduction, ...]
+    effects: tuple[Reproduction, ...]
+    verdict: Verdict
     seals: dict[tuple[int, int], bytes]
     ignored: dict[bytes, str]
+    open: OpenPosition | None = None
+    stuck: str = ""
 
     @property
-    def prefix(self) -> tuple[Position, ...]:
-        """What the block of the next position has to state."""
-        return tuple(Position(one.round, one.rank, one.block) for one in self.reproductions)
-
-
-@dataclass(slots=True)
-class _Seat:
-    """A seat while its records are read: its commit, and the last opened link of each chain."""
-
-    commit: Record
-    nonce: bytes
-    fold_nonce: bytes
+    def complete(self) -> bool:
+        """Whether the verdict is there, and after acceptance all pairs for the effect."""
+        return self.verdict.outcome != "pending" and self.open is None and not self.stuck
 
 
 def settle(
-    claim: Record, epoch: EpochView, bench: Bench, policy: TierPolicy, docket: Docket
+    claim: bytes, epoch: EpochView, bench: Bench, terms: Terms, docket: Docket, seats: Seats
 ) -> Settlement:
-    """Read a docket by the rules of the claim's epoch; the same records give the same result."""
-    ignored: dict[bytes, str] = {
-        record.id: "not_on_the_bench" for record in docket if bench.rank_of(record.author) is None
-    }
-    seats = [_seat_of(claim, seat.rank, seat.key, docket, ignored) for seat in bench.seats]
-    anchors = tuple((seat.nonce, seat.fold_nonce) if seat else None for seat in seats)
-    seals = _seals(bench, seats, docket, ignored)
-    for (author, _), blocks in docket.blocks.items():
-        if bench.rank_of(author) is not None:
-            ignored.update((record.id, "out_of_turn") for record in blocks)
-    settled: list[Reproduction] = []
+    """Walk the positions of a claim; the same records give the same result.
+
+    ``terms`` without calibrated bounds: those of the seats are filled in.
+    """
+    ignored = dict(seats.ignored)
+    for record in docket:
+        if bench.rank_of(record.author) is None:
+            ignored[record.id] = "not_on_the_bench"
+        elif isinstance(record.payload, Block):
+            ignored[record.id] = "out_of_turn"
+        elif record.kind == "seal" and seats.taken is None:
+            ignored[record.id] = "seal_without_commit"
+    if seats.taken is None:
+        stuck = "bench_disagrees" if seats.disputed else ""
+        return Settlement(seats, (), (), Deliberation(terms).verdict(), {}, ignored, stuck=stuck)
+    bounds = tuple(seat.sigma0_nano if seat else NO_PAIR for seat in seats.taken)
+    terms = replace(terms, sigma0_nano=bounds)
+    return _Walk(claim, epoch, bench, terms, docket, seats, seats.taken, ignored).settlement()
+
+
+@dataclass(slots=True)
+class _Walk:
+    """The positions of one claim while they are read."""
+
+    claim: bytes
+    epoch: EpochView
+    bench: Bench
+    terms: Terms
+    docket: Docket
+    seats: Seats
+    sitting: tuple[Taken | None, ...]
+    ignored: dict[bytes, str]
+    settled: list[Reproduction] = field(default_factory=list)
     prefix: tuple[Position, ...] = ()
-    while (turn := next_position(len(settled), policy.n, policy.max_pairs)) is not None:
-        round_, rank = turn
-        seat, key = seats[rank], bench.seats[rank].key
-        chosen: Record | None = None
-        for record in in_feed_order(docket.blocks.get((key, round_), [])):
-            seal = seals.get(turn)
-            if chosen is not None:
-                ignored[record.id] = "second_block"
-            elif reason := _fault(record, claim.id, rank, seat, seal, prefix, epoch, policy):
-                ignored[record.id] = reason
+    seals: dict[tuple[int, int], bytes] = field(default_factory=dict)
+    effect_from: int | None = None
+
+    def settlement(self) -> Settlement:
+        """Walk to the end, or to the first position that is open."""
+        deliberation = Deliberation(self.terms)
+        opened: OpenPosition | None = None
+        stuck = ""
+        while deliberation.outcome != "reject" and not self._complete():
+            round_, rank = position(len(self.settled), self.terms.policy.n)
+            if self.sitting[rank] is None:
+                self._take(
+                    Reproduction(round_, rank, None, self.bench.seats[rank].key, None, False)
+                )
             else:
-                chosen = record
-        if chosen is None or seat is None:
-            break
-        block = _block(chosen)
-        del ignored[chosen.id]
-        seat.nonce, seat.fold_nonce = block.nonce, block.fold_nonce
-        settled.append(Reproduction(round_, rank, chosen.id, key, block.pairs[0]))
-        prefix = (*prefix, Position(round_, rank, chosen.id))
-    return Settlement(
-        commits=tuple(seat.commit.id if seat else None for seat in seats),
-        anchors=anchors,
-        reproductions=tuple(settled),
-        seals={turn: seal.id for turn, seal in seals.items()},
-        ignored=ignored,
-    )
+                place = self._place(round_, rank)
+                blocks = self._blocks(place)
+                values = self._agreed(place, blocks)
+                if len(values) != 1:
+                    opened = self._open(place, blocks)
+                    stuck = "bench_disagrees" if values else ""
+                    break
+                self._settle(place, blocks, values[0])
+            if self.effect_from is None and deliberation.add(self.settled[-1]) == "adopt":
+                self.effect_from = len(self.settled)
+        cut = len(self.settled) if self.effect_from is None else self.effect_from
+        self._note_seals()
+        return Settlement(
+            seats=self.seats,
+            reproductions=tuple(self.settled[:cut]),
+            effects=tuple(self.settled[cut:]),
+            verdict=deliberation.verdict(),
+            seals=self.seals,
+            ignored=self.ignored,
+            open=None if stuck else opened,
+            stuck=stuck,
+        )
 
+    def _complete(self) -> bool:
+        """Whether there is no further position."""
+        policy, done = self.terms.policy, len(self.settled)
+        if self.effect_from is None:
+            return done >= policy.n * policy.max_pairs
+        return done >= min(self.effect_from + policy.effect_pairs, positions_of(policy))
 
-def _block(record: Record) -> Block:
-    assert isinstance(record.payload, Block)
-    return record.payload
+    def _take(self, item: Reproduction) -> None:
+        self.settled.append(item)
+        self.prefix = (*self.prefix, Position(item.round, item.rank, item.block))
 
+    def _place(self, round_: int, rank: int) -> Place:
+        return Place(
+            claim=self.claim,
+            index=len(self.settled),
+            round=round_,
+            seat=self.bench.seats[rank],
+            sitting=self.sitting,
+            purpose="verdict" if self.effect_from is None else "effect",
+            prefix=self.prefix,
+            bench=self.bench,
+            epoch=self.epoch,
+            policy=self.terms.policy,
+        )
 
-def _seat_of(
-    claim: Record, rank: int, key: bytes, docket: Docket, ignored: dict[bytes, str]
-) -> _Seat | None:
-    assert isinstance(claim.payload, Claim)
-    expected = (claim.author, claim.envelope.epoch, claim.payload.slot, rank)
-    seat: _Seat | None = None
-    for record in in_feed_order(docket.commits.get(key, [])):
-        said = record.payload
-        assert isinstance(said, Commit)
-        if (said.claimant, said.claim_epoch, said.slot, said.rank) != expected:
-            ignored[record.id] = "commit_does_not_fit_the_claim"
-        elif seat is not None:
-            ignored[record.id] = "second_commit"
-        else:
-            seat = _Seat(record, said.nonce_hash, said.fold_nonce_hash)
-    return seat
-
-
-def _seals(
-    bench: Bench, seats: list[_Seat | None], docket: Docket, ignored: dict[bytes, str]
-) -> dict[tuple[int, int], Record]:
-    chosen: dict[tuple[int, int], Record] = {}
-    for (author, round_), records in docket.seals.items():
-        rank = bench.rank_of(author)
-        if rank is None:
-            continue
-        seat = seats[rank]
-        for record in in_feed_order(records):
-            if seat is None or record.envelope.seq <= seat.commit.envelope.seq:
-                ignored[record.id] = "seal_without_commit"
-            elif (round_, rank) in chosen:
-                ignored[record.id] = "second_seal"
+    def _blocks(self, place: Place) -> dict[bytes, Record]:
+        """The member's blocks that fit, in the order of its feed."""
+        fitting: dict[bytes, Record] = {}
+        for record in in_feed_order(self.docket.blocks.get((place.seat.key, place.round), [])):
+            reason = place.fault(self.docket, record)
+            if reason:
+                self.ignored[record.id] = reason
             else:
-                chosen[(round_, rank)] = record
-    return chosen
+                self.ignored.pop(record.id, None)
+                fitting[record.id] = record
+        return fitting
 
+    def _attests(self, place: Place) -> list[tuple[int, Attest, Record]]:
+        """What others who sit on the bench say of a position, with their ranks."""
+        found: list[tuple[int, Attest, Record]] = []
+        for record in self.docket.attests.get((place.round, place.seat.rank), []):
+            rank, said = self.bench.rank_of(record.author), record.payload
+            if rank is None or rank == place.seat.rank or not isinstance(said, Attest):
+                continue
+            if self.sitting[rank] is not None:
+                found.append((rank, said, record))
+        return found
 
-def _fault(
-    record: Record,
-    claim: bytes,
-    rank: int,
-    seat: _Seat | None,
-    seal: Record | None,
-    prefix: tuple[Position, ...],
-    epoch: EpochView,
-    policy: TierPolicy,
-) -> str:
-    """Why a block cannot hold the next position; empty when it can."""
-    block, seq = _block(record), record.envelope.seq
-    beacon = epoch.beacon
-    if seat is None or beacon is None or seq <= seat.commit.envelope.seq:
-        return "block_without_commit"
-    if block.purpose != "verdict":
-        return "not_for_the_verdict"
-    if block.rank != rank:
-        return "wrong_rank"
-    if seal is None or block.seal != seal.id or seq <= seal.envelope.seq:
-        return "block_without_its_seal"
-    if step(block.nonce) != seat.nonce:
-        return "wrong_nonce"
-    if block.fold_source != "own":
-        return "fold_source_not_in_use"
-    if step(block.fold_nonce) != seat.fold_nonce:
-        return "wrong_fold_nonce"
-    if block.prefix != prefix:
-        return "out_of_turn"
-    if block.hw_class not in policy.classes:
-        return "class_not_in_the_charter"
-    if len(block.pairs) != PAIRS_PER_BLOCK or block.pairs[0].index != 0:
-        return "wrong_number_of_pairs"
-    pair = block.pairs[0]
-    folds = epoch.active_folds
-    if not folds or pair.fold != fold_index(folds, beacon, claim, seal.id, block.fold_nonce, 0):
-        return "wrong_fold"
-    gain = pair.base_nano - pair.candidate_nano
-    if pair.d_nano != (gain if pair.status == "ok" else 0):
-        return "numbers_that_contradict_each_other"
-    return ""
+    def _agreed(self, place: Place, blocks: dict[bytes, Record]) -> list[bytes | None]:
+        """The values that enough state: one settles the position, none leaves it open."""
+        sitting = sum(seat is not None for seat in self.sitting)
+        g, digest = self.terms.policy.g, positions_digest(self.claim, self.settled)
+        voices: dict[bytes | None, set[int]] = {block: set() for block in (*blocks, None)}
+        for rank, said, _ in self._attests(place):
+            if said.prefix_digest == digest and said.block in voices:
+                voices[said.block].add(rank)
+        return [
+            value
+            for value, ranks in voices.items()
+            if len(ranks) >= enough(sitting, g, absent=value is None)
+        ]
+
+    def _settle(self, place: Place, blocks: dict[bytes, Record], value: bytes | None) -> None:
+        for block in blocks:
+            if block != value:
+                self.ignored[block] = "settled_otherwise" if value is None else "second_block"
+        for _, said, record in self._attests(place):
+            if said.block != value:
+                self.ignored[record.id] = "outvoted"
+        where, key = (place.round, place.seat.rank), place.seat.key
+        if value is None:
+            self._take(Reproduction(*where, None, key, None))
+            return
+        held = blocks[value].payload
+        assert isinstance(held, Block)
+        self.seals[where] = held.seal
+        self._take(Reproduction(*where, value, key, held.pairs[0]))
+
+    def _open(self, place: Place, blocks: dict[bytes, Record]) -> OpenPosition:
+        seals = place.seals(self.docket)
+        seal = seals[0].id if seals else None
+        if seal is not None:
+            self.seals[(place.round, place.seat.rank)] = seal
+        links = place.links(self.docket, seal) if seal else []
+        block = next(iter(blocks), None)
+        return OpenPosition(
+            index=place.index,
+            round=place.round,
+            seat=place.seat,
+            purpose=place.purpose,
+            prefix=place.prefix,
+            prefix_digest=positions_digest(self.claim, self.settled),
+            head=block or seal or place.taken.commit,
+            seal=seal,
+            fold_nonce=links[0] if links else None,
+            block=block,
+            said=frozenset(rank for rank, _, _ in self._attests(place)),
+            opened=place.openers(self.docket, seals),
+        )
+
+    def _note_seals(self) -> None:
+        """Name the seals that hold nothing."""
+        for (author, round_), records in self.docket.seals.items():
+            rank = self.bench.rank_of(author)
+            if rank is None:
+                continue
+            taken = self.sitting[rank]
+            counts = self.seals.get((round_, rank))
+            for record in in_feed_order(records):
+                if taken is None or record.envelope.seq <= taken.seq:
+                    self.ignored[record.id] = "seal_without_commit"
+                elif counts not in (None, record.id):
+                    self.ignored[record.id] = "second_seal"

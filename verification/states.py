@@ -8,6 +8,7 @@ from enum import StrEnum
 from fractions import Fraction
 
 from swarm.charter import Rules
+from verification.effect import Effect
 from verification.reproduce import Bench, Seat
 from verification.settle import Settlement
 from verification.verdict import Verdict
@@ -38,6 +39,7 @@ class Turn:
     round: int
     seat: Seat
     seal: bytes | None
+    purpose: str = "verdict"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,8 @@ class ClaimState:
     """One claim as every node with the same records sees it.
 
     ``r_ids`` are the adopted ancestors of its base in its epoch and family (tier, epoch, kind);
-    ``depth`` counts all claims below it on its tree, its base included.
+    ``depth`` counts all claims below it on its tree, its base included. ``effect`` is what pairs
+    after its adoption found it to be worth, None until all of them are settled.
     """
 
     id: bytes
@@ -64,6 +67,7 @@ class ClaimState:
     r_ids: tuple[bytes, ...] = ()
     depth: int = 0
     verdict: Verdict | None = None
+    effect: Effect | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from node.research import Trials, sign_claim
+from node.claiming import sign_claim
+from node.research import Trials
 from node.service import run_node
 from node.settings import Home
 from node.work import cancellable

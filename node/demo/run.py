@@ -115,7 +115,9 @@ def _facts(watch: Watch, seconds: float) -> dict[str, Any]:
             {
                 "id": claim["id"],
                 "author": ids.get(claim["author"], claim["author"]),
-                "effect_bpb": claim["mean_bpb"],
+                "mean_bpb": claim["mean_bpb"],
+                "effect_bpb": claim["effect_bpb"],
+                "effect_interval_bpb": claim["effect_interval_bpb"],
                 "pairs": claim["pairs"],
                 "verifiers": claim["verifiers"],
                 "quarantine_s": round(quarantine.get(claim["id"], 0.0), 1),
@@ -151,10 +153,16 @@ def _tell(facts: dict[str, Any], watch: Watch, ended_well: bool, where: Path) ->
     for item in facts["adopted"]:
         by = names.get(item["author"], item["author"])
         say(
-            f"  ADOPTED   {item['id'][:8]} by {by}: {item['effect_bpb']:+.4f} bits per byte, "
-            f"the mean of {item['pairs']} pairs by {item['verifiers']} verifiers on sealed text "
+            f"  ADOPTED   {item['id'][:8]} by {by}: {item['mean_bpb']:+.4f} bits per byte in "
+            f"{item['pairs']} pairs by {item['verifiers']} verifiers on sealed text "
             f"({item['quarantine_s']:.0f} s in quarantine)"
         )
+        if item["effect_bpb"] is not None:
+            low, high = item["effect_interval_bpb"]
+            say(
+                f"            {item['effect_bpb']:+.4f} ({low:+.4f} to {high:+.4f}) in pairs "
+                "measured after it was adopted"
+            )
     for item in facts["rejected"]:
         by = names.get(item["author"], item["author"])
         planted = PLANTED.get(watch.plants.get(item["id"], ""), "")

@@ -12,14 +12,19 @@ Contract, kept by every proposer and checked by one suite of tests:
 - ``observe`` is called at most once per proposal, in any order, also after a restart. An unknown id
   is ignored.
 - Nothing proposed or observed is lost by ``kill -9``. What was in flight then counts as abandoned.
-- Neither raises for a hostile frontier: a program without knobs gives None.
+- Neither raises for a hostile frontier: a program that leaves nothing to change gives None.
+- ``propose`` raises ``Paused``, and nothing else, where there is more to try but not now: a cap is
+  reached, a service does not answer. Asking again before the time is up costs nothing.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias
 
+from node.errors import NodeError
 from training.challenge import TierSpec
 
 MAX_HYPOTHESIS = 500
@@ -63,6 +68,23 @@ class PastResult:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckReport:
+    """A program that was run for a moment. ``status`` is ``ok`` or one of ``runner.STATUSES``.
+
+    ``detail`` is in our words; ``trace`` is the end of the program's traceback: data of unknown
+    authorship, empty where it did not crash.
+    """
+
+    status: str
+    detail: str = ""
+    trace: bytes = b""
+
+
+Check: TypeAlias = Callable[[bytes, threading.Event], CheckReport]
+"""(program, cancel) -> report. Runs it in the sandbox; blocking."""
+
+
+@dataclass(frozen=True, slots=True)
 class ProposalContext:
     """All that a proposer may know: own work and adopted work, nothing quarantined."""
 
@@ -71,6 +93,25 @@ class ProposalContext:
     tier: TierSpec
     history: tuple[PastResult, ...] = ()
     """Own results on this tier, oldest first."""
+    scope: Mapping[str, object] = field(default_factory=dict)
+    """The charter's scope rules on a diff, see ``verification.screen``."""
+    check: Check | None = None
+    """A quick run in the sandbox, for proposers that write code. None where there is no sandbox."""
+    adopted: Mapping[str, int] = field(default_factory=dict)
+    """How many own claims were adopted, by the name of their proposer."""
+
+
+class Paused(NodeError):
+    """There will be more, but not now. ``seconds`` until it is worth asking again."""
+
+    def __init__(self, message: str, *, seconds: float, cure: str = "") -> None:
+        super().__init__(message, cure=cure)
+        self.seconds = seconds
+
+    @property
+    def told(self) -> str:
+        """What a person should know of it, in one line."""
+        return f"{self}; {self.cure}" if self.cure else str(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +127,13 @@ class Proposal:
     """Which model wrote it, with version; empty for samplers."""
     changes: tuple[Change, ...]
     """The literals that change; empty where the edit is not only to literals."""
+    merges: tuple[bytes, ...] = ()
+    """Ids of adopted claims whose changes are in it and not in the frontier."""
+
+    @property
+    def author(self) -> str:
+        """Proposer and model, as claims name them."""
+        return f"{self.proposer} {self.model}".strip()
 
 
 class Proposer(Protocol):
@@ -96,7 +144,7 @@ class Proposer(Protocol):
         """The proposer's name, as it appears in claims."""
 
     def propose(self, context: ProposalContext) -> Proposal | None:
-        """A new idea, or None when there is nothing left to try."""
+        """A new idea, or None when there is nothing left to try; raises ``Paused``."""
 
     def observe(self, proposal_id: str, outcome: Outcome) -> None:
         """Learns what became of a proposal."""

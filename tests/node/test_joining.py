@@ -11,7 +11,7 @@ import pytest
 
 from node.demo.local import LocalSwarm, Part
 from node.errors import UsageError
-from node.membership import reachable
+from node.invitations import reachable
 from node.report import summary
 from node.settings import Home
 from swarm.addresses import parse_address

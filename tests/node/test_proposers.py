@@ -8,16 +8,21 @@ import random
 import signal
 import subprocess
 import sys
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from node.errors import UsageError
-from node.proposers import Change, Outcome, ProposalContext, open_proposer
+from node.proposers import Change, Outcome, Paused, ProposalContext, open_proposer
 from node.proposers.knobs import Knob, knobs
 from node.proposers.memory import Memory
+from node.proposers.portfolio import PortfolioProposer
 from node.proposers.sampling import RandomProposer, ScriptedProposer
 from node.proposers.tpe import TpeProposer
+from node.settings import ClaudeSettings
+from tests.node.messages_server import serving, submit, turn, use
 from training.baselines import QUICK, load
 from training.source import ast_hash, literals
 
@@ -39,23 +44,48 @@ MAKERS: dict[str, Callable[[Path], Proposer]] = {
     "random": lambda path: RandomProposer(Memory(path / "m.sqlite"), seed=3),
     "scripted": lambda path: ScriptedProposer(Memory(path / "m.sqlite"), EDITS),
     "tpe": lambda path: TpeProposer(Memory(path / "m.sqlite"), seed=3),
+    "portfolio": lambda path: open_proposer("portfolio", path, seed=3, portfolio=["tpe", "random"]),
 }
 CONTEXT = ProposalContext(load("quick"), QUICK)
 
 
-@pytest.fixture(params=sorted(MAKERS))
-def make(request, tmp_path):
+@contextmanager
+def editing_model():
+    """A server whose model tries one literal after the other; the last one is beyond the limits."""
+    values = ["MOMENTUM = 0.9", "BETA1 = 0.85", "WARMUP = 0.05", "HEAD_LR = 0.008", "BETA1 = 0.8"]
+    edits = iter([*values, "BATCH_SIZE = 9999"])
+
+    def model(request):
+        if turn(request):
+            return [use("give_up", reason="it was refused")]
+        edit = next(edits, None)
+        if edit is None:
+            return [use("give_up", reason="no ideas are left")]
+        name = edit.split(" =")[0]
+        old = next(line for line in CONTEXT.code.decode().split("\n") if line.startswith(name))
+        return [use("replace", old=old.split(" #")[0], new=edit), submit()]
+
+    with serving(model) as server:
+        yield ClaudeSettings(base_url=server.url)
+
+
+@pytest.fixture(params=[*sorted(MAKERS), "claude"])
+def make(request, tmp_path, monkeypatch):
     """Opens the proposer under test, again and again on the same folder."""
-    opened = []
+    with ExitStack() as stack:
+        if request.param == "claude":
+            monkeypatch.setenv("ANTHROPIC_API_KEY", "test")
+            settings = stack.enter_context(editing_model())
 
-    def open_one(name="node"):
-        proposer = MAKERS[request.param](tmp_path / name)
-        opened.append(proposer)
-        return proposer
+        def open_one(name="node"):
+            if request.param == "claude":
+                proposer = open_proposer("claude", tmp_path / name, seed=3, claude=settings)
+            else:
+                proposer = MAKERS[request.param](tmp_path / name)
+            stack.callback(proposer.close)
+            return proposer
 
-    yield open_one
-    for proposer in opened:
-        proposer.close()
+        yield open_one
 
 
 def test_proposes_a_small_readable_edit_of_the_frontier(make):
@@ -278,6 +308,62 @@ def test_the_range_of_a_knob(value, low, high):
 def test_a_switch_flips():
     assert Knob("K", True).at(0.3) is False
     assert Knob("K", False).at(-0.9) is True
+
+
+class Idle:
+    """A proposer of a given name that has nothing, or rests."""
+
+    def __init__(self, name, seconds=None):
+        self.name = name
+        self.seconds = seconds
+
+    def propose(self, context):
+        if self.seconds is not None:
+            raise Paused(f"{self.name} rests", seconds=self.seconds)
+
+    def close(self):
+        pass
+
+
+def test_a_portfolio_shifts_effort_to_what_is_adopted(tmp_path):
+    memory = Memory(tmp_path / "m.sqlite")
+    good, bad = (RandomProposer(memory, seed=seed) for seed in (1, 2))
+    good.name = "good"
+    portfolio = PortfolioProposer(memory, [bad, good], seed=5)
+    adopted, names = {"good": 0}, []
+    for number in range(90):
+        proposal = portfolio.propose(replace(CONTEXT, adopted=adopted))
+        assert proposal is not None
+        names.append(proposal.proposer)
+        gain = 10**9 if proposal.proposer == "random" else 1  # luck on dev text earns nothing
+        portfolio.observe(proposal.id, Outcome("measured", gain))
+        if proposal.proposer == "good" and number % 3 == 0:
+            adopted["good"] += 1
+    portfolio.close()
+    assert names[:30].count("random") >= 3
+    assert names[60:].count("good") >= 25
+
+
+def test_a_portfolio_works_while_one_of_it_rests_and_rests_with_the_last(tmp_path):
+    memory = Memory(tmp_path / "m.sqlite")
+    rest, nap, idle = Idle("rest", 90.0), Idle("nap", 9.0), Idle("idle")
+    worker = ScriptedProposer(memory, EDITS[:1])
+    portfolio = PortfolioProposer(memory, [rest, idle, worker, nap], seed=1)
+    assert portfolio.propose(CONTEXT) is not None
+    with pytest.raises(Paused, match="nap rests"):
+        portfolio.propose(CONTEXT)
+    assert PortfolioProposer(memory, [idle], seed=1).propose(CONTEXT) is None
+    portfolio.close()
+
+
+@pytest.mark.parametrize(
+    "parts", [[], ["tpe", "tpe"], ["portfolio"], ["oracle"], ["tpe", "claude"]]
+)
+def test_a_portfolio_that_cannot_be_is_a_usage_error(tmp_path, parts, monkeypatch):
+    monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
+    monkeypatch.setitem(sys.modules, "keyring", None)
+    with pytest.raises(UsageError):
+        open_proposer("portfolio", tmp_path, seed=0, portfolio=parts)
 
 
 def test_an_unknown_proposer_is_a_usage_error(tmp_path):

@@ -19,7 +19,7 @@ from node.demo.local import LocalSwarm, Part
 from node.demo.run import PLANTED
 from node.demo.watch import Watch
 from node.report import Held
-from swarm.store import read_raw
+from swarm.database import read_raw
 
 if TYPE_CHECKING:
     from collections.abc import Callable

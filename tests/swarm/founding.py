@@ -111,3 +111,16 @@ def make_founded() -> Founded:
     epoch = founder.say(make_epoch(charter.id, members))
     founder.say(Beacon(epoch.id, SECRET))
     return Founded(charter.id, [founder, *(Feed(key, charter.id) for key in keys)])
+
+
+def found_with(keys: list[KeyPair]) -> tuple[bytes, list[bytes]]:
+    """A swarm whose members have these keys: its id, and the wires of its founder's feed."""
+    founder = Feed(founder_key(), b"")
+    founder.swarm = founder.say(make_charter()).id
+    members = [
+        new_member(key.public, f"op-{index}", ["researcher"], founder.key.public, ["quick"])
+        for index, key in enumerate(keys)
+    ]
+    epoch = founder.say(make_epoch(founder.swarm, members))
+    founder.say(Beacon(epoch.id, SECRET))
+    return founder.swarm, [record.signed.to_bytes() for record in founder.records]

@@ -33,6 +33,10 @@ def record(by: bytes, seq: int, size: int = 200) -> bytes:
     return (by + seq.to_bytes(8, "big") + MARK).ljust(size, b"x")
 
 
+def mark_of(item: bytes) -> bytes:
+    return hashlib.sha256(item).digest()
+
+
 class MemoryLog:
     """Feeds in memory. A record is author (32) | seq (8) | "rec:" | filling.
 
@@ -45,12 +49,15 @@ class MemoryLog:
         self.batches: list[tuple[int, bytes]] = []
         self.changed = trio.Event()
 
-    async def heads(self):
-        return {who: len(feed) - 1 for who, feed in self.feeds.items() if feed}
+    async def marks(self):
+        return {
+            who: ((len(feed) - 1, mark_of(feed[-1])),) for who, feed in self.feeds.items() if feed
+        }
 
-    async def records_after(self, by, seq, max_records, max_bytes):
+    async def beyond(self, by, marks, skip, max_records, max_bytes):
         found, size = [], 0
-        for item in self.feeds.get(by, [])[seq + 1 : seq + 1 + max_records]:
+        start = skip + (marks[-1][0] + 1 if marks else 0)
+        for item in self.feeds.get(by, [])[start : start + max_records]:
             size += len(item)
             if found and size > max_bytes:
                 break

@@ -14,13 +14,12 @@ from swarm.charter import (
     check_charter,
     decode_roster,
     encode_roster,
-    epoch_cosign_bytes,
     fold_rules,
     trust_note,
 )
 from swarm.errors import CharterError
 from swarm.keys import KeyPair
-from swarm.records import Beacon, Cosignature
+from swarm.records import Beacon
 from tests.swarm.founding import SECRET, TIER, Feed, founder_key, make_charter, make_epoch
 
 KEYS = [KeyPair.from_seed(bytes([n]) * 32) for n in range(1, 6)]
@@ -60,7 +59,7 @@ def test_capture_chances_are_those_of_the_hypergeometric_table():
 
 def members(*roles):
     return [
-        new_member(key.public, f"op-{number}", role, KEYS[0].public, ["quick"])
+        new_member(key.public, f"op-{number}", role, founder_key().public, ["quick"])
         for number, (key, role) in enumerate(zip(KEYS, roles, strict=False))
     ]
 
@@ -137,29 +136,6 @@ def test_two_conflicting_epochs_freeze_new_claims():
     assert rules is not None
     assert rules.frozen
     assert not rules.epochs
-
-
-def test_k_of_n_governors_must_sign_an_epoch():
-    council = (founder_key().public, KEYS[0].public, KEYS[1].public)
-    founder = founded(make_charter(governors=council, k=2))
-    alone = make_epoch(founder.swarm)
-    message = epoch_cosign_bytes(alone, founder.swarm)
-    from swarm import wire
-
-    def cosigned(key, who=None):
-        signature = wire.sign(key.private, message).signature
-        return replace(alone, cosignatures=(Cosignature(who or key.public, signature),))
-
-    def epochs(payload):
-        rules = fold_rules([*founder.records, Feed(founder_key(), founder.swarm).say(payload)])
-        assert rules is not None
-        return rules.epochs
-
-    assert not epochs(alone)
-    assert not epochs(cosigned(founder_key()))
-    assert not epochs(cosigned(KEYS[3]))
-    assert not epochs(cosigned(KEYS[3], who=KEYS[0].public))
-    assert epochs(cosigned(KEYS[0]))
 
 
 def test_no_tolerated_liar_is_said_plainly():

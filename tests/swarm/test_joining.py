@@ -174,11 +174,11 @@ def test_invitations_and_blob_stores_need_no_libp2p():
 async def test_a_stranger_can_ask_and_nothing_else():
     asked: list[tuple[bytes, bytes]] = []
 
-    async def answer(peer: bytes, request: bytes) -> bytes:
-        asked.append((peer, request))
+    async def answer(peer: bytes, ip: str, request: bytes) -> bytes:
+        asked.append((peer, ip, request))
         return b"welcome" * 1000
 
-    async def secret(peer: bytes, request: bytes) -> bytes:
+    async def secret(peer: bytes, ip: str, request: bytes) -> bytes:
         return b"secret"
 
     async with bare("a", admission=Members()) as a, bare("stranger") as stranger:
@@ -186,13 +186,13 @@ async def test_a_stranger_can_ask_and_nothing_else():
         a.set_responder("/test/secret/1", secret, max_request=10)
         await stranger.dial(a.addresses[0])
         assert await ask_to_join(stranger, a.key, b"please") == b"welcome" * 1000
-        assert asked == [(stranger.key, b"please")]
+        assert asked == [(stranger.key, "127.0.0.1", b"please")]
         with pytest.raises(PeerGone):
             await stranger.request(a.key, "/test/secret/1", b"", max_response=10)
 
 
 async def test_sizes_are_capped_on_both_sides():
-    async def answer(peer: bytes, request: bytes) -> bytes:
+    async def answer(peer: bytes, ip: str, request: bytes) -> bytes:
         return bytes(MAX_RESPONSE + 1) if request == b"much" else request
 
     async with bare("a", admission=Members()) as a, bare("stranger") as stranger:
@@ -211,7 +211,7 @@ async def test_sizes_are_capped_on_both_sides():
 async def test_asking_too_often_gets_no_answer():
     count = 0
 
-    async def answer(peer: bytes, request: bytes) -> bytes:
+    async def answer(peer: bytes, ip: str, request: bytes) -> bytes:
         nonlocal count
         count += 1
         return b"no"
@@ -230,7 +230,7 @@ async def test_asking_too_often_gets_no_answer():
 
 
 async def test_a_decision_that_fails_or_hangs_holds_nobody_up():
-    async def answer(peer: bytes, request: bytes) -> bytes:
+    async def answer(peer: bytes, ip: str, request: bytes) -> bytes:
         if request == b"fail":
             raise RuntimeError("a bug")
         if request == b"hang":

@@ -7,6 +7,7 @@ through the attacked node.
 from __future__ import annotations
 
 import os
+import socket
 import struct
 
 import pytest
@@ -306,6 +307,23 @@ async def test_data_beyond_the_window_ends_the_connection(monkeypatch, caplog):
         await eventually(lambda: not victim.transport.connected(evil.key))
         assert "beyond its window" in caplog.text
         await still_works(victim, honest)
+
+
+async def test_a_broken_connection_ends_at_once_whatever_it_had_sent(caplog):
+    async with node("victim") as victim, node("honest") as honest, bare("evil") as evil:
+        await honest.transport.dial(victim.address)
+        await evil.dial(victim.address)
+        evil.forget(victim.key)
+        connection = await muxed(evil, victim.key)
+        streams = b"".join(yamux(1, 1, 1001 + 2 * number, 0) for number in range(2000))
+        await connection.secured_conn.write(streams)
+        reset = struct.pack("ii", 1, 0)
+        for dialled in evil._network._tcp._dialled:
+            dialled.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+        evil._network.drop_sockets()
+        await eventually(lambda: not victim.transport.connected(evil.key))
+        await still_works(victim, honest)
+        assert caplog.text.count("Error in handle_incoming") <= 1
 
 
 ODD_FRAMES = {

@@ -13,11 +13,21 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from node.governing import new_member
+from swarm.database import read_raw
 from swarm.errors import RecordError, StoreError
 from swarm.keys import KeyPair
-from swarm.records import Beacon, Equivocation, Open
-from swarm.store import Store, read_raw
-from tests.swarm.founding import Feed, make_epoch, make_founded
+from swarm.records import Beacon, Consent, Draft, Equivocation, Open, Removed
+from swarm.store import Store
+from tests.swarm.council import FOUNDER, KEYS, Council, line, wires
+from tests.swarm.founding import (
+    SECRET,
+    Feed,
+    founder_key,
+    make_charter,
+    make_epoch,
+    make_founded,
+)
 
 HEADROOM = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 
@@ -86,8 +96,6 @@ def test_strangers_are_refused_until_a_governor_admits_them(store, founded):
     assert refused.gaps == {stranger.key.public}
     founder = founded.feeds[0]
     epoch = founder.records[1]
-    from node.governing import new_member
-
     member = new_member(stranger.key.public, "late", ["verifier"], founder.key.public, ["quick"])
     founder.say(make_epoch(founded.swarm, [member], number=2, previous=epoch.id))
     # in one batch, and in the wrong order
@@ -119,6 +127,82 @@ def test_only_governors_write_what_governs(store, founded):
     assert member.key.public not in store.heads()
 
 
+def test_a_feed_does_not_go_back_to_an_earlier_epoch(tmp_path):
+    """Else an author could pick a bench among those of all epochs that ever were."""
+    council = Council()
+    council.open(line(KEYS[3], "ada", "researcher"))
+    council.open(line(KEYS[3], "ada", "researcher"))
+    feed = council.feed(KEYS[3])
+    held = [feed.say(said(b"1")), feed.say(said(b"2"))]
+    feed.epoch = 1
+    back = feed.say(said(b"3"))
+    with Store(tmp_path / "log.sqlite", council.swarm) as store:
+        store.ingest(wires(council))
+        assert store.heads()[KEYS[3].public].id == held[-1].id
+        assert store.ingest([back.signed.to_bytes()]).refused == [
+            "a record back in an earlier epoch"
+        ]
+        store.append(KEYS[3], said(b"3"))
+    with Store(tmp_path / "log.sqlite", council.swarm) as store:
+        assert store.append(KEYS[3], said(b"4")).envelope.epoch == 2
+
+
+def test_a_record_waits_for_the_epoch_that_it_names(tmp_path):
+    council = Council()
+    council.open(line(KEYS[3], "ada", "researcher"))
+    first = wires(council)
+    council.open(line(KEYS[3], "ada", "researcher"))
+    ahead = council.feed(KEYS[3]).say(said(b"1")).signed.to_bytes()
+    with Store(tmp_path / "log.sqlite", council.swarm) as store:
+        store.ingest(first)
+        result = store.ingest([ahead])
+        assert (result.gaps, result.refused) == ({KEYS[3].public}, [])
+        assert store.ingest([ahead, *wires(council)]).new
+        assert KEYS[3].public in store.heads()
+
+
+def test_what_a_removed_key_says_is_the_same_on_every_node(tmp_path):
+    """Whether the removal or the record arrives first makes no difference."""
+    council = Council()
+    council.open(line(KEYS[3], "ada", "researcher"))
+    feed = council.feed(KEYS[3])
+    old = feed.say(said(b"1")).signed.to_bytes()
+    gone = Removed(KEYS[3].public, 0, bytes(32), "left")
+    council.open(removed=(gone,))
+    governors = [one.signed.to_bytes() for one in council.feed(FOUNDER).records]
+    late = feed.say(said(b"2")).signed.to_bytes()
+    for number, order in enumerate(([*governors, old, late], [old, late, *governors])):
+        with Store(tmp_path / f"{number}.sqlite", council.swarm) as store:
+            for data in order * 2:
+                store.ingest([data])
+            assert store.heads()[KEYS[3].public].seq == 0
+
+
+def test_nothing_follows_the_handover_of_a_key(tmp_path):
+    council = Council()
+    council.open(line(KEYS[3], "ada", "researcher"))
+    council.rotate(KEYS[3], KEYS[4])
+    behind = council.feed(KEYS[3]).say(said(b"1")).signed.to_bytes()
+    heir = council.feed(KEYS[4]).say(said(b"1"))
+    for name in ("a", "a"):  # the second time the tail is read from disk
+        with Store(tmp_path / f"{name}.sqlite", council.swarm) as store:
+            store.ingest(wires(council)[:-2])
+            assert store.ingest([behind]).refused == ["a record behind the handover of its key"]
+            store.ingest([heir.signed.to_bytes()])
+            assert store.heads()[KEYS[4].public].id == heir.id
+
+
+def test_only_governors_draft_and_consent(tmp_path):
+    council = Council()
+    council.open(line(KEYS[3], "ada", "researcher"))
+    draft = council.feed(KEYS[3]).say(Draft(council.epoch())).signed.to_bytes()
+    consent = council.feed(KEYS[4]).say(Consent(b"d" * 32, b"c" * 32, b"s" * 64)).signed.to_bytes()
+    with Store(tmp_path / "log.sqlite", council.swarm) as store:
+        store.ingest(wires(council))
+        refused = store.ingest([draft, consent]).refused
+        assert refused == ["a governor's record by somebody who is none"] * 2
+
+
 def test_a_failure_that_is_not_of_the_disk_leaves_the_log_usable(store, founded, monkeypatch):
     monkeypatch.setattr("swarm.store.fold_rules", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -138,20 +222,62 @@ def test_a_gap_is_reported_and_nothing_behind_it_is_stored(store, founded):
     assert feed.key.public not in store.heads()
 
 
-def test_equivocation_is_refused_and_proven(store, founded):
+def test_both_branches_of_a_fork_are_kept_and_proven(store, founded):
     store.ingest(founded.wire)
     feed = founded.feeds[1]
     first = feed.say(said(b"1")).signed.to_bytes()
     other = Feed(feed.key, founded.swarm).say(said(b"2")).signed.to_bytes()
     result = store.ingest([first, other])
-    assert len(result.new) == 1
-    assert result.forked == 1
+    assert len(result.new) == 2
     assert not result.refused
     (proof,) = result.proofs
+    assert store.contradictions() == {feed.key.public: proof}
+    assert store.ingest([other]).known == 1
+    assert [row.data for row in read_raw(store.path)][-1] == first
     witness = founded.feeds[2]
     assert store.ingest([witness.say(proof).signed.to_bytes()]).new
     empty = Equivocation(first, first)
     assert store.ingest([witness.say(empty).signed.to_bytes()]).refused
+
+
+def crowded(**sizes):
+    """A swarm with small quotas, and the feeds of its founder and one member."""
+    founder = Feed(founder_key(), b"")
+    founder.swarm = founder.say(make_charter(sizes={"holdout_bytes": 2_000_000, **sizes})).id
+    member = Feed(KeyPair.from_seed(b"1" * 32), founder.swarm)
+    line = new_member(member.key.public, "op", ["verifier"], founder.key.public, ["quick"])
+    epoch = founder.say(make_epoch(founder.swarm, [line]))
+    founder.say(Beacon(epoch.id, SECRET))
+    return founder, member, line, epoch
+
+
+@pytest.mark.parametrize("sizes", [{"epoch_records": 5}, {"epoch_bytes": 2000}])
+def test_a_member_is_held_to_its_quota_of_the_epoch(tmp_path, sizes):
+    founder, member, line, epoch = crowded(**sizes)
+    many = [member.say(said(bytes([n]))).signed.to_bytes() for n in range(9)]
+    with Store(tmp_path / "log.sqlite", founder.swarm) as store:
+        store.ingest([record.signed.to_bytes() for record in founder.records])
+        result = store.ingest(many)
+        assert len(result.new) == 5
+        assert result.refused == ["a record beyond its author's quota for the epoch"]
+        assert store.ingest(many).known == 5
+    with Store(tmp_path / "log.sqlite", founder.swarm) as store:  # it is remembered
+        assert store.ingest(many[5:6]).refused
+        with pytest.raises(RecordError, match="quota"):
+            store.append(member.key, said(b"x"))
+        founder.say(make_epoch(founder.swarm, [line], number=2, previous=epoch.id))
+        founder.say(Beacon(founder.records[-1].id, SECRET))
+        store.ingest([record.signed.to_bytes() for record in founder.records])
+        assert store.append(member.key, said(b"x")).envelope.epoch == 2
+
+
+def test_a_quota_cannot_be_had_for_epochs_that_do_not_exist(store, founded):
+    store.ingest(founded.wire)
+    feed = founded.feeds[1]
+    feed.epoch = 3  # 1 is known, 2 may be on its way
+    result = store.ingest([feed.say(said(b"x")).signed.to_bytes()])
+    assert not result.new
+    assert result.gaps == {feed.key.public}
 
 
 def test_garbage_is_refused_and_costs_nothing_else(store, founded):
@@ -196,7 +322,7 @@ def test_a_full_disk_loses_nothing_and_is_survived(store, founded):
 WRITER = """
     import sys
     from pathlib import Path
-    from swarm.store import Store, read_raw
+    from swarm.store import Store
     from tests.swarm.founding import make_founded
     from swarm.records import Open
 

@@ -12,14 +12,14 @@ from swarm.sync import (
     FIRST,
     LAST,
     MAX_BATCH_RECORDS,
-    MAX_HEADS,
+    MAX_ENTRIES,
     MAX_RECORDS,
     PROTOCOL,
-    HeadsRequest,
+    MarksRequest,
     Sync,
     decode_batch,
     encode_batch,
-    heads_within,
+    marks_within,
 )
 from tests.swarm.network import (
     Members,
@@ -35,16 +35,19 @@ from tests.swarm.network import (
 keys = st.binary(min_size=32, max_size=32)
 
 
-@given(st.dictionaries(keys, st.integers(0, 2**63 - 1), max_size=20))
-def test_requests_survive_the_wire(heads):
-    request = HeadsRequest(FIRST, LAST, dict(sorted(heads.items())))
-    assert HeadsRequest.decode(request.encode()) == request
+marks = st.sets(st.tuples(st.integers(0, 2**63 - 1), keys), min_size=1, max_size=4)
+
+
+@given(st.dictionaries(keys, marks.map(lambda found: tuple(sorted(found))), max_size=20))
+def test_requests_survive_the_wire(found):
+    request = MarksRequest(FIRST, LAST, dict(sorted(found.items())))
+    assert MarksRequest.decode(request.encode()) == request
 
 
 @given(st.binary(max_size=400))
 def test_any_bytes_are_a_request_or_misbehaviour(data):
     try:
-        request = HeadsRequest.decode(data)
+        request = MarksRequest.decode(data)
     except Misbehaviour:
         return
     assert request.encode() == data
@@ -62,25 +65,28 @@ def test_any_bytes_are_a_batch_or_misbehaviour(data):
 def test_requests_out_of_order_are_refused():
     one, two = author("1"), author("2")
     low, high = sorted((one, two))
-    entry = [key + bytes(8) for key in (low, high)]
+    entry = [key + bytes(40) for key in (low, high)]
     head = FIRST + LAST + b"\0\2"
-    assert HeadsRequest.decode(head + entry[0] + entry[1]).heads == {low: 0, high: 0}
+    assert MarksRequest.decode(head + entry[0] + entry[1]).marks == {
+        low: ((0, bytes(32)),),
+        high: ((0, bytes(32)),),
+    }
     for body in (entry[1] + entry[0], entry[0] + entry[0]):
         with pytest.raises(Misbehaviour):
-            HeadsRequest.decode(head + body)
+            MarksRequest.decode(head + body)
     with pytest.raises(Misbehaviour):
-        HeadsRequest.decode(low + low + b"\0\1" + entry[1])
+        MarksRequest.decode(low + low + b"\0\1" + entry[1])
     with pytest.raises(Misbehaviour):
-        HeadsRequest.decode(LAST + FIRST + b"\0\0")
+        MarksRequest.decode(LAST + FIRST + b"\0\0")
 
 
-def test_many_heads_are_asked_for_in_ranges():
-    heads = {author(str(number)): number for number in range(MAX_HEADS + 10)}
-    request = heads_within(heads, FIRST, LAST)
-    assert len(request.heads) == MAX_HEADS
-    assert request.last == max(request.heads)
-    rest = heads_within(heads, max(request.heads), LAST)
-    assert set(request.heads) | set(rest.heads) == set(heads)
+def test_many_marks_are_asked_for_in_ranges():
+    held = {author(str(number)): ((number, bytes(32)),) for number in range(MAX_ENTRIES + 10)}
+    request = marks_within(held, FIRST, LAST)
+    assert len(request.marks) == MAX_ENTRIES
+    assert request.last == max(request.marks)
+    rest = marks_within(held, max(request.marks), LAST)
+    assert set(request.marks) | set(rest.marks) == set(held)
     assert rest.last == LAST
 
 
@@ -157,7 +163,7 @@ async def test_non_members_get_no_records():
 
 @pytest.mark.parametrize(
     "frame",
-    [b"", b"x", bytes(65), FIRST + LAST + b"\xff\xff", bytes(66) + bytes(41)],
+    [b"", b"x", bytes(65), FIRST + LAST + b"\xff\xff", bytes(66) + bytes(73)],
     ids=["empty", "one byte", "short", "announces entries", "odd length"],
 )
 async def test_a_broken_request_costs_the_asker_and_nothing_else(frame):

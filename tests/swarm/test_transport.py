@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import time
+from contextlib import AsyncExitStack
 
 import pytest
 import trio
@@ -11,6 +13,7 @@ from swarm.addresses import AddressError, parse_address
 from swarm.keys import peer_id
 from swarm.peers import Everybody
 from swarm.streams import Misbehaviour, NetworkError, PeerGone, PeerSilent
+from swarm.subnets import subnet_of
 from swarm.transport import Transport, TransportSettings
 from tests.swarm.network import FAST, LOCAL, Members, bare, eventually, meshed, node, seed
 
@@ -225,6 +228,51 @@ async def test_no_more_connections_than_allowed():
         assert await b.request(a.key, ECHO, b"x", max_response=100)
 
 
+async def test_one_subnet_cannot_take_all_places():
+    settings = TransportSettings(max_per_subnet=2)
+    async with bare("a", settings=settings) as a, bare("b") as b, bare("c") as c, bare("d") as d:
+        a.subnets._subnet = lambda host: "one customer" if host == "127.0.0.1" else None
+        serve_echo(a)
+        await b.dial(a.addresses[0])
+        await c.dial(a.addresses[0])
+        with pytest.raises(PeerGone):
+            await ask_anew(d, a.addresses[0])
+        await b.disconnect(a.key)
+        b.forget(a.key)
+        await eventually(lambda: not a.connected(b.key))
+        assert await ask_anew(d, a.addresses[0])
+
+
+async def test_a_quarter_of_the_places_is_for_peers_that_we_dial():
+    settings = TransportSettings(max_connections=4, max_unadmitted=9)
+    async with bare("a", settings=settings) as a, bare("known") as known:
+        async with AsyncExitStack() as stack:
+            guests = [await stack.enter_async_context(bare(f"guest {n}")) for n in range(4)]
+            for guest in guests[:3]:
+                await guest.dial(a.addresses[0])
+            with pytest.raises(PeerGone):
+                await guests[3].dial(a.addresses[0])
+            await a.dial(known.addresses[0])
+            assert a.connected(known.key)
+
+
+@pytest.mark.parametrize(
+    ("host", "subnet"),
+    [
+        ("8.8.4.9", "8.8.4.0/24"),
+        ("::ffff:8.8.4.9", "8.8.4.0/24"),
+        ("2a00:1450:4001:8ff::1", "2a00:1450:4001:800::/56"),
+        ("127.0.0.1", None),
+        ("192.168.1.7", None),
+        ("fe80::1%eth0", None),
+        ("", None),
+        ("x", None),
+    ],
+)
+def test_what_counts_as_one_subnet(host, subnet):
+    assert subnet_of(host) == subnet
+
+
 async def test_an_unadmitted_peer_gets_nothing_and_is_dropped():
     members = Members()
     async with bare("a", admission=members) as a, bare("b") as b:
@@ -308,6 +356,20 @@ async def test_a_deaf_peer_is_connected_anew(monkeypatch):
         )
         await eventually(lambda: a.transport._since.get(b.key, since) != since)
         await meshed(a, b)
+
+
+async def test_a_wrong_clock_is_reported_and_changes_nothing():
+    async with node("a") as a, node("b") as b, node("c") as c:
+        c.transport._liveness._clock = lambda: time.time() + 3 * 86_400
+        for one in (b, c):
+            await one.transport.dial(a.address)
+        await meshed(a, b, c)
+        told = await c.say(0)
+        await a.log.until(lambda log: told in log.records())
+        for one, ahead in ((c, -3 * 86_400), (b, 0)):
+            measured = one.transport.clock_ahead
+            await eventually(lambda m=measured, s=ahead: abs((m() or 1e6) - s) < 60)
+        assert all(one.transport.peers() for one in (a, b, c))
 
 
 async def test_a_transport_without_a_topic_does_not_gossip():

@@ -84,6 +84,7 @@ HOSTILE = {
     "surrogate": b"\xa3\xed\xa0\x80",
     "a list that claims four billion items": b"\xdd\xff\xff\xff\xff",
     "nested deeper than allowed": b"\x91" * 40 + b"\x01",
+    "bytes one level too deep": b"\x91" * (wire.MAX_DEPTH + 1) + b"\xc4\x00",
     "nested a thousand deep": b"\x91" * 5000 + b"\x01",
     "above 63 bits": b"\xcf" + b"\xff" * 8,
     "never used byte": b"\xc1",

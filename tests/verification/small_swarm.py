@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from swarm.records import (
     Adoption,
     Beacon,
     Block,
+    Calibration,
     Charter,
     Claim,
     Epoch,
@@ -24,7 +25,9 @@ from swarm.records import (
     Position,
     TierPolicy,
 )
-from verification.duty import CommitDuty, PairDuty, duties
+from verification.calibration import SAME_START, bound_of
+from verification.duty import Duty, PairDuty, duties
+from verification.evidence import RULE_VERSION
 from verification.quarantine import Quarantine
 
 if TYPE_CHECKING:
@@ -65,18 +68,19 @@ def no_screen(base: bytes, code: bytes, rules: object) -> tuple[str, ...]:
     return ("out_of_scope",) if b"FORBIDDEN" in code else ()
 
 
-Measure = Callable[[PairDuty, bytes, int], Pair]
+Measure = Callable[[PairDuty], Pair]
+"""What a member measures for a duty whose fold is known."""
 
 
 def measure(gain: int, noise: int = 1_000_000, **changes: object) -> Measure:
     """Pairs with a mean ``gain`` and a spread ``noise`` (nano), drawn from the duty's own seed."""
 
-    def run(duty: PairDuty, seal: bytes, fold: int) -> Pair:
+    def run(duty: PairDuty) -> Pair:
         wobble = duty.training_seed % (2 * noise + 1) - noise
         ok = changes.get("status", "ok") == "ok"
         pair = Pair(
             index=0,
-            fold=fold,
+            fold=duty.fold(),
             order="base_first",
             d_nano=gain + wobble if ok else 0,
             status="ok",
@@ -91,6 +95,11 @@ def measure(gain: int, noise: int = 1_000_000, **changes: object) -> Measure:
     return run
 
 
+def is_early(duty: Duty) -> bool:
+    """Whether a duty is for when patience is over."""
+    return not getattr(duty, "due", True)
+
+
 class SmallSwarm:
     """One governor, ``researchers`` with four slots each, ``verifiers``; tier ``quick``."""
 
@@ -100,6 +109,7 @@ class SmallSwarm:
         verifiers: int = 3,
         tier: TierPolicy = TIER,
         approval_rules: tuple[dict[str, object], ...] = (),
+        base_code: bytes = BASE_CODE,
     ) -> None:
         self.records: list[Record] = []
         self._heads: dict[bytes, tuple[int, bytes]] = {}
@@ -108,15 +118,16 @@ class SmallSwarm:
         self.verifiers = [KeyPair.from_seed(digest(f"v{i}")) for i in range(verifiers)]
         self.outsider = KeyPair.from_seed(digest("outsider"))
         self.tier = tier
+        self.calibrations: dict[bytes, dict[str, bytes]] = {}
         charter = Charter(
             name="small",
             governors=(self.founder.public,),
             k=1,
             admission="invite",
-            rule_version=1,
+            rule_version=RULE_VERSION,
             challenge={
-                "base_code": BASE_CODE,
-                "base_sha256": hashlib.sha256(BASE_CODE).digest(),
+                "base_code": base_code,
+                "base_sha256": hashlib.sha256(base_code).digest(),
                 "tiers": [{"name": "quick", "max_cost_ratio_milli": 1500}],
             },
             tiers=(tier,),
@@ -169,7 +180,7 @@ class SmallSwarm:
             number=number,
             prev_epoch=previous,
             policy_id=self.swarm,
-            rule_version=1,
+            rule_version=RULE_VERSION,
             roster_hash=hashlib.sha256(roster).digest(),
             roster=roster,
             active_folds=tuple(range(16)),
@@ -225,33 +236,86 @@ class SmallSwarm:
     def secret(self, key: KeyPair) -> bytes:
         return digest(f"secret of {key.public.hex()}")
 
-    def duties_of(self, key: KeyPair) -> list[CommitDuty | PairDuty]:
-        return duties(self.quarantine.state(), key.public, self.secret(key))
+    def duties_of(self, key: KeyPair) -> list[Duty]:
+        named = self.calibrations.get(key.public)
+        return duties(self.quarantine.state(), key.public, self.secret(key), named)
 
-    def seal_and_block(self, key: KeyPair, duty: PairDuty, how: Measure) -> tuple[Record, Block]:
-        """Publish the seal of a duty, and return it with the block that fits it, unpublished."""
-        seal = self.write(key, duty.seal(digest("base"), digest("candidate"), True))
-        pair = how(duty, seal.id, duty.fold(seal.id))
-        block = duty.block(
-            seal.id, pair, probes={"suffix": 0}, hw_class="cpu", env_digest=digest("env")
+    def calibrate(self, key: KeyPair, noise: int = 1_000_000, **changes: object) -> Record:
+        """Publish a calibration of ``key`` (its pairs are +-``noise`` nano) and commit with it."""
+        pairs = tuple((-1) ** i * noise for i in range(20))
+        bound = bound_of(pairs)
+        said = Calibration(
+            tier="quick",
+            noise_class=SAME_START,
+            hw_class="cpu",
+            detail_hash=digest("machine"),
+            env_digest=digest("env"),
+            null_changes=("order-31",),
+            pairs=pairs,
+            n=bound.n,
+            s_nano=bound.s_nano,
+            factor_milli=bound.factor_milli,
+            sigma0_nano=bound.sigma0_nano,
+            epochs=(1,),
         )
-        return seal, block
+        record = self.write(key, replace(said, **changes))  # type: ignore[arg-type]
+        self.calibrations[key.public] = {"quick": record.id}
+        return record
 
-    def step(self, how: Measure, rng: random.Random | None = None) -> bool:
-        """One duty of one verifier: any with ``rng``, else seats first; False without any."""
-        due = [(key, duty) for key in self.verifiers for duty in self.duties_of(key)]
+    def seal(self, key: KeyPair, duty: PairDuty) -> Record:
+        """Publish the seal of a duty."""
+        return self.write(key, duty.seal(digest("base"), digest("candidate"), True))
+
+    def block(self, duty: PairDuty, how: Measure) -> Block:
+        """The block that fits a duty whose fold is known, unpublished."""
+        return duty.block(how(duty), probes={"suffix": 0}, hw_class="cpu", env_digest=digest("env"))
+
+    def do(self, key: KeyPair, duty: Duty, how: Measure) -> Record:
+        """What an honest member does; a pair is sealed by one step and told by another."""
+        if not isinstance(duty, PairDuty):
+            return self.write(key, duty.payload)
+        if duty.sealed is None:
+            return self.seal(key, duty)
+        return self.write(key, self.block(duty, how))
+
+    def todo(
+        self, members: Sequence[KeyPair] | None = None, patient: bool = True
+    ) -> list[tuple[KeyPair, Duty]]:
+        """What ``members`` (all verifiers by default) can do now: words first."""
+        found = [
+            (key, duty)
+            for key in (self.verifiers if members is None else members)
+            for duty in self.duties_of(key)
+            if not (duty.waits if isinstance(duty, PairDuty) else patient and is_early(duty))
+        ]
+        return sorted(found, key=lambda item: isinstance(item[1], PairDuty))
+
+    def step(
+        self,
+        how: Measure,
+        rng: random.Random | None = None,
+        members: Sequence[KeyPair] | None = None,
+        patient: bool = True,
+    ) -> bool:
+        """One duty of one verifier: any with ``rng``, else words first; False without any.
+
+        Not ``patient``: members say at once what they would say when time is up, if nobody has
+        anything better to do.
+        """
+        due = self.todo(members) or ([] if patient else self.todo(members, patient=False))
         if not due:
             return False
-        due.sort(key=lambda item: isinstance(item[1], PairDuty))
         key, duty = rng.choice(due) if rng else due[0]
-        if isinstance(duty, CommitDuty):
-            self.write(key, duty.payload)
-        else:
-            self.write(key, self.seal_and_block(key, duty, how)[1])
+        self.do(key, duty, how)
         return True
 
-    def run(self, how: Measure) -> None:
-        while self.step(how):
+    def run(
+        self,
+        how: Measure,
+        members: Sequence[KeyPair] | None = None,
+        patient: bool = True,
+    ) -> None:
+        while self.step(how, members=members, patient=patient):
             pass
 
     def adopt(self, key: KeyPair, claim: bytes) -> Record:

@@ -16,7 +16,8 @@ from swarm.charter import check_charter
 from swarm.keys import peer_id
 from swarm.records import Adoption, Charter
 from tests.verification.small_swarm import BASE_CODE, SmallSwarm, digest, measure
-from verification.audit import AuditReport, Outcome, audit, printable
+from verification.audit import audit
+from verification.findings import AuditReport, Outcome, printable
 from verification.states import Stage
 
 if TYPE_CHECKING:

@@ -12,14 +12,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from swarm.records import Block, Commit
+from swarm.records import Block, Commit, Open, Seal
 from tests.verification.small_swarm import TIER, SmallSwarm, digest, measure, no_screen
-from verification.duty import CommitDuty, LostDuty, PairDuty, duties, lost_duties
+from verification.duty import CommitDuty, LostDuty, OpenDuty, PairDuty, duties, lost_duties
 from verification.quarantine import fold
 from verification.states import CLOSED, ClaimState, Stage, State
 
 if TYPE_CHECKING:
     from swarm.envelope import Record
+    from swarm.keys import KeyPair
 
 GOOD = measure(30_000_000)
 BAD = measure(-5_000_000, 4_000_000)
@@ -46,6 +47,7 @@ def test_the_way_of_a_true_claim() -> None:
             seen.append(stands(swarm, claim))
     assert seen == [
         (Stage.ASSIGNED, "waiting_for_commits"),
+        (Stage.ASSIGNED, "waiting_for_seatings"),
         (Stage.COMMITTED, "waiting_for_the_first_pair"),
         (Stage.REPRODUCING, "reproducing"),
         (Stage.ADOPTED, "evidence"),
@@ -183,8 +185,8 @@ def test_too_few_verifiers_wait() -> None:
     assert not swarm.step(GOOD)
 
 
-def test_a_profile_beyond_this_version_waits() -> None:
-    swarm = SmallSwarm(verifiers=4, tier=replace(TIER, n=3, f=1))
+def test_a_profile_that_records_cannot_number_waits() -> None:
+    swarm = SmallSwarm(tier=replace(TIER, max_pairs=60, effect_pairs=10))
     claim = swarm.claim(swarm.researchers[0], b"x = 1\n")
     assert stands(swarm, claim) == (Stage.SCREENED, "profile_not_supported")
 
@@ -224,7 +226,7 @@ Spoil = Callable[[Block], Block]
 SPOILT: dict[str, Spoil] = {
     "wrong_nonce": lambda b: replace(b, nonce=digest("x")),
     "wrong_fold_nonce": lambda b: replace(b, fold_nonce=digest("x")),
-    "fold_source_not_in_use": lambda b: replace(b, fold_source="next"),
+    "wrong_fold_source": lambda b: replace(b, fold_source="own"),
     "wrong_rank": lambda b: replace(b, rank=b.rank + 1),
     "block_without_its_seal": lambda b: replace(b, seal=digest("x")),
     "not_for_the_verdict": lambda b: replace(b, purpose="effect"),
@@ -240,34 +242,46 @@ SPOILT: dict[str, Spoil] = {
 }
 
 
-def to_first_pair(swarm: SmallSwarm) -> tuple[Record, PairDuty]:
-    """A claim with both seats taken, and the duty that is due; its author is ``verifier``."""
+def member_at_turn(swarm: SmallSwarm, claim: Record) -> KeyPair:
+    turn = where(swarm, claim).turn
+    assert turn is not None
+    return next(key for key in swarm.verifiers if key.public == turn.seat.key)
+
+
+def pair_due(swarm: SmallSwarm, key: KeyPair) -> PairDuty:
+    (duty,) = (one for one in swarm.duties_of(key) if isinstance(one, PairDuty))
+    return duty
+
+
+def to_first_pair(swarm: SmallSwarm) -> tuple[Record, KeyPair, PairDuty]:
+    """A claim with all seats taken, the member whose turn it is, and its duty: sealed, opened."""
     claim = swarm.claim(swarm.researchers[0], b"x = 1\n")
     while where(swarm, claim).stage is Stage.ASSIGNED:
         swarm.step(GOOD)
-    turn = where(swarm, claim).turn
-    assert turn is not None
-    key = next(key for key in swarm.verifiers if key.public == turn.seat.key)
-    duty = swarm.duties_of(key)[0]
-    assert isinstance(duty, PairDuty)
-    return claim, duty
+    key = member_at_turn(swarm, claim)
+    swarm.seal(key, pair_due(swarm, key))
+    while pair_due(swarm, key).waits:
+        swarm.step(GOOD)
+    return claim, key, pair_due(swarm, key)
 
 
 @pytest.mark.parametrize("reason", SPOILT)
 def test_spoilt_blocks_hold_no_position_and_a_good_one_still_does(reason: str) -> None:
     swarm = SmallSwarm()
-    claim, duty = to_first_pair(swarm)
-    turn = where(swarm, claim).turn
-    assert turn is not None
-    key = next(key for key in swarm.verifiers if key.public == turn.seat.key)
-    _, block = swarm.seal_and_block(key, duty, GOOD)
+    claim, key, duty = to_first_pair(swarm)
+    block = swarm.block(duty, GOOD)
     spoilt = swarm.write(key, SPOILT[reason](block))
     state = swarm.quarantine.state()
     assert state.ignored == {spoilt.id: reason}
     assert state.claims[claim.id].stage is Stage.COMMITTED
-    swarm.write(key, block)
-    assert where(swarm, claim).stage is Stage.REPRODUCING
+    good = swarm.write(key, block)
     second = swarm.write(key, block)
+    assert where(swarm, claim).stage is Stage.COMMITTED
+    while where(swarm, claim).stage is Stage.COMMITTED:
+        swarm.step(GOOD)
+    held = where(swarm, claim).settlement
+    assert held is not None
+    assert held.reproductions[0].block == good.id
     assert swarm.quarantine.state().ignored[second.id] == "second_block"
     swarm.run(GOOD)
     assert where(swarm, claim).stage is Stage.ADOPTED
@@ -275,22 +289,18 @@ def test_spoilt_blocks_hold_no_position_and_a_good_one_still_does(reason: str) -
 
 def test_a_block_before_its_turn_does_not_count() -> None:
     swarm = SmallSwarm()
-    claim, duty = to_first_pair(swarm)
+    claim, _, duty = to_first_pair(swarm)
     bench = where(swarm, claim).bench
     assert bench is not None
     late = next(key for key in swarm.verifiers if key.public == bench.seats[1].key)
-    hasty = replace(duty, rank=1)
-    seal = swarm.write(late, hasty.seal(digest("a"), digest("b"), True))
-    block = hasty.block(
-        seal.id, GOOD(duty, seal.id, 0), probes={}, hw_class="cpu", env_digest=digest("e")
-    )
-    record = swarm.write(late, block)
+    hasty = replace(duty, rank=1, sealed=swarm.seal(late, duty).id)
+    record = swarm.write(late, swarm.block(hasty, GOOD))
     assert swarm.quarantine.state().ignored == {record.id: "out_of_turn"}
 
 
 def test_nobody_off_the_bench_counts_and_nobody_commits_twice() -> None:
     swarm = SmallSwarm()
-    claim, _ = to_first_pair(swarm)
+    claim, _, _ = to_first_pair(swarm)
     state = where(swarm, claim)
     assert state.bench is not None
     seated = {seat.key for seat in state.bench.seats}
@@ -314,24 +324,60 @@ def test_nobody_off_the_bench_counts_and_nobody_commits_twice() -> None:
 
 def test_sealing_twice_draws_no_second_fold() -> None:
     swarm = SmallSwarm()
-    claim, duty = to_first_pair(swarm)
-    turn = where(swarm, claim).turn
-    assert turn is not None
-    key = next(key for key in swarm.verifiers if key.public == turn.seat.key)
-    seal, good = swarm.seal_and_block(key, duty, GOOD)
+    claim, key, duty = to_first_pair(swarm)
     again = swarm.write(key, duty.seal(digest("better"), digest("better"), True))
     now = where(swarm, claim).turn
     assert now is not None
-    assert now.seal == seal.id
-    pair = GOOD(duty, again.id, duty.fold(again.id))
-    block = duty.block(again.id, pair, probes={}, hw_class="cpu", env_digest=digest("e"))
-    regretted = swarm.write(key, block)
+    assert now.seal == duty.sealed
+    regretted = swarm.write(key, swarm.block(replace(duty, sealed=again.id), GOOD))
     assert swarm.quarantine.state().ignored == {
         again.id: "second_seal",
-        regretted.id: "block_without_its_seal",
+        regretted.id: "fold_not_opened",
     }
-    swarm.write(key, good)
-    assert where(swarm, claim).stage is Stage.REPRODUCING
+    swarm.run(GOOD)
+    assert where(swarm, claim).stage is Stage.ADOPTED
+
+
+def test_a_fold_is_opened_by_another_member_and_only_after_the_seal() -> None:
+    swarm = SmallSwarm(verifiers=3, tier=replace(TIER, n=3))
+    claim = swarm.claim(swarm.researchers[0], b"x = 1\n")
+    while where(swarm, claim).stage is Stage.ASSIGNED:
+        swarm.step(GOOD)
+    key = member_at_turn(swarm, claim)
+    duty = pair_due(swarm, key)
+    assert duty.fold_nonce is None
+    assert not any(isinstance(one, OpenDuty) for _, one in swarm.todo(patient=False))
+    seal = swarm.seal(key, duty)
+    assert pair_due(swarm, key).waits
+    opens = [(who, one) for who, one in swarm.todo(patient=False) if isinstance(one, OpenDuty)]
+    assert sorted(one.due for _, one in opens) == [False, True]
+    assert key not in [who for who, _ in opens]
+    own = swarm.write(key, Open(seal.id, digest("own")))
+    assert pair_due(swarm, key).waits
+    (first,) = ((who, one) for who, one in opens if one.due)
+    swarm.write(first[0], first[1].payload)
+    assert pair_due(swarm, key).fold_nonce == first[1].payload.fold_nonce
+    assert not any(isinstance(one, OpenDuty) for _, one in swarm.todo(patient=False))
+    swarm.run(GOOD)
+    assert where(swarm, claim).stage is Stage.ADOPTED
+    assert own.id not in swarm.quarantine.state().ignored
+
+
+def test_who_sits_alone_opens_its_own_link_and_seals_once() -> None:
+    swarm = SmallSwarm(tier=replace(TIER, n=1))
+    claim = swarm.claim(swarm.researchers[0], b"x = 1\n")
+    while where(swarm, claim).stage is Stage.ASSIGNED:
+        swarm.step(GOOD)
+    key = member_at_turn(swarm, claim)
+    seal = swarm.seal(key, pair_due(swarm, key))
+    duty = pair_due(swarm, key)
+    assert (duty.sealed, duty.waits, duty.fold_source) == (seal.id, False, "own")
+    again = swarm.seal(key, duty)
+    regretted = swarm.write(key, swarm.block(replace(duty, sealed=again.id), GOOD))
+    ignored = swarm.quarantine.state().ignored
+    assert ignored == {again.id: "second_seal", regretted.id: "second_seal"}
+    swarm.run(GOOD)
+    assert where(swarm, claim).stage is Stage.ADOPTED
 
 
 def test_a_seal_before_the_commit_and_records_about_nothing() -> None:
@@ -340,19 +386,13 @@ def test_a_seal_before_the_commit_and_records_about_nothing() -> None:
     bench = where(swarm, claim).bench
     assert bench is not None
     key = next(key for key in swarm.verifiers if key.public == bench.seats[0].key)
-    duty = swarm.duties_of(key)[0]
-    assert isinstance(duty, CommitDuty)
-    probe = PairDuty(
-        claim=claim.id, base=None, tier="quick", round=0, rank=0, training_seed=0, sealed=None,
-        prefix=(), nonce=digest("n"), fold_nonce=digest("f"), beacon=digest("b"), active_folds=(0,),
-    )  # fmt: skip
-    early = swarm.write(key, probe.seal(digest("a"), digest("b"), True))
-    lost = swarm.write(
-        key, replace(probe, claim=digest("none")).seal(digest("a"), digest("b"), True)
-    )
+    early = swarm.write(key, Seal(claim.id, 0, digest("a"), digest("b"), True))
+    lost = swarm.write(key, Seal(digest("none"), 0, digest("a"), digest("b"), True))
+    opened = swarm.write(key, Open(digest("no seal"), digest("n")))
     assert swarm.quarantine.state().ignored == {
         early.id: "seal_without_commit",
         lost.id: "claim_unknown",
+        opened.id: "seal_unknown",
     }
 
 
@@ -361,29 +401,22 @@ def test_a_seal_before_the_commit_and_records_about_nothing() -> None:
 
 def test_a_restarted_member_finds_the_same_duty() -> None:
     swarm = SmallSwarm()
-    claim, duty = to_first_pair(swarm)
-    turn = where(swarm, claim).turn
-    assert turn is not None
-    key = next(key for key in swarm.verifiers if key.public == turn.seat.key)
+    _, key, duty = to_first_pair(swarm)
     assert swarm.duties_of(key) == [duty]
-    seal, block = swarm.seal_and_block(key, duty, GOOD)
-    assert swarm.duties_of(key) == [replace(duty, sealed=seal.id)]
-    swarm.write(key, block)
+    swarm.write(key, swarm.block(duty, GOOD))
     assert swarm.duties_of(key) == []
 
 
 def test_a_lost_secret_is_told_and_stops_nothing_else() -> None:
     swarm = SmallSwarm()
-    claim, _duty = to_first_pair(swarm)
-    turn = where(swarm, claim).turn
-    assert turn is not None
-    state, key = swarm.quarantine.state(), turn.seat.key
+    claim, member, _duty = to_first_pair(swarm)
+    state, key = swarm.quarantine.state(), member.public
     assert duties(state, key, digest("lost")) == []
     assert lost_duties(state, key, digest("lost")) == [LostDuty(claim.id, 0)]
     swarm.claim(swarm.researchers[1], b"x = 2\n")
     state = swarm.quarantine.state()
-    now = [duties(state, member.public, digest("lost")) for member in swarm.verifiers]
-    assert sum(map(len, now)) == 2
+    now = [duties(state, one.public, digest("lost")) for one in swarm.verifiers]
+    assert sum(isinstance(one, CommitDuty) for due in now for one in due) == 2
 
 
 def test_nobody_has_duties_for_closed_claims_or_foreign_benches() -> None:
@@ -402,6 +435,12 @@ def play(seed: int) -> SmallSwarm:
     rng = random.Random(seed)
     swarm = SmallSwarm(verifiers=rng.choice([2, 3, 4]))
     claims: list[Record] = []
+    for key in swarm.verifiers:
+        if rng.random() < 0.4:
+            changes = {"sigma0_nano": 5} if rng.random() < 0.2 else {}
+            held = swarm.calibrate(key, rng.choice([1_000_000, 9_000_000]), **changes)
+            if rng.random() < 0.1:  # another's, which does not count
+                swarm.calibrations[rng.choice(swarm.verifiers).public] = {"quick": held.id}
     for _ in range(rng.randint(10, 45)):
         act = rng.random()
         if act < 0.2:
@@ -462,9 +501,18 @@ def test_decisions_stay_while_feeds_grow(seed: int, rng: random.Random) -> None:
 
 def test_random_histories_reach_every_stage() -> None:
     """The two properties above are about something."""
-    stages = {
-        one.stage for seed in range(60) for one in play(seed).quarantine.state().claims.values()
+    states = [play(seed).quarantine.state() for seed in range(60)]
+    stages = {one.stage for state in states for one in state.claims.values()}
+    assert {"calibration_numbers_do_not_follow", "calibration_of_another_author"} <= {
+        reason for state in states for reason in state.ignored.values()
     }
+    assert any(
+        seat is not None and seat.sigma0_nano is not None
+        for state in states
+        for one in state.claims.values()
+        if one.settlement is not None and one.stage is Stage.ADOPTED
+        for seat in one.settlement.seats.taken or ()
+    )
     assert stages >= {
         Stage.RECEIVED,
         Stage.ASSIGNED,

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from swarm.charter import EpochView
 from swarm.records import Member
+from tests.verification.small_swarm import TIER
 from verification import reproduce as rp
 from verification.errors import BenchError
 
@@ -174,10 +175,20 @@ def test_no_active_fold_is_an_error_with_a_cure() -> None:
     assert "epoch" in caught.value.cure
 
 
-def test_turns_go_round_and_end() -> None:
-    turns = [rp.next_position(i, 3, 2) for i in range(7)]
-    assert turns == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2), None]
-    assert [rp.next_position(i, 1, 2) for i in range(3)] == [(0, 0), (1, 0), None]
+def test_turns_go_round_and_what_comes_after_acceptance_is_counted() -> None:
+    turns = [rp.position(i, 3) for i in range(6)]
+    assert turns == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
+    policy = replace(TIER, n=3, max_pairs=2, effect_pairs=4)
+    assert (rp.positions_of(policy), rp.rounds_of(policy)) == (10, 4)
+    assert rp.position(rp.positions_of(policy) - 1, 3)[0] == rp.rounds_of(policy) - 1
+
+
+def test_a_link_is_told_by_its_place_alone() -> None:
+    chain = rp.nonce_chain(bytes(32), key("claim"), "fold", 8)
+    for place, link in enumerate(chain.reveals):
+        assert rp.anchored(link, place, chain.anchor)
+        assert not rp.anchored(link, place + 1, chain.anchor)
+    assert not rp.anchored(key("x"), 3, chain.anchor)
 
 
 def test_parts_cannot_be_shifted_into_one_another() -> None:

@@ -1,0 +1,168 @@
+"""What a running node does on the side: it carries out orders, signs what a governor owes to the
+others, opens epochs for those who join, knocks until it is let in, and pauses.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from node import epochs
+from node.errors import NodeError
+from node.knocking import doors, knock, request_of
+from node.limits import SENSE_SECONDS, Sensors, reason_to_pause
+from node.orders import answer_all, carry_out
+from swarm.errors import SwarmError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from node.member import Node
+    from node.network import Network
+    from swarm.charter import Rules
+
+ORDER_SECONDS = 0.25
+KNOCK_SECONDS = 10.0
+PAUSED = "paused; lazaretto resume goes on"
+
+
+class Chores:
+    """The side work of one node. Each method but ``ready`` runs as long as the node."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self._paused = node.settings.start == "paused"
+        self._limited = ""  # why the limits forbid work now
+        self._turned = trio.Event()
+        self._next_epoch_at = 0.0
+
+    # --- governing ----------------------------------------------------------------------------
+
+    def _opens_epochs(self) -> bool:
+        rules, key = self.node.log.store.rules, self.node.key.public
+        return (
+            rules is not None
+            and self.node.settings.open_epochs == "join"
+            and rules.quorum == 1
+            and not rules.frozen
+            and key in rules.governors
+        )
+
+    def ready(self) -> bool:
+        """Whether an epoch is opened at once for somebody who is admitted now."""
+        return self._opens_epochs() and trio.current_time() >= self._next_epoch_at
+
+    @staticmethod
+    def _is_due(rules: Rules) -> bool:
+        return bool(epochs.newcomers(rules) or epochs.heirs(rules))
+
+    async def govern(self) -> None:
+        """Finish own drafts, reveal beacons, and open epochs for newcomers, batched by a pause."""
+        log, store, key = self.node.log, self.node.log.store, self.node.key
+        while True:
+            changed = self.node.changed
+            rules = store.rules
+            try:
+                if rules is not None and key.public in rules.governors:
+                    await log.append_by(lambda: epochs.finish_drafts(store, key))
+                if rules is not None and rules.has_governed(key.public):
+                    await log.append_by(lambda: epochs.reveal_beacon(store, key))
+                if rules is not None and self.ready() and self._is_due(rules):
+                    await log.append_by(lambda: epochs.open_epoch(store, key))
+                    pause = self.node.settings.epoch_pause_s
+                    self._next_epoch_at = trio.current_time() + pause
+            except (NodeError, SwarmError) as error:
+                self.node.trouble("governing", error)
+            with trio.move_on_after(max(1.0, self._next_epoch_at - trio.current_time())):
+                await changed.wait()
+
+    # --- orders -------------------------------------------------------------------------------
+
+    async def take_orders(self) -> None:
+        """Carry out what people order through ``node.orders``."""
+        log = self.node.log
+        folder = self.node.home.path / "orders"
+        while True:
+            await trio.sleep(ORDER_SECONDS)
+            try:
+                if not any(name.suffix == ".json" for name in folder.iterdir()):
+                    continue
+            except OSError:
+                continue  # there was never an order
+            try:
+                await log.append_by(lambda: answer_all(self.node.home, self._carry_out))
+            except (SwarmError, OSError) as error:
+                self.node.trouble("orders", error)
+
+    def _carry_out(self, order: dict[str, Any]) -> dict[str, Any]:
+        """In a worker thread, while nobody else writes the log."""
+        if order.get("do") in ("pause", "resume"):
+            trio.from_thread.run_sync(self._turn, order["do"] == "pause")
+            return {"paused": order["do"] == "pause"}
+        return carry_out(self.node.home, self.node.log.store, self.node.key, order)
+
+    # --- pausing ------------------------------------------------------------------------------
+
+    def _turn(self, paused: bool) -> None:
+        self._paused = paused
+        home = self.node.home
+        home.save(replace(home.load(), start="paused" if paused else "running"))
+        fired, self._turned = self._turned, trio.Event()
+        fired.set()
+
+    async def watch_limits(self) -> None:
+        """Pause while the limits forbid work, and say why."""
+        limits, sensors = self.node.settings.limits, Sensors(self.node.home.path)
+        while True:
+            sensed = await trio.to_thread.run_sync(sensors.sense)
+            before, self._limited = self._limited, reason_to_pause(limits, sensed)
+            if bool(before) != bool(self._limited):
+                what = "paused" if self._limited else "goes on"
+                self.node.journal.write(what, reason=self._limited or before)
+                fired, self._turned = self._turned, trio.Event()
+                fired.set()
+            elif self._limited and not self._paused:
+                self.node.activity = self._limited
+            await trio.sleep(SENSE_SECONDS)
+
+    async def work(self, loops: Callable[[], Awaitable[None]]) -> None:
+        """Run ``loops`` while the node is not paused; a pause stops them as a kill would."""
+        while True:
+            turned = self._turned
+            if why := PAUSED if self._paused else self._limited:
+                self.node.activity = why
+                await turned.wait()
+                self.node.activity = "ready"
+                continue
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(loops)
+                await turned.wait()
+                nursery.cancel_scope.cancel()
+
+    # --- being let in -------------------------------------------------------------------------
+
+    async def knock(self, network: Network) -> None:
+        """Ask to be let in, again and again, until a peer says that this key is a member."""
+        node = self.node
+        while True:
+            request = request_of(node.settings, node.key.public, node.log.store)
+            if request is None or self._is_in():
+                return
+            try:
+                where = doors(node.home, node.settings, node.key.public)
+                answer = await knock(network.transport, where, request)
+            except (NodeError, SwarmError) as error:
+                node.trouble("joining", error)
+            else:
+                node.journal.write("joining", state=answer.state, reason=answer.reason)
+                if answer.state == "admitted":
+                    return
+            await trio.sleep(KNOCK_SECONDS)
+
+    def _is_in(self) -> bool:
+        """By the epochs that are here: on a roster, so that every member knows this key."""
+        rules, key = self.node.log.store.rules, self.node.key.public
+        newest = rules.newest if rules else None
+        return newest is not None and key in newest.roster

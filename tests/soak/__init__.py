@@ -1,0 +1,1 @@
+"""Long runs against the same targets as the tests: ``make soak``."""

@@ -1,0 +1,22 @@
+"""Long runs, each of which prints one line: ``make soak``, or ``python -m tests.soak NAME [N]``."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+NAMES = ("fuzz", "kill", "late", "partition")
+
+
+def main() -> None:
+    """Run the named soak (with a number of inputs, kills, records or seconds), or all of them."""
+    names = sys.argv[1:2] or NAMES
+    for name in names:
+        if name not in NAMES:
+            sys.exit(f"choose from {', '.join(NAMES)}")
+        run = importlib.import_module(f"tests.soak.{name}").main
+        print(f"{name}: {run(*map(int, sys.argv[2:3]))}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

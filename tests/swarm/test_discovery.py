@@ -1,0 +1,180 @@
+"""Members find one another through members; addresses survive restarts; lies lead nowhere."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from swarm import wire
+from swarm.addressbook import MAX_FIRST_HAND, MAX_HEARD, MAX_KEYS, AddressBook
+from swarm.addresses import PeerAddress, parse_address
+from swarm.discovery import MAX_TOLD, PROTOCOL, Discovery, addresses_in, as_seen
+from swarm.keys import KeyPair
+from swarm.streams import Misbehaviour, PeerGone
+from tests.swarm.network import Members, bare, eventually
+
+KEYS = [KeyPair.from_seed(bytes([n]) * 32).public for n in range(1, 9)]
+
+
+def address(key: bytes, port: int = 4001, host: str = "192.0.2.1") -> PeerAddress:
+    return PeerAddress("ip4", host, port, key)
+
+
+@asynccontextmanager
+async def finding(name, *, admission=None, path=None, **options):
+    async with bare(name, admission=admission) as transport:
+        book = AddressBook(path)
+        discovery = Discovery(transport, book, interval=0.2, **options)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(discovery.run)
+            yield transport, book, discovery
+            nursery.cancel_scope.cancel()
+
+
+async def test_strangers_to_each_other_meet_through_a_third():
+    async with (
+        finding("hub") as (hub, _, _),
+        finding("a") as (a, _, _),
+        finding("b") as (b, _, _),
+        finding("c") as (c, _, _),
+    ):
+        for one in (a, b, c):
+            await one.dial(hub.addresses[0])
+        others = {hub.key, a.key, b.key, c.key}
+        for one in (a, b, c):
+            await eventually(lambda one=one: one.peers() == others - {one.key})
+
+
+async def test_addresses_survive_a_restart_and_the_end_of_the_bootstrap_peer(tmp_path):
+    path = tmp_path / "peers"
+    async with finding("b") as (b, _, _):
+        async with finding("hub") as (hub, _, _):
+            await b.dial(hub.addresses[0])
+            async with finding("a", path=path) as (a, _, _):
+                await a.dial(hub.addresses[0])
+                await eventually(lambda: b.key in a.peers())
+        assert path.read_text().count("/p2p/") >= 1
+        async with finding("a", path=path) as (a, book, _):  # nobody has told it anything
+            assert b.key in book._entries
+            await eventually(lambda: b.key in a.peers())
+
+
+async def test_no_more_are_dialled_than_wanted():
+    async with (
+        finding("hub") as (hub, _, _),
+        finding("a", wanted=1) as (a, _, _),
+        finding("b", wanted=1) as (b, _, _),
+    ):
+        for one in (a, b):
+            await one.dial(hub.addresses[0])
+        await trio.sleep(1.5)
+        assert not a.connected(b.key)
+
+
+async def test_only_members_are_told_noted_and_dialled():
+    members = Members()
+    async with (
+        finding("a", admission=members) as (a, book, discovery),
+        bare("liar") as liar,
+        bare("stranger") as stranger,
+    ):
+        members.keys |= {liar.key, KEYS[0]}
+        told = [str(address(KEYS[0], 1, "127.0.0.1")), stranger.addresses[0]]
+
+        async def answer(peer: bytes, request: bytes) -> bytes:
+            return wire.encode(told)
+
+        liar.set_responder(PROTOCOL, answer, max_request=4096)
+        await a.dial(liar.addresses[0])
+        assert await discovery.ask(liar.key) == 2
+        assert book.addresses(KEYS[0])
+        assert not book.addresses(stranger.key)
+        assert not book.to_tell(9, lambda _: True)  # what others say is not passed on
+        await stranger.dial(a.addresses[0])
+        with pytest.raises(PeerGone):
+            await stranger.request(a.key, PROTOCOL, wire.encode([]), max_response=1000)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"", b"\xff", wire.encode({}), wire.encode([1]), wire.encode(["x"]), wire.encode([""] * 99)],
+)
+async def test_a_broken_answer_costs_its_sender(answer):
+    async with finding("a") as (a, _book, discovery), bare("liar") as liar:
+
+        async def respond(peer: bytes, request: bytes) -> bytes:
+            return answer
+
+        liar.set_responder(PROTOCOL, respond, max_request=4096)
+        await a.dial(liar.addresses[0])
+        with pytest.raises(Misbehaviour):
+            await discovery.ask(liar.key)
+        assert a.penalties.points(liar.key) > 0
+
+
+async def test_nobody_speaks_for_somebody_else():
+    async with finding("a") as (a, book, _), bare("liar") as liar:
+        await liar.dial(a.addresses[0])
+        request = wire.encode([str(address(KEYS[0]))])
+        with pytest.raises(PeerGone):
+            await liar.request(a.key, PROTOCOL, request, max_response=1000)
+        await eventually(lambda: a.penalties.points(liar.key) > 0)
+        assert not book.addresses(KEYS[0])
+
+
+def test_what_others_say_replaces_nothing_that_is_first_hand():
+    book = AddressBook()
+    for port in range(1, 9):
+        book.reached(address(KEYS[0], port))
+    for port in range(100, 200):
+        book.hear(address(KEYS[0], port))
+    listed = [one.port for one in book.addresses(KEYS[0])]
+    assert listed[:MAX_FIRST_HAND] == [8, 7, 6, 5]
+    assert len(listed) == MAX_FIRST_HAND + MAX_HEARD
+
+
+def test_a_flood_of_keys_pushes_out_only_what_is_hearsay():
+    book = AddressBook()
+    for key in KEYS:
+        book.reached(address(key))
+    for number in range(2 * MAX_KEYS):
+        book.hear(PeerAddress("ip4", "192.0.2.1", 4001, number.to_bytes(32, "big")))
+    assert len(book) == MAX_KEYS
+    assert all(book.addresses(key) for key in KEYS)
+
+
+def test_a_damaged_or_unwritable_file_is_survived(tmp_path):
+    path = tmp_path / "peers"
+    path.write_bytes(b"\xff\xfe\n12 nonsense\nx " + str(address(KEYS[0])).encode() + b"\n")
+    assert len(AddressBook(path)) == 0
+    lost = AddressBook(tmp_path / "no" / "folder")
+    lost.reached(address(KEYS[0]))
+    lost.save()
+    book = AddressBook(path)
+    book.reached(address(KEYS[0]))
+    book.save()
+    assert AddressBook(path).addresses(KEYS[0]) == [address(KEYS[0])]
+    far = AddressBook(path, clock=lambda: 4e9)
+    assert not far.addresses(KEYS[0])  # too old to be worth a dial
+
+
+def test_a_peer_that_listens_everywhere_is_noted_where_it_is_seen():
+    everywhere = parse_address(str(address(KEYS[0], host="0.0.0.0")))
+    assert as_seen(everywhere, "198.51.100.7") == address(KEYS[0], host="198.51.100.7")
+    assert as_seen(everywhere, None) is None
+    local = address(KEYS[0], host="127.0.0.1")
+    assert as_seen(local, "127.0.0.1") == local
+    assert as_seen(local, "198.51.100.7") is None
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_addresses_or_misbehaviour(data):
+    try:
+        found = addresses_in(data, MAX_TOLD)
+    except Misbehaviour:
+        return
+    assert wire.encode([str(one) for one in found]) == data

@@ -1,0 +1,104 @@
+"""Effects from pairs after acceptance, and what the frontier makes of them."""
+
+from __future__ import annotations
+
+import random
+import statistics
+from dataclasses import replace
+
+from swarm.records import Pair
+from tests.verification.small_swarm import TIER, SmallSwarm, digest, measure, no_screen
+from verification.effect import T_MILLI, effect_of
+from verification.quarantine import fold
+from verification.states import Stage
+from verification.verdict import Reproduction
+
+MEASURED = replace(TIER, effect_pairs=6)
+
+
+def positions(gains: list[tuple[int, int]]) -> list[Reproduction]:
+    """Settled positions from (rank, gain in nano)."""
+    made = []
+    for index, (rank, gain) in enumerate(gains):
+        pair = Pair(0, 0, "base_first", gain, "ok", 10**9, 10**9 - gain, 1, 1, 1)
+        made.append(Reproduction(index, rank, digest(f"{index}"), digest(f"m{rank}"), pair))
+    return made
+
+
+def test_the_interval_is_students() -> None:
+    gains = [10_000_000, 14_000_000, 9_000_000, 13_000_000]
+    effect = effect_of(positions([(i % 2, gain) for i, gain in enumerate(gains)]), 0)
+    assert effect is not None
+    half = T_MILLI[2] / 1000 * statistics.stdev(gains) / 2
+    assert effect.mean_nano == 11_500_000
+    assert abs(effect.high_nano - effect.mean_nano - half) < 2
+    assert abs(effect.mean_nano - effect.low_nano - half) < 2
+    assert (effect.pairs, effect.members, effect.lost) == (4, 2, 0)
+    assert effect.surely_nano == effect.low_nano
+
+
+def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
+    rng = random.Random(0)
+    held = 0
+    for _ in range(2000):
+        gains = [round(rng.gauss(5e6, 2e6)) for _ in range(6)]
+        effect = effect_of(positions([(i % 3, gain) for i, gain in enumerate(gains)]), 0)
+        assert effect is not None
+        held += effect.low_nano <= 5_000_000 <= effect.high_nano
+    assert 0.93 < held / 2000 < 0.97
+
+
+def test_liars_raise_what_is_published_and_not_what_ranks() -> None:
+    honest = [(rank, 10_000_000 + 100_000 * turn) for turn in range(3) for rank in (0, 2)]
+    liar = [(1, 900_000_000), (1, 910_000_000)]
+    effect = effect_of(positions(honest + liar), 1)
+    assert effect is not None
+    assert effect.mean_nano > 200_000_000
+    assert 9_000_000 < effect.surely_nano < 10_100_000
+    low = effect_of(positions([*honest, (1, -900_000_000)]), 1)
+    assert low is not None
+    assert low.surely_nano == 0  # f low liars cost a rank, they raise none
+
+
+def test_too_little_is_no_effect() -> None:
+    assert effect_of([], 0) is None
+    assert effect_of(positions([(0, 5)]), 0) is None
+    lone = effect_of(positions([(0, 5), (0, 7)]), 1)
+    assert lone is not None
+    assert lone.surely_nano == 0
+
+
+def test_an_adopted_claim_is_measured_again_and_only_then_has_an_effect() -> None:
+    swarm = SmallSwarm(tier=MEASURED)
+    claim = swarm.claim(swarm.researchers[0], b"x = 1\n")
+    while (state := swarm.quarantine.state().claims[claim.id]).stage is not Stage.ADOPTED:
+        assert swarm.step(measure(30_000_000))
+    verdict = state.verdict
+    assert state.effect is None
+    assert state.turn is not None
+    assert state.turn.purpose == "effect"
+    swarm.run(measure(12_000_000))  # what it is really worth
+    state = swarm.quarantine.state().claims[claim.id]
+    assert state.verdict == verdict
+    assert state.effect is not None
+    assert state.effect.pairs == 6
+    assert 11_000_000 < state.effect.mean_nano < 13_000_000
+    assert swarm.quarantine.state().ignored == {}
+
+
+def test_the_frontier_is_the_leaf_that_is_surely_worth_the_most() -> None:
+    swarm = SmallSwarm(tier=MEASURED)
+    one, other = swarm.researchers
+    small = swarm.claim(one, b"x = 1\n")
+    swarm.run(measure(20_000_000))
+    tall = swarm.claim(one, b"x = 2\n", slot=1, base=small.id)
+    swarm.run(measure(20_000_000))
+    assert swarm.quarantine.state().frontier == {"quick": tall.id}
+    large = swarm.claim(other, b"x = 3\n")
+    while swarm.quarantine.state().claims[large.id].stage is not Stage.ADOPTED:
+        assert swarm.step(measure(90_000_000))
+    assert swarm.quarantine.state().frontier == {"quick": tall.id}  # its effect is not there yet
+    swarm.run(measure(90_000_000))
+    assert swarm.quarantine.state().frontier == {"quick": large.id}
+    backward = fold(swarm.swarm, reversed(swarm.records), no_screen)
+    assert backward.frontier == {"quick": large.id}

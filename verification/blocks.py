@@ -1,0 +1,131 @@
+"""Whether a block can hold a position: rules that nothing which arrives later can change.
+
+A block that can
+
+- comes after its author's commit and seal, in the author's own feed;
+- opens the link of its round of the seed chain that the commit anchored;
+- was scored on the fold that its seal and a link of another member's fold chain draw, and that
+  member opened the link for this very seal; who sits alone on the bench opens its own;
+- names, as its prefix, exactly what holds the positions before it (its turn), and its purpose: for
+  the verdict, or after acceptance for the effect;
+- was measured on a class of machine that the charter names for the tier;
+- carries one pair, whose numbers do not contradict each other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from swarm.charter import EpochView
+from swarm.records import Block, Open, Position, TierPolicy
+from verification.docket import Docket, in_feed_order
+from verification.reproduce import PAIRS_PER_BLOCK, Bench, Seat, anchored, fold_index
+from verification.seating import Taken
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from swarm.envelope import Record
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One position, whose seat is taken: ``index`` in order, its round and seat.
+
+    ``sitting`` are the seats of the bench by rank, None for an empty one; ``purpose`` and
+    ``prefix`` are what its block has to name.
+    """
+
+    claim: bytes
+    index: int
+    round: int
+    seat: Seat
+    sitting: tuple[Taken | None, ...]
+    purpose: str
+    prefix: tuple[Position, ...]
+    bench: Bench
+    epoch: EpochView
+    policy: TierPolicy
+
+    @property
+    def taken(self) -> Taken:
+        """The seat's commit."""
+        taken = self.sitting[self.seat.rank]
+        assert taken is not None
+        return taken
+
+    @property
+    def alone(self) -> bool:
+        """Whether nobody else sits on the bench who could open a link."""
+        return sum(seat is not None for seat in self.sitting) == 1
+
+    def seals(self, docket: Docket) -> list[Record]:
+        """The seals of the member for this round, in the order of its feed."""
+        found = in_feed_order(docket.seals.get((self.seat.key, self.round), []))
+        return [record for record in found if record.envelope.seq > self.taken.seq]
+
+    def openers(self, docket: Docket, seals: Sequence[Record]) -> frozenset[int]:
+        """The ranks that opened a link for any of ``seals``."""
+        ranks = {
+            self.bench.rank_of(record.author)
+            for seal in seals
+            for record in docket.opens.get(seal.id, [])
+        }
+        return frozenset(rank for rank in ranks if rank is not None)
+
+    def links(self, docket: Docket, seal: bytes) -> list[bytes]:
+        """The links that others opened for ``seal``, those of the next members first."""
+        found: list[tuple[int, bytes]] = []
+        for record in docket.opens.get(seal, []):
+            opener = self.bench.rank_of(record.author)
+            if opener is None or opener == self.seat.rank or not isinstance(record.payload, Open):
+                continue
+            seat, link = self.sitting[opener], record.payload.fold_nonce
+            if seat is not None and anchored(link, self.index, seat.folds):
+                found.append(((opener - self.seat.rank) % len(self.sitting), link))
+        return [link for _, link in sorted(found)]
+
+    def fault(self, docket: Docket, record: Record) -> str:
+        """Why the block in ``record`` cannot hold the position; empty when it can."""
+        block, seq = record.payload, record.envelope.seq
+        assert isinstance(block, Block)
+        seals = self.seals(docket)
+        seal = next((one for one in seals if one.id == block.seal), None)
+        rules = (
+            ("block_without_commit", seq > self.taken.seq),
+            (f"not_for_the_{self.purpose}", block.purpose == self.purpose),
+            ("wrong_rank", block.rank == self.seat.rank),
+            ("block_without_its_seal", seal is not None and seq > seal.envelope.seq),
+            ("wrong_nonce", anchored(block.nonce, self.round, self.taken.seeds)),
+            ("class_not_in_the_charter", block.hw_class in self.policy.classes),
+            ("out_of_turn", block.prefix == self.prefix),
+        )
+        broken = next((reason for reason, kept in rules if not kept), "")
+        return broken or self._fold_fault(docket, block, seals) or self._pair_fault(block)
+
+    def _fold_fault(self, docket: Docket, block: Block, seals: Sequence[Record]) -> str:
+        if block.fold_source != ("own" if self.alone else "other"):
+            return "wrong_fold_source"
+        if self.alone:
+            if block.seal != seals[0].id:
+                return "second_seal"
+            own = anchored(block.fold_nonce, self.index, self.taken.folds)
+            return "" if own else "wrong_fold_nonce"
+        links = self.links(docket, block.seal)
+        if not links:
+            return "fold_not_opened"
+        return "" if block.fold_nonce in links else "wrong_fold_nonce"
+
+    def _pair_fault(self, block: Block) -> str:
+        if len(block.pairs) != PAIRS_PER_BLOCK or block.pairs[0].index != 0:
+            return "wrong_number_of_pairs"
+        pair, folds, beacon = block.pairs[0], self.epoch.active_folds, self.epoch.beacon
+        if not folds or beacon is None:
+            return "wrong_fold"
+        if pair.fold != fold_index(folds, beacon, self.claim, block.seal, block.fold_nonce, 0):
+            return "wrong_fold"
+        gain = pair.base_nano - pair.candidate_nano
+        if pair.d_nano != (gain if pair.status == "ok" else 0):
+            return "numbers_that_contradict_each_other"
+        return ""

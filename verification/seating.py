@@ -1,0 +1,151 @@
+"""Who sits on a bench: settled by what its members say they saw, before anything runs.
+
+Every member of a bench that takes its seat commits. When all seats are taken, or its patience is
+over, each member says once whom it saw (a ``Seating``). A seat is settled when enough *others* of
+the bench say the same of it. A seat that is settled as empty stays empty: its positions are passed
+over, and the claim goes on without it.
+
+Enough, of n members of whom g may say two things: floor((n + g) / 2) others for what a member did
+say, floor((n - 1 + g) / 2) + 1 for its silence. Together that is more than the n - 1 others and g
+of them a second time, and so are two things that one member said, for then it is one of the g
+itself: nothing can be settled in two ways. With fewer alike the bench waits, and so does the claim:
+less than half of a bench settles nothing on its own, and two need each other. No rule reads a
+clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from swarm.records import Claim, Commit, Seating
+from verification.docket import Docket, in_feed_order
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from swarm.envelope import Record
+    from verification.reproduce import Bench
+
+Bound = Callable[["Record"], "int | str | None"]
+"""From a commit's record to the calibrated bound that it names, in nano-bits: None without one, or
+in words why the commit does not count (yet)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A seat that is taken: the id of the commit and the anchors of its two nonce chains.
+
+    ``sigma0_nano`` bounds the standard deviation of its pairs; None without a calibration.
+    """
+
+    commit: bytes
+    seq: int
+    seeds: bytes
+    folds: bytes
+    sigma0_nano: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Seats:
+    """``seen``: the first fitting commit of each seat, by rank, whatever others say of it.
+    ``taken``: who sits, by rank, None for an empty seat; None while a seat is not settled.
+    ``said``: the ranks whose seating is here. ``disputed``: a seat is settled in two ways, by more
+    liars than g. ``ignored``: ids of commits and seatings that do not count, with the reason.
+    """
+
+    seen: tuple[bytes | None, ...]
+    taken: tuple[Taken | None, ...] | None
+    said: frozenset[int]
+    disputed: bool
+    ignored: dict[bytes, str] = field(default_factory=dict)
+
+
+def enough(n: int, g: int, *, absent: bool) -> int:
+    """How many others of ``n`` members settle what one said, or (``absent``) that it said nothing,
+    while ``g`` of the members may say two things.
+    """
+    return (n - 1 + g) // 2 + 1 if absent else (n + g) // 2
+
+
+def seats_of(claim: Record, bench: Bench, g: int, docket: Docket, bound: Bound) -> Seats:
+    """What follows from the commits and seatings of a docket."""
+    ignored: dict[bytes, str] = {}
+    fitting = [_commits(claim, s.rank, s.key, docket, bound, ignored) for s in bench.seats]
+    votes, size = _votes(bench, docket, ignored), len(bench.seats)
+    settled: list[list[Taken | None]] = []
+    for rank, commits in enumerate(fitting):
+        values: list[Taken | None] = [
+            taken
+            for taken in commits
+            if len(votes.get((rank, taken.commit), ())) >= enough(size, g, absent=False)
+        ]
+        if len(votes.get((rank, None), ())) >= enough(size, g, absent=True):
+            values.append(None)
+        settled.append(values)
+    return Seats(
+        seen=tuple(commits[0].commit if commits else None for commits in fitting),
+        taken=tuple(v[0] for v in settled) if all(len(v) == 1 for v in settled) else None,
+        said=frozenset(
+            seat.rank for seat in bench.seats if _fits(docket.seatings.get(seat.key, ()), bench)
+        ),
+        disputed=any(len(values) > 1 for values in settled),
+        ignored=ignored,
+    )
+
+
+def _commits(
+    claim: Record,
+    rank: int,
+    key: bytes,
+    docket: Docket,
+    bound: Bound,
+    ignored: dict[bytes, str],
+) -> list[Taken]:
+    assert isinstance(claim.payload, Claim)
+    expected = (claim.author, claim.envelope.epoch, claim.payload.slot, rank)
+    found: list[Taken] = []
+    for record in in_feed_order(docket.commits.get(key, [])):
+        said = record.payload
+        assert isinstance(said, Commit)
+        if (said.claimant, said.claim_epoch, said.slot, said.rank) != expected:
+            ignored[record.id] = "commit_does_not_fit_the_claim"
+            continue
+        sigma0 = bound(record)
+        if isinstance(sigma0, str):
+            ignored[record.id] = sigma0
+            continue
+        if found:
+            ignored[record.id] = "second_commit"
+        found.append(
+            Taken(record.id, record.envelope.seq, said.nonce_hash, said.fold_nonce_hash, sigma0)
+        )
+    return found
+
+
+def _fits(records: Iterable[Record], bench: Bench) -> bool:
+    return any(
+        isinstance(record.payload, Seating) and len(record.payload.commits) == len(bench.seats)
+        for record in records
+    )
+
+
+def _votes(
+    bench: Bench, docket: Docket, ignored: dict[bytes, str]
+) -> dict[tuple[int, bytes | None], set[int]]:
+    """(rank, commit or None) to the other ranks that say so of it."""
+    votes: dict[tuple[int, bytes | None], set[int]] = {}
+    for seat in bench.seats:
+        for number, record in enumerate(in_feed_order(docket.seatings.get(seat.key, []))):
+            assert isinstance(record.payload, Seating)
+            commits = record.payload.commits
+            if len(commits) != len(bench.seats):
+                ignored[record.id] = "seating_does_not_fit_the_bench"
+                continue
+            if number:
+                ignored[record.id] = "second_seating"
+            for rank, commit in enumerate(commits):
+                if rank != seat.rank:
+                    votes.setdefault((rank, commit), set()).add(seat.rank)
+    return votes
