@@ -5,6 +5,11 @@ after acceptance the same bench measures ``effect_pairs`` more, in turn, and onl
 published, with a 95 % interval by Student's t. They carry no winner's curse, and it costs nothing
 to wait for them: the discovery is already adopted.
 
+Where f members may lie, the f who report the most and the f who report the least are left out of
+the mean. Simulated at d = 2 with four pairs each, f members who invent ten SDs move it by 14 %
+(N = 3, f = 1) or 21 % (5, 2) instead of 133 % and 160 %, and the interval still holds the truth in
+.95 and .93 of cases (.98 and .99 where nobody lies).
+
 Ranking leaves of the frontier needs a number that f liars cannot raise: the lower bound without the
 f members who report the most. Whole numbers throughout, so that every machine ranks alike.
 """
@@ -32,10 +37,11 @@ T_MILLI: Final = (
 class Effect:
     """A published effect: bpb(base) - bpb(candidate) in nano-bits per byte.
 
-    ``mean_nano`` with its 95 % interval from ``low_nano`` to ``high_nano``, over ``pairs`` pairs of
-    ``members`` verifiers; ``lost`` more pairs ended without a number (a failed candidate, an absent
-    member) and are not in the mean. ``surely_nano`` is the lower bound without the f members who
-    report the most, 0 where too little is left to tell: what the frontier ranks by.
+    ``mean_nano`` with its 95 % interval from ``low_nano`` to ``high_nano``: of ``pairs`` pairs of
+    ``members`` verifiers, without those of the f highest and the f lowest members; ``lost`` more
+    pairs ended without a number (a failed candidate, an absent member). ``surely_nano`` is the
+    lower bound without the f members who report the most, 0 where too little is left to tell: what
+    the frontier ranks by.
     """
 
     mean_nano: int
@@ -59,8 +65,10 @@ def effect_of(positions: Sequence[Reproduction], f: int) -> Effect | None:
     gains = [gain for found in by_member.values() for gain in found]
     if len(gains) < 2:
         return None
-    mean, half = _interval(gains)
     modest = sorted(by_member.values(), key=lambda found: (sum(found) // len(found), found))
+    cut = min(f, (len(modest) - 1) // 2)
+    middle_ones = [gain for found in modest[cut : len(modest) - cut] for gain in found]
+    mean, half = _interval(middle_ones if len(middle_ones) >= 2 else gains)
     kept = [gain for found in modest[: max(0, len(modest) - f)] for gain in found]
     surely = 0
     if len(kept) >= 2:

@@ -19,6 +19,7 @@ from random import Random
 from typing import TYPE_CHECKING, Final
 
 from swarm.records import Pair
+from verification.effect import effect_of
 from verification.evidence import level
 from verification.reproduce import position
 from verification.simulate_noise import Claimed, lie
@@ -182,13 +183,12 @@ class Epoch:
         )
 
     def _publish(self, case: _Case) -> float | None:
-        """The mean of the members' means over fresh pairs, without the f highest and f lowest."""
-        means = []
-        for node in case.bench:
-            found = [self._report(case, node) for _ in range(self._setting.effect_pairs)]
-            ran = [d_nano for d_nano in found if d_nano is not None]
-            if ran:
-                means.append(sum(ran) / len(ran))
-        cut = min(self._setting.liars_tolerated, max(0, len(means) - 1) // 2)
-        kept = sorted(means)[cut : len(means) - cut]
-        return sum(kept) / len(kept) if kept else None
+        """The effect of fresh pairs, by the code that publishes real ones."""
+        found = []
+        for round_ in range(self._setting.effect_pairs):
+            for rank, node in enumerate(case.bench):
+                d_nano = self._report(case, node)
+                pair = None if d_nano is None else measured(d_nano)
+                found.append(Reproduction(round_, rank, None, self._members[node], pair))
+        effect = effect_of(found, self._setting.liars_tolerated)
+        return None if effect is None else float(effect.mean_nano)

@@ -48,16 +48,29 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
     assert 0.93 < held / 2000 < 0.97
 
 
-def test_liars_raise_what_is_published_and_not_what_ranks() -> None:
+def test_liars_raise_neither_what_is_published_nor_what_ranks() -> None:
     honest = [(rank, 10_000_000 + 100_000 * turn) for turn in range(3) for rank in (0, 2)]
     liar = [(1, 900_000_000), (1, 910_000_000)]
     effect = effect_of(positions(honest + liar), 1)
     assert effect is not None
-    assert effect.mean_nano > 200_000_000
+    assert 10_000_000 <= effect.mean_nano <= 10_200_000, "between what two honest members say"
     assert 9_000_000 < effect.surely_nano < 10_100_000
     low = effect_of(positions([*honest, (1, -900_000_000)]), 1)
     assert low is not None
+    assert 10_000_000 <= low.mean_nano <= 10_200_000
     assert low.surely_nano == 0  # f low liars cost a rank, they raise none
+
+
+def test_the_interval_holds_the_truth_with_f_liars_too() -> None:
+    rng = random.Random(9)
+    held = 0
+    for _ in range(500):
+        gains = [int(rng.gauss(2, 1) * 1e7) for _ in range(12)]
+        gains[::3] = [100_000_000] * 4  # the member of rank 0
+        effect = effect_of(positions([(i % 3, gain) for i, gain in enumerate(gains)]), 1)
+        assert effect is not None
+        held += effect.low_nano <= 20_000_000 <= effect.high_nano
+    assert held / 500 > 0.91
 
 
 def test_too_little_is_no_effect() -> None:

@@ -14,6 +14,8 @@ import pytest
 
 from node.cli import main
 from node.simulation import share, times
+from tests.benchmarks.bank import EDITS, Edit
+from training import baselines
 from verification import simulate as sim
 from verification import simulate_swarm
 from verification.errors import EvidenceError
@@ -225,6 +227,17 @@ def test_the_shipped_bank_is_real_and_large_enough_and_the_verdicts_hold_on_it()
     assert ours.fdr <= row.setting.alpha
     assert (ours.power or 0) > 0.5
     assert greedy.fdr > ours.fdr
+
+
+def test_the_shipped_bank_has_the_edits_of_the_script_that_measures_it() -> None:
+    code = baselines.load("quick").decode()
+    programs = {edit.name: edit.applied(code) for edit in EDITS}
+    assert len({code, *programs.values()}) == len(EDITS) + 1
+    for program in programs.values():
+        compile(program, "train.py", "exec")
+    assert [edit["name"] for edit in shipped_bank()["edits"]] == list(programs)
+    with pytest.raises(ValueError, match="0 times"):
+        Edit("nothing", {"NO_SUCH_KNOB": "1"}).applied(code)
 
 
 @pytest.mark.parametrize(
