@@ -30,6 +30,7 @@ bench: $(READY)
 
 bench-gpu: $(READY)
 	@$(BIN)/python -m tests.benchmarks.gpu
+	@test -z "$(CORPUS)" || $(BIN)/python -m tests.benchmarks.gpu_experiment --corpus "$(CORPUS)" --seconds 60 300
 
 setup: $(READY)
 
