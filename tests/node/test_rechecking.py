@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import trio
@@ -329,13 +330,11 @@ async def test_whose_turn_it_is_has_a_reproduction_due(tmp_path):
             sealed.set()
             await trio.sleep_forever()
 
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("node.verifying.advance", advance)
-            async with working((verify_forever, mallory)):
-                with trio.fail_after(30):
-                    await sealed.wait()
-                assert is_due(await mallory.caught_up(), mallory.key.public)
-                assert not is_due(mallory.state, ada.key.public)
+        async with working((partial(verify_forever, advance=advance), mallory)):
+            with trio.fail_after(60):
+                await sealed.wait()
+            assert is_due(await mallory.caught_up(), mallory.key.public)
+            assert not is_due(mallory.state, ada.key.public)
         assert one in mallory.state.claims
 
 
