@@ -34,6 +34,9 @@ soak: $(READY)
 bench-gpu: $(READY)
 	@$(BIN)/python -m tests.benchmarks.gpu
 
+soak: $(READY)
+	@$(BIN)/python -m tests.soak
+
 setup: $(READY)
 
 $(READY): pyproject.toml .ci/system-packages

@@ -11,7 +11,8 @@ import trio
 
 from node import epochs
 from node.errors import NodeError
-from node.knocking import knock, request_of
+from node.knocking import doors, knock, request_of
+from node.limits import SENSE_SECONDS, Sensors, reason_to_pause
 from node.orders import answer_all, carry_out
 from swarm.errors import SwarmError
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from node.member import Node
     from node.network import Network
+    from swarm.charter import Rules
 
 ORDER_SECONDS = 0.25
 KNOCK_SECONDS = 10.0
@@ -32,6 +34,7 @@ class Chores:
     def __init__(self, node: Node) -> None:
         self.node = node
         self._paused = node.settings.start == "paused"
+        self._limited = ""  # why the limits forbid work now
         self._turned = trio.Event()
         self._next_epoch_at = 0.0
 
@@ -51,6 +54,10 @@ class Chores:
         """Whether an epoch is opened at once for somebody who is admitted now."""
         return self._opens_epochs() and trio.current_time() >= self._next_epoch_at
 
+    @staticmethod
+    def _is_due(rules: Rules) -> bool:
+        return bool(epochs.newcomers(rules) or epochs.heirs(rules))
+
     async def govern(self) -> None:
         """Finish own drafts, reveal beacons, and open epochs for newcomers, batched by a pause."""
         log, store, key = self.node.log, self.node.log.store, self.node.key
@@ -62,8 +69,7 @@ class Chores:
                     await log.append_by(lambda: epochs.finish_drafts(store, key))
                 if rules is not None and rules.has_governed(key.public):
                     await log.append_by(lambda: epochs.reveal_beacon(store, key))
-                waiting = epochs.waiting_members(rules) if rules is not None else []
-                if waiting and self.ready():
+                if rules is not None and self.ready() and self._is_due(rules):
                     await log.append_by(lambda: epochs.open_epoch(store, key))
                     pause = self.node.settings.epoch_pause_s
                     self._next_epoch_at = trio.current_time() + pause
@@ -106,12 +112,27 @@ class Chores:
         fired, self._turned = self._turned, trio.Event()
         fired.set()
 
+    async def watch_limits(self) -> None:
+        """Pause while the limits forbid work, and say why."""
+        limits, sensors = self.node.settings.limits, Sensors(self.node.home.path)
+        while True:
+            sensed = await trio.to_thread.run_sync(sensors.sense)
+            before, self._limited = self._limited, reason_to_pause(limits, sensed)
+            if bool(before) != bool(self._limited):
+                what = "paused" if self._limited else "goes on"
+                self.node.journal.write(what, reason=self._limited or before)
+                fired, self._turned = self._turned, trio.Event()
+                fired.set()
+            elif self._limited and not self._paused:
+                self.node.activity = self._limited
+            await trio.sleep(SENSE_SECONDS)
+
     async def work(self, loops: Callable[[], Awaitable[None]]) -> None:
         """Run ``loops`` while the node is not paused; a pause stops them as a kill would."""
         while True:
             turned = self._turned
-            if self._paused:
-                self.node.activity = PAUSED
+            if why := PAUSED if self._paused else self._limited:
+                self.node.activity = why
                 await turned.wait()
                 self.node.activity = "ready"
                 continue
@@ -130,7 +151,8 @@ class Chores:
             if request is None or self._is_in():
                 return
             try:
-                answer = await knock(network.transport, node.settings.bootstrap, request)
+                where = doors(node.home, node.settings, node.key.public)
+                answer = await knock(network.transport, where, request)
             except (NodeError, SwarmError) as error:
                 node.trouble("joining", error)
             else:

@@ -16,7 +16,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from node.cli_common import CorpusFlag, HomeFlag, JsonFlag, hint, progress
 from node.cli_members import register
-from node.cli_notebook import experiments, import_autoresearch, notebook
+from node.cli_notebook import contribution, experiments, import_autoresearch, notebook
 from node.settings import find_home
 from verification.simulate_setting import Setting
 
@@ -33,6 +33,7 @@ app = App(
 
 app.command(experiments)
 app.command(notebook)
+app.command(contribution)
 app.command(import_autoresearch, name="import-autoresearch")
 
 
@@ -268,7 +269,8 @@ def simulate(
         bool, Parameter(negative="", help="Vary one thing at a time around these options.")
     ] = False,
     bank: Annotated[
-        Path | None, Parameter(help="Measured differences of edits, as JSON, to draw from.")
+        Path | None,
+        Parameter(help="Measured differences of edits, as JSON, instead of the shipped."),
     ] = None,
     plot: Annotated[
         Path | None, Parameter(help="Draw FDR and power: a .svg, .png or .pdf file.")

@@ -1,4 +1,4 @@
-"""Commands about a node's own experiments: the list, the notebook, and logs of other loops."""
+"""Commands about a node's own work: experiments, the notebook, logs of other loops, receipts."""
 
 from __future__ import annotations
 
@@ -69,3 +69,10 @@ def import_autoresearch(
     from node.importing import import_log
 
     return import_log(find_home(home), log, as_json=as_json)
+
+
+def contribution(*, home: HomeFlag = None, as_json: JsonFlag = False) -> int:
+    """Claims that this node confirmed or overturned, each with a signed receipt."""
+    from node.contribution import show_contribution
+
+    return show_contribution(find_home(home), as_json=as_json)

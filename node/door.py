@@ -19,11 +19,11 @@ from node.requests import Requests
 from swarm import wire
 from swarm.envelope import parse
 from swarm.errors import SwarmError, WireError
-from swarm.joining import subnet_of
 from swarm.keys import is_valid_public
 from swarm.penalties import TokenBucket
 from swarm.records import Rotation
 from swarm.roster import OPEN_OPERATOR
+from swarm.subnets import subnet_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -122,9 +122,9 @@ class Door:
                 for key, line in rules.admissions.items()
                 if line.operator == OPEN_OPERATOR and rules.is_member(key)
             ]
-            if len(strangers) < MAX_OPEN_MEMBERS and self._open_subnets.take(
-                subnet_of(ip).encode()
-            ):
+            subnet = subnet_of(ip)
+            fair = subnet is None or self._open_subnets.take(subnet.encode())
+            if fair and len(strangers) < MAX_OPEN_MEMBERS:
                 await self._admit(peer, OPEN_OPERATOR, ("researcher",))
                 return ADMITTED, ""
         refusal = await trio.to_thread.run_sync(self._requests.ask, peer, ip, ask)

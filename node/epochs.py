@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from node.errors import NodeError, UsageError
-from swarm.charter import next_epoch_fault
+from swarm.charter import chained
 from swarm.database import GOVERNANCE
 from swarm.epochs import beacon_commit, consent_bytes, verifies
 from swarm.keys import peer_id, short
@@ -30,8 +30,9 @@ from swarm.records import (
     Removed,
     Rotation,
 )
-from swarm.roster import encode_roster, share_alpha
+from swarm.roster import MAX_ROSTER, encode_roster, share_alpha
 from swarm.wire import sign
+from verification.evidence import RULE_VERSION
 from verification.folds import fold_uses, fresh_folds
 from verification.quarantine import Quarantine
 
@@ -42,8 +43,6 @@ if TYPE_CHECKING:
     from swarm.envelope import Record
     from swarm.keys import KeyPair
     from swarm.store import Store
-
-RULE_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +110,8 @@ def open_epoch(
         _stand_by_one(store, key.public, None)
     epoch = _next(store, key, members, changes)
     alone = rules.quorum == 1
-    fault = next_epoch_fault(
-        store.of_kind(*GOVERNANCE), key.public, epoch, signers=None if alone else 1
-    )
+    chain = chained(store.of_kind(*GOVERNANCE))
+    fault = chain.fault(key.public, epoch, signers=None if alone else 1)
     if fault:
         raise UsageError(f"this epoch cannot be opened: {fault}", cure="lazaretto members")
     record = store.append(key, epoch if alone else Draft(epoch))
@@ -128,11 +126,7 @@ def _next(store: Store, key: KeyPair, members: Iterable[Member], changes: Change
     gone = {removed for removed, _ in changes.removed}
     lines = {one.key: one for one in members}
     if newest is not None:
-        out = set(rules.removed) | {
-            item.old for one in rules.epochs.values() for item in one.handovers
-        }
-        lines |= {new: one for new, one in rules.admissions.items() if new not in out}
-        lines |= newest.roster
+        lines |= {**newest.roster, **{one.key: one for one in newcomers(rules)}}
     lines = {one: line for one, line in lines.items() if one not in gone}
     handovers = _take_over(store, lines)
     lines = {one: _with_role(line, one, changes) for one, line in lines.items()}
@@ -204,16 +198,17 @@ def _take_over(store: Store, lines: dict[bytes, Member]) -> tuple[Handover, ...]
 
 def drafts(store: Store) -> list[tuple[Record, Epoch]]:
     """Drafts that may still become the next epoch, oldest first."""
-    rules, governance = rules_of(store), store.of_kind(*GOVERNANCE)
-    newest = rules.newest
+    newest = rules_of(store).newest
     number = newest.number + 1 if newest else 1
-    return [
+    found = [
         (record, record.payload.epoch)
         for record in store.of_kind(Draft.KIND)
-        if isinstance(record.payload, Draft)
-        and record.payload.epoch.number == number
-        and not next_epoch_fault(governance, record.author, record.payload.epoch, signers=1)
+        if isinstance(record.payload, Draft) and record.payload.epoch.number == number
     ]
+    if not found:
+        return []
+    chain = chained(store.of_kind(*GOVERNANCE))
+    return [item for item in found if not chain.fault(item[0].author, item[1], signers=1)]
 
 
 def consents(store: Store, draft: Record) -> list[tuple[bytes, Consent]]:
@@ -289,7 +284,7 @@ def finish_drafts(store: Store, key: KeyPair) -> bool:
         whole = replace(
             epoch, beacon_commits=(*epoch.beacon_commits, *commits), cosignatures=signed
         )
-        if not next_epoch_fault(store.of_kind(*GOVERNANCE), key.public, whole):
+        if not chained(store.of_kind(*GOVERNANCE)).fault(key.public, whole):
             store.append(key, whole, refs=(record.id,))
             return True
     return False
@@ -345,14 +340,41 @@ def admit(store: Store, key: KeyPair, member: Member) -> None:
         raise NodeError(f"the admission does not count: {fault}", cure="ask a governor to invite")
 
 
-def waiting_members(rules: Rules) -> list[Member]:
-    """Members who are on no roster yet: admitted, or under a new key. The next epoch has them."""
+def newcomers(rules: Rules) -> list[Member]:
+    """Who was admitted and is on no roster yet, as many as the next one has room for."""
     newest = rules.newest
-    listed = set(newest.roster) if newest else set()
+    if newest is None:
+        return []
+    out = {*rules.removed, *(item.old for one in rules.epochs.values() for item in one.handovers)}
+    room = MAX_ROSTER - sum(map(_size, newest.roster.values())) - 256
+    found = []
+    for key, one in rules.admissions.items():
+        if key in out or key in newest.roster:
+            continue
+        room -= _size(one)
+        if room < 0:
+            break
+        found.append(one)
+    return found
+
+
+def _size(member: Member) -> int:
+    """Bytes of a line at most, whatever its share of alpha and its roles will be."""
+    return len(encode_roster([replace(member, slots=0, gamma_num=0, gamma_den=1)])) + 32
+
+
+def waiting_members(rules: Rules) -> list[Member]:
+    """Members who are on no roster yet: admitted, or under a new key."""
+    newest = rules.newest
+    listed = newest.roster if newest else {}
     admitted = [one for key, one in rules.admissions.items() if key not in listed]
-    heirs = (
-        [replace(newest.roster[old], key=rules.heir(old)) for old in listed & set(rules.rotated)]
-        if newest
-        else []
-    )
-    return [one for one in (*admitted, *heirs) if rules.is_member(one.key)]
+    return [one for one in admitted if rules.is_member(one.key)] + heirs(rules)
+
+
+def heirs(rules: Rules) -> list[Member]:
+    """Members of the newest roster who handed over since, under their new keys."""
+    roster = rules.newest.roster if rules.newest else {}
+    lines = [
+        replace(one, key=rules.heir(old)) for old, one in roster.items() if old in rules.rotated
+    ]
+    return [one for one in lines if rules.is_member(one.key)]

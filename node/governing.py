@@ -31,6 +31,7 @@ from swarm.roster import share_alpha as share_alpha
 from swarm.store import SECONDS_PER_DAY, Store
 from swarm.wire import MAX_BODY, encode
 from training.challenge import Challenge, FileRef, max_diff_bytes
+from verification.evidence import RULE_VERSION
 from verification.verdict import check_profile
 
 if TYPE_CHECKING:
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from training.challenge import TierSpec
     from training.documents import Documents, Manifest
 
-RULE_VERSION = 1
 DEFAULT_CHARTER = "demo.toml"
 MAX_DIFF_BYTES = 4096
 ENVELOPE_BYTES = 1024

@@ -21,6 +21,7 @@ from node.state import read_state
 from swarm.addresses import parse_address
 from swarm.joining import MAX_ADDRESSES, TOKEN_SIZE, Invitation
 from swarm.keys import KeyPair
+from swarm.roster import OPEN_OPERATOR
 from swarm.store import Store
 
 if TYPE_CHECKING:
@@ -218,9 +219,9 @@ def make_invitation(
             )
         operator, roles = line.operator, ("researcher",)
     roles = tuple(role for role in ROLES if role in (roles or ("researcher", "verifier")))
-    if operator is None or not is_name(operator):
+    if operator is None or not is_name(operator) or operator == OPEN_OPERATOR:
         raise UsageError(
-            "say who will run the node, in lower-case letters, digits, dots and hyphens",
+            "say who will run the node: a short name of its own, in lower case",
             cure="lazaretto invite --operator NAME",
         )
     listed = reachable(read_state(home).addresses, host)

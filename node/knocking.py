@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from node.errors import NetworkError
 from node.escaping import escaped
 from swarm import wire
+from swarm.addressbook import AddressBook
 from swarm.errors import SwarmError
 from swarm.joining import ask_to_join
 from swarm.keys import short
@@ -19,10 +20,11 @@ from swarm.records import Rotation
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from node.settings import Settings
+    from node.settings import Home, Settings
     from swarm.store import Store
     from swarm.transport import Transport
 
+MAX_DOORS = 8
 MAX_HANDOVER = 56 * 1024
 
 
@@ -53,6 +55,12 @@ def request_of(settings: Settings, key: bytes, store: Store | None, note: str = 
         asked = {"operator": settings.operator, "roles": roles, "note": note}
         return wire.encode({"ask": asked})
     return None
+
+
+def doors(home: Home, settings: Settings, key: bytes) -> list[str]:
+    """Where ``key`` can ask: addresses in its settings, then some at which members were met."""
+    met = AddressBook(home.path / "peers").to_tell(MAX_DOORS, lambda other: other != key)
+    return list(dict.fromkeys([*settings.bootstrap, *map(str, met)]))
 
 
 def _handover(store: Store, key: bytes) -> list[bytes]:

@@ -187,7 +187,7 @@ class _Part:
     def trained(self, side: str, run: TrainedRun) -> None:
         """A run has ended."""
         self._runs[side] = run
-        speed = run.tokens * 1000 // max(1, run.wall_ms)
+        speed = run.tokens * 1000 // max(1, run.wall_ms if self._cpu else run.cost_ms)
         cost = f"{run.cost_ms / 1000:.1f} {'CPU' if self._cpu else 'GPU'} s"
         how = f"{cost}, {speed:,} tokens/s" if run.status == "ok" else run.status
         self._keep(side, "training", self._keys[side], run, how)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from node.journal import Journal
+from node.limits import Cores
 from node.state import RunningState, write_state
 from swarm.blobs import BlobStore
 from swarm.errors import SwarmError
@@ -67,6 +68,7 @@ class Node:
         self._heard_count = len(self._heard)
         self._folded_count = 0
         self._folding = trio.Lock()  # whoever touches the quarantine
+        self._cores: dict[str, Cores] = {}
         self._told: dict[bytes, str] = {}
         self._started = time.time()
 
@@ -86,6 +88,14 @@ class Node:
         rules = self.log.store.rules
         member = rules.member(self.epoch, self.key.public) if rules else None
         return member is not None and role in member.roles
+
+    def cores(self, tier: str) -> Cores:
+        """Room for runs of ``tier`` on the cores that this node lends; one for all its loops."""
+        if tier not in self._cores:
+            assert self.data is not None
+            threads = self.data.challenge.tier(tier).threads
+            self._cores[tier] = Cores(self.settings.limits.cores, threads)
+        return self._cores[tier]
 
     def policy(self, tier: str) -> TierPolicy:
         """The deciding half of a tier."""

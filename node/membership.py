@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import trio
 
 from node.errors import NetworkError, NodeError, UsageError
-from node.settings import Home, Limits, Settings, check_corpus, is_name
+from node.settings import Home, Limits, Settings, check_corpus, is_name, modest
 from swarm.joining import Invitation
 from swarm.keys import KeyPair, short
 
@@ -157,7 +157,7 @@ def join_here(
         asked=isinstance(way, Asking),
         start="paused" if paused else "running",
         roles=tuple(way.role.split(",")) if isinstance(way, Invitation) else way.roles,
-        limits=Limits(nice_verify=19, nice_research=19) if cpu_only else Limits(),
+        limits=modest() if cpu_only else Limits(),
     )
     if home.settings.exists():
         held = home.load()

@@ -55,7 +55,8 @@ async def open_network(
     gossip = Gossip(transport, log, sync)
     store = BlobStore(home.blobs, max_total=settings.limits.blob_gib * 1024**3)
     blobs = Blobs(transport, store)
-    discovery = Discovery(transport, AddressBook(home.path / "peers"))
+    book = AddressBook(home.path / "peers")
+    discovery = Discovery(transport, book)
     if join_handler is not None:
         Joining(transport, join_handler)
     async with transport, trio.open_nursery() as nursery:
@@ -65,11 +66,20 @@ async def open_network(
             transport.remember(address)
         nursery.start_soon(sync.run)
         nursery.start_soon(discovery.run)
+        if settings.mdns:
+            nursery.start_soon(_look_around, settings, transport, book)
         try:
             yield Network(transport, blobs, sync)
         finally:
             log.announce = None
             nursery.cancel_scope.cancel()
+
+
+async def _look_around(settings: Settings, transport: Transport, book: AddressBook) -> None:
+    from swarm.lan import on_the_lan
+
+    async with on_the_lan(settings.swarm_id, transport.addresses, book.hear):
+        await trio.sleep_forever()
 
 
 def _same_port(home: Home, listen: tuple[str, ...]) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import trio
@@ -9,7 +10,8 @@ import trio
 from node.proposers import Outcome, PastResult, ProposalContext
 from node.quickcheck import quick_check
 from swarm.envelope import parse
-from swarm.records import Experiment
+from swarm.records import Claim, Experiment
+from verification.states import Stage
 
 if TYPE_CHECKING:
     from node.member import Node
@@ -17,12 +19,13 @@ if TYPE_CHECKING:
 
 
 class Notebook:
-    """Reads the node's own feed, and of it the experiments; goes on where it stopped."""
+    """Reads the node's own feed, and of it experiments and claims; goes on where it stopped."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
         self._seen = -1
         self._experiments: list[Experiment] = []
+        self._claims: dict[bytes, str] = {}
 
     async def context(self, trials: Trials) -> ProposalContext:
         """What a proposer may know about the frontier of ``trials``."""
@@ -36,6 +39,7 @@ class Notebook:
             tier=tier,
             history=tuple(past(one) for one in self._experiments if one.tier == tier.name),
             scope=rules.charter.screen,
+            adopted=self._adopted(),
             check=lambda code, cancel: quick_check(
                 code, tier, trials.train, trials.tokenizer, cancel=cancel, nice=nice
             ),
@@ -45,10 +49,20 @@ class Notebook:
         node = self._node
         read, key = node.log.store.records_after, node.key.public
         while data := await trio.to_thread.run_sync(read, key, self._seen, 500, 1 << 22):
-            records = [parse(one, check_signature=False) for one in data]
-            self._seen = records[-1].envelope.seq
-            payloads = (record.payload for record in records)
-            self._experiments += [one for one in payloads if isinstance(one, Experiment)]
+            for record in (parse(one, check_signature=False) for one in data):
+                self._seen = record.envelope.seq
+                if isinstance(record.payload, Experiment):
+                    self._experiments.append(record.payload)
+                elif isinstance(record.payload, Claim):
+                    self._claims[record.id] = record.payload.proposer.partition(" ")[0]
+
+    def _adopted(self) -> Counter[str]:
+        claims = self._node.state.claims
+        return Counter(
+            proposer
+            for claim, proposer in self._claims.items()
+            if claim in claims and claims[claim].stage is Stage.ADOPTED
+        )
 
 
 def past(experiment: Experiment) -> PastResult:

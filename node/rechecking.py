@@ -118,12 +118,13 @@ async def _score(node: Node, item: Recheck, tier: TierSpec, weights: list[bytes]
     text, tokenizer = data.fold(item.said.fold), data.tokenizer()
     nice = node.settings.limits.nice_verify
     try:
-        result = await cancellable(
-            lambda cancel: score_pair(
-                base, candidate, pair, tier, text, item.seed,
-                tokenizer=tokenizer, cancel=cancel, nice=nice,
-            )
-        )  # fmt: skip
+        async with node.cores(tier.name).take(bench=False):
+            result = await cancellable(
+                lambda cancel: score_pair(
+                    base, candidate, pair, tier, text, item.seed,
+                    tokenizer=tokenizer, cancel=cancel, nice=nice,
+                )
+            )  # fmt: skip
     except BaseFailed as error:
         return Found(error.status, 0, 0)
     if result.status != "ok" or result.base is None or result.candidate is None:

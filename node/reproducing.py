@@ -89,12 +89,13 @@ async def _train(node: Node, duty: PairDuty) -> TrainedPair | BaseFailure:
     tier, text = data.challenge.tier(duty.tier), data.train()
     tokenizer, nice = data.tokenizer(), node.settings.limits.nice_verify
     try:
-        return await cancellable(
-            lambda cancel: train_pair(
-                base, candidate, tier, text, duty.training_seed,
-                tokenizer=tokenizer, cancel=cancel, nice=nice,
-            )
-        )  # fmt: skip
+        async with node.cores(duty.tier).take(bench=True):
+            return await cancellable(
+                lambda cancel: train_pair(
+                    base, candidate, tier, text, duty.training_seed,
+                    tokenizer=tokenizer, cancel=cancel, nice=nice,
+                )
+            )  # fmt: skip
     except BaseFailed as error:
         return BaseFailure(error.status)
 
@@ -130,12 +131,13 @@ async def _score(
     tier, text = data.challenge.tier(duty.tier), data.fold(duty.fold())
     tokenizer, nice = data.tokenizer(), node.settings.limits.nice_verify
     try:
-        result = await cancellable(
-            lambda cancel: score_pair(
-                base, candidate, trained, tier, text, duty.scoring_seed(),
-                tokenizer=tokenizer, cancel=cancel, nice=nice,
-            )
-        )  # fmt: skip
+        async with node.cores(duty.tier).take(bench=True):
+            result = await cancellable(
+                lambda cancel: score_pair(
+                    base, candidate, trained, tier, text, duty.scoring_seed(),
+                    tokenizer=tokenizer, cancel=cancel, nice=nice,
+                )
+            )  # fmt: skip
     except BaseFailed as error:
         return _base_failed(duty, error.status), {}
     return _pair_of(result, duty.fold()), result.candidate.probes if result.candidate else {}

@@ -15,7 +15,7 @@ import msgspec
 
 from node.escaping import escaped
 from node.settings import ROLES, is_name, write_atomic
-from swarm.joining import subnet_of
+from swarm.subnets import subnet_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,6 +26,8 @@ MAX_WAITING = 64
 MAX_OF_A_SUBNET = 4
 MAX_IGNORED = 1024
 MAX_NOTE = 200
+LOCAL = "local"
+"""Networks at home and in a lab: nobody rents many of their addresses, so they are not counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +61,14 @@ class Requests:
         operator, roles, note = (asked.get(name) for name in ("operator", "roles", "note"))
         if not isinstance(operator, str) or not is_name(operator):
             return "the request has no short operator name"
-        if not isinstance(roles, list) or not roles or not set(roles) <= set(ROLES):
+        if not isinstance(roles, list) or not roles or any(role not in ROLES for role in roles):
             return f"a request is for some of the roles {', '.join(ROLES)}"
         others = self.listed()
         waiting = [one for one in others if one.state == "waiting"]
-        subnet = subnet_of(ip)
+        subnet = subnet_of(ip) or LOCAL
         if len(waiting) >= MAX_WAITING or len(others) >= MAX_WAITING + MAX_IGNORED:
             return "too many nodes wait already; ask again later, or ask for an invitation"
-        if sum(one.subnet == subnet for one in waiting) >= MAX_OF_A_SUBNET:
+        if subnet != LOCAL and sum(one.subnet == subnet for one in waiting) >= MAX_OF_A_SUBNET:
             return "too many nodes of this subnet wait already"
         self._folder.mkdir(exist_ok=True, mode=0o700)
         ordered = tuple(role for role in ROLES if role in roles)

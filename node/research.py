@@ -127,25 +127,27 @@ class Trials:
         """Run pairs until :func:`judge` is sure, or the candidate fails."""
         from training.pair import score_pair, train_pair
 
-        nice = self.node.settings.limits.nice_research
+        nice, cores = self.node.settings.limits.nice_research, self.node.cores(self.tier.name)
         done: list[PairResult] = []
         cost, status = 0, "ok"
         while status == "ok" and judge([one.d_nano for one in done], min_effect) == "more":
             seed = self.seed(len(done))
             known, scored = self._runs.get(seed), self._scores.get(seed)
-            trained = await cancellable(
-                lambda cancel, seed=seed, known=known: train_pair(  # type: ignore[misc]
-                    self.base, candidate, self.tier, self.train, seed,
-                    tokenizer=self.tokenizer, cancel=cancel, nice=nice, base_run=known,
-                )
-            )  # fmt: skip
+            async with cores.take(bench=False):
+                trained = await cancellable(
+                    lambda cancel, seed=seed, known=known: train_pair(  # type: ignore[misc]
+                        self.base, candidate, self.tier, self.train, seed,
+                        tokenizer=self.tokenizer, cancel=cancel, nice=nice, base_run=known,
+                    )
+                )  # fmt: skip
             self._runs[seed] = trained.base
-            result = await cancellable(
-                lambda cancel, trained=trained, seed=seed, scored=scored: score_pair(  # type: ignore[misc]
-                    self.base, candidate, trained, self.tier, self.dev, seed,
-                    tokenizer=self.tokenizer, cancel=cancel, nice=nice, base_score=scored,
-                )
-            )  # fmt: skip
+            async with cores.take(bench=False):
+                result = await cancellable(
+                    lambda cancel, trained=trained, seed=seed, scored=scored: score_pair(  # type: ignore[misc]
+                        self.base, candidate, trained, self.tier, self.dev, seed,
+                        tokenizer=self.tokenizer, cancel=cancel, nice=nice, base_score=scored,
+                    )
+                )  # fmt: skip
             if result.base is not None:
                 self._scores[seed] = result.base
             cost += result.candidate_cost_ms + (0 if known else result.base_cost_ms)
@@ -185,6 +187,7 @@ async def research_forever(node: Node) -> None:
         node.home.path,
         seed=_proposer_seed(node),
         claude=node.settings.claude,
+        portfolio=node.settings.portfolio,
     )
     claims, merges, notebook = Claims(node), Merges(node), Notebook(node)
     trials: Trials | None = None

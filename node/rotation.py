@@ -11,6 +11,7 @@ import os
 from typing import TYPE_CHECKING
 
 from node.errors import NodeError, NotRunning, UsageError
+from node.knocking import doors
 from node.state import read_state
 from swarm.keys import KeyPair, peer_id, rotation_bytes
 from swarm.records import Rotation
@@ -46,9 +47,9 @@ def rotate_key(home: Home) -> tuple[str, str]:
             raise UsageError("this node is no member", cure="lazaretto status")
         newest = rules.newest
         others = set(newest.roster) - {old.public} if newest else set()
-        if others and not settings.bootstrap:
+        if others and not doors(home, settings, old.public):
             raise UsageError(
-                "no address of others is in the settings, and they cannot find a new key",
+                "no address of others is known here, and they cannot find a new key",
                 cure=f"put the address of another member into bootstrap in {home.settings}",
             )
         unrevealed = [one for one in rules.epochs.values() if one.beacon is None]

@@ -19,6 +19,7 @@ from node.data import describe, obtain
 from node.door import Door
 from node.errors import NotRunning, UsageError
 from node.keeping import keep_within_quota
+from node.limits import check_hours
 from node.member import Node
 from node.network import Network, open_network
 from node.proposers import check_proposer
@@ -200,6 +201,7 @@ async def serve(
             node.calibrations = await trio.to_thread.run_sync(own_calibrations, node)
             progress("all data is here and checked; working")
             nursery.start_soon(_guarded, node, "blobs", keep_within_quota)
+            nursery.start_soon(chores.watch_limits)
             nursery.start_soon(chores.work, work)
     home.state.unlink(missing_ok=True)
 
@@ -222,7 +224,9 @@ def run_node(
         from training.sandbox import require
 
         require()
+    if settings.limits.hours:
+        check_hours(settings.limits.hours)
     if "researcher" in settings.roles:
-        check_proposer(settings.proposer, settings.claude)
+        check_proposer(settings.proposer, settings.claude, settings.portfolio)
     trio.run(serve, home, progress, research, verify)
     return 0

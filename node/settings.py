@@ -45,6 +45,10 @@ class Limits:
     ``blob_gib``: disk for blobs; above four fifths of it, those that nothing needs are dropped.
     ``recheck_share_milli``: of the settled blocks of others, how many this node scores again when
     it has nothing else to do, in thousandths; 0 for none.
+    ``cores``: cores for training, 0 for all; ``on_battery``: work on battery too; ``idle_only``:
+    only while nobody else uses the machine; ``hours``: local hours lent, like 22-7, empty for all;
+    ``max_celsius``: of the processor, 0 for no limit; ``min_free_gib``: room that stays free on the
+    disk. A node that may not work says why.
     """
 
     nice_verify: int = 0
@@ -52,6 +56,18 @@ class Limits:
     patience_seconds: int = 0
     blob_gib: int = 64
     recheck_share_milli: int = 100
+    cores: Annotated[int, msgspec.Meta(ge=0, le=4096)] = 0
+    on_battery: bool = True
+    idle_only: bool = False
+    hours: str = ""
+    max_celsius: Annotated[int, msgspec.Meta(ge=0, le=150)] = 0
+    min_free_gib: Annotated[int, msgspec.Meta(ge=0, le=10**6)] = 1
+
+
+def modest() -> Limits:
+    """What ``join --cpu-only`` lends: half the cores, at the lowest priority, never on battery."""
+    half = max(1, (os.cpu_count() or 2) // 2)
+    return Limits(nice_verify=19, nice_research=19, cores=half, on_battery=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +106,8 @@ class Settings:
     stores and serves, and trains nothing until ``lazaretto resume``. ``open_epochs = "join"``: a
     sole governor's node opens an epoch by itself for those who join, at most one each
     ``epoch_pause_s`` seconds; with ``"hand"`` only ``lazaretto epoch open`` does.
+    ``mdns``: announce this node on the local network, and find members there.
+    ``portfolio`` names those who share the work where ``proposer = "portfolio"``.
 
     ``hw_class`` is the class under which measurements on the processor are published; those on a
     GPU are of class ``cuda``. ``sandbox = "landlock"`` does without bubblewrap, see
@@ -107,8 +125,10 @@ class Settings:
     start: Literal["running", "paused"] = "running"
     open_epochs: Literal["join", "hand"] = "join"
     epoch_pause_s: int = 300
+    mdns: bool = False
     roles: tuple[str, ...] = ("researcher", "verifier")
     proposer: str = "tpe"
+    portfolio: tuple[str, ...] = ("tpe", "random")
     tier: str = "quick"
     hw_class: str = "cpu"
     sandbox: Literal["bubblewrap", "landlock"] = "bubblewrap"

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from node.errors import UsageError
 from node.escaping import escaped
+from swarm.charter import capture_milli
 from verification.errors import EvidenceError
 from verification.simulate import Row, simulate
-from verification.simulate_noise import read_bank
+from verification.simulate_noise import read_bank, shipped_bank
 from verification.simulate_sweep import sweep as rows_of_sweep
 
 if TYPE_CHECKING:
@@ -60,12 +61,8 @@ def simulate_here(
         from node.simulation_plot import check_plot
 
         check_plot(plot)
-    if bank is None and setting.noise == "bank":
-        raise UsageError(
-            "no bank of measured noise was given; nothing was simulated", cure="--bank FILE"
-        )
-    measured = _bank(bank, setting) if bank else None
-    wanted = rows_of_sweep(setting, with_bank=measured is not None) if sweep else [("", setting)]
+    measured = _bank(bank, setting) if sweep or setting.noise == "bank" else None
+    wanted = rows_of_sweep(setting) if sweep else [("", setting)]
     began = time.monotonic()
     found: list[tuple[str, Row]] = []
     total = repeats * sum(row.claims for _, row in wanted)
@@ -91,7 +88,7 @@ def simulate_here(
     if as_json:
         print(json.dumps(to_json(found, seconds)))
     else:
-        _print(found, seconds)
+        _print(found, seconds, measured)
     if plot is not None:
         from node.simulation_plot import draw
 
@@ -100,15 +97,11 @@ def simulate_here(
     return 0
 
 
-def _bank(path: Path, setting: Setting) -> Bank:
-    """The bank in ``path``. Raises UsageError."""
-    name = escaped(str(path), 200)
+def _bank(path: Path | None, setting: Setting) -> Bank:
+    """The bank in ``path``, or the one that is shipped. Raises UsageError."""
+    name = "the shipped bank" if path is None else escaped(str(path), 200)
     try:
-        with path.open("rb") as file:
-            data = file.read(_MOST_BANK + 1)
-        if len(data) > _MOST_BANK:
-            raise ValueError
-        document = json.loads(data.decode())
+        document = shipped_bank() if path is None else _read(path)
     except (OSError, ValueError, RecursionError) as error:
         raise UsageError(
             f"{name} cannot be read as JSON ({type(error).__name__}); nothing was simulated",
@@ -118,6 +111,14 @@ def _bank(path: Path, setting: Setting) -> Bank:
         return read_bank(document, round(setting.min_effect * 1e9))
     except EvidenceError as error:
         raise UsageError(f"{name}: {error}", cure=error.cure) from None
+
+
+def _read(path: Path) -> Any:
+    with path.open("rb") as file:
+        data = file.read(_MOST_BANK + 1)
+    if len(data) > _MOST_BANK:
+        raise ValueError
+    return json.loads(data.decode())
 
 
 def to_json(found: list[tuple[str, Row]], seconds: float) -> dict[str, Any]:
@@ -154,7 +155,7 @@ def promise(row: Row) -> str:
     return "held" if row.kept else "ABOVE ALPHA"
 
 
-def _print(found: list[tuple[str, Row]], seconds: float) -> None:
+def _print(found: list[tuple[str, Row]], seconds: float, bank: Bank | None) -> None:
     import sys
 
     from rich.console import Console
@@ -165,7 +166,7 @@ def _print(found: list[tuple[str, Row]], seconds: float) -> None:
     whole = console.measure(table, options=console.options.update_width(_MOST_WIDTH)).maximum
     console.width = max(console.width, whole)  # a narrow terminal folds lines: nothing is left out
     console.print(table)
-    for line in _notes(found, seconds):
+    for line in _notes(found, seconds, bank):
         console.print(Text(line))
 
 
@@ -216,7 +217,7 @@ def _two(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
-def _notes(found: list[tuple[str, Row]], seconds: float) -> list[str]:
+def _notes(found: list[tuple[str, Row]], seconds: float, bank: Bank | None) -> list[str]:
     first = found[0][1]
     setting, ours = first.setting, first.figures[-1]
     kind = "measured noise" if setting.noise == "bank" else f"effect {setting.effect:g} SD"
@@ -232,6 +233,7 @@ def _notes(found: list[tuple[str, Row]], seconds: float) -> list[str]:
             f"{'-' if ours.null_pairs is None else f'{ours.null_pairs:.1f}'} pairs"
         )
         lines.append(f"FDR at most {share(setting.alpha)}: {promise(first)}")
+        lines.append(_capture(setting))
     else:
         bound = [row for _, row in found if not row.broken]
         lines += [
@@ -242,4 +244,25 @@ def _notes(found: list[tuple[str, Row]], seconds: float) -> list[str]:
             f"the promise held in {sum(row.kept for row in bound)} of the {len(bound)} rows that "
             "keep its assumptions",
         ]
+    if bank is not None:
+        lines.append(_described(bank, setting))
     return [*lines, "FDR is a mean over epochs: few repeats scatter"]
+
+
+def _capture(setting: Setting) -> str:
+    """The chance of benches with more liars than they tolerate, as a charter's loader has it."""
+    chances = (
+        f"{capture_milli(setting.bench, setting.liars_tolerated, liars, setting.nodes) / 10:g} %"
+        f" with {liars // 10} %"
+        for liars in (100, 200, 300)
+    )
+    return f"chance that a bench has more than f liars: {', '.join(chances)} liars in the roster"
+
+
+def _described(bank: Bank, setting: Setting) -> str:
+    unsure = ", ".join(escaped(name, 80) for name in bank.unsure)
+    return (
+        f"the bank: {bank.null} edits worth less than {setting.min_effect:g} bits per byte, "
+        f"{bank.real} worth more (or less than nothing, and read backwards), "
+        f"{len(bank.unsure)} too near to call{f', left out: {unsure}' if unsure else ''}"
+    )

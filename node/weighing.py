@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from verification.evidence import Tally, crosses, evidence_of_sums, is_futile, level
+from verification.evidence import Tally, level
+from verification.futility import is_hopeless
+from verification.pooling import MemberTally, reaches
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -96,12 +98,16 @@ def weigh(gains: Sequence[int], rules: Rules, failure: str = "") -> Weighed:
     pairs: list[int | None] = [gain - tier.min_effect_nano for gain in gains]
     for gain in (*pairs, None) if failure else pairs:
         tally = tally.add(gain)
-        sums = tally.sums(tier.min_effect_nano)
+        alone = [MemberTally(None, tally)]
         if gain is None and failure in REFUSED:
             outcome = "refused"
-        elif crosses(evidence_of_sums(*sums), at_level):
+        elif reaches(alone, 0, tier.min_effect_nano, at_level):
             outcome = "would_be_adopted"
-        elif is_futile(*sums, tier.most_pairs, at_level):
+        elif (
+            is_hopeless(alone, 0, tier.min_effect_nano)
+            or not at_level
+            or tally.pairs >= tier.most_pairs
+        ):
             outcome = "not_better"
         elif gain is None:
             outcome = "lost"

@@ -193,13 +193,15 @@ class Blobs:
             await stream.write_frame(_RANGE.pack(digest, offset, size, length))
             if await stream.read_frame(_RESPONSE.size) != _RESPONSE.pack(FOLLOWS, size):
                 raise PeerGone("the peer has the blob no longer")
-            data = bytearray()
-            while len(data) < length:
+            chunks: list[bytes] = []
+            left = length
+            while left:
                 chunk = await stream.read_frame(CHUNK)
-                if not chunk or len(data) + len(chunk) > length:
+                if not chunk or len(chunk) > left:
                     raise Misbehaviour("a blob response that does not add up")
-                data += chunk
-        return bytes(data)
+                chunks.append(chunk)
+                left -= len(chunk)
+        return b"".join(chunks)
 
     async def _blame(self, download: Download | None, digest: bytes) -> None:
         """Now that the right content is known: who had sent another piece than that?"""

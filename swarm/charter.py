@@ -97,6 +97,7 @@ class Rules:
     """The folded rules. ``frozen``: two conflicting epochs exist, so nobody may claim.
 
     Attributes:
+        epochs: the chain, by number from 1 on, in this order.
         known: every key that was ever let in: governors, rosters, admissions, and their heirs.
         removed: key -> number of the epoch that removed it.
         admissions: lines of admitted keys, for the next roster; many are on one already.
@@ -106,7 +107,7 @@ class Rules:
 
     swarm: bytes
     charter: Charter
-    epochs: Mapping[int, EpochView]
+    epochs: dict[int, EpochView]
     frozen: bool
     known: frozenset[bytes]
     removed: Mapping[bytes, int]
@@ -117,13 +118,18 @@ class Rules:
     @property
     def current(self) -> EpochView | None:
         """The newest epoch whose beacon is known, in which new records are written."""
-        ready = [number for number, epoch in self.epochs.items() if epoch.beacon is not None]
-        return self.epochs[max(ready)] if ready else None
+        known = (epoch for epoch in reversed(self.epochs.values()) if epoch.beacon is not None)
+        return next(known, None)
+
+    @property
+    def number(self) -> int:
+        """The number of the newest epoch, 0 before the first."""
+        return next(reversed(self.epochs), 0)
 
     @property
     def newest(self) -> EpochView | None:
         """The newest epoch, its beacon known or not; the next one follows it."""
-        return self.epochs[max(self.epochs)] if self.epochs else None
+        return self.epochs.get(self.number)
 
     @property
     def governors(self) -> tuple[bytes, ...]:
@@ -162,7 +168,7 @@ class Rules:
         effect in the next epoch, never on arrival, lest two nodes disagree). A governors' record
         may be of an epoch that is not here yet: it may be what makes it.
         """
-        author, epoch, newest = record.author, record.envelope.epoch, max(self.epochs, default=0)
+        author, epoch, newest = record.author, record.envelope.epoch, self.number
         if isinstance(record.payload, _GOVERNORS_ONLY):
             if not self.has_governed(author):
                 return False
@@ -175,7 +181,7 @@ class Rules:
         """Is it a governors' record, of an epoch that is here, by somebody who never governed?"""
         return (
             isinstance(record.payload, _GOVERNORS_ONLY)
-            and record.envelope.epoch <= max(self.epochs, default=0)
+            and record.envelope.epoch <= self.number
             and not self.has_governed(record.author)
         )
 
@@ -229,19 +235,17 @@ def fold_rules(records: Iterable[Record]) -> Rules | None:
     )
 
 
-def next_epoch_fault(
-    records: Iterable[Record], author: bytes, epoch: Epoch, *, signers: int | None = None
-) -> str:
-    """Why ``epoch`` by ``author`` would not count after ``records``; empty when it would.
+def chained(records: Iterable[Record]) -> Chaining:
+    """The chain that follows from ``records``, ready to judge what may come next.
 
-    ``signers``: how many governors must have signed, for a draft that still collects signatures.
+    Raises:
+        CharterError: the charter is not among them.
     """
     said = _sort(records)
     if said is None:
-        return "the charter is not here"
-    chaining = said[2]
-    chaining.chain()
-    return chaining.fault(author, epoch, signers=signers)
+        raise CharterError("the charter is not here", cure="wait for the next sync")
+    said[2].chain()
+    return said[2]
 
 
 _Sorted = tuple[
@@ -302,6 +306,11 @@ def _admission_fault(
         return "its key is not a sound Ed25519 key"
     if member.voucher_root != author:
         return "it is not in the name of its author"
+    if "governor" in member.roles:
+        return "governors are made by an epoch, which more than half of them sign"
+    stranger = member.operator == OPEN_OPERATOR
+    if stranger and (charter.admission != "open" or member.roles != ("researcher",)):
+        return f"the operator {OPEN_OPERATOR!r} is for researchers of open swarms"
     if author in governors:
         return ""
     line = view.roster.get(author) if view else None

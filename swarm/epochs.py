@@ -24,7 +24,7 @@ from swarm.errors import CharterError, WireError
 from swarm.fields import to_map
 from swarm.keys import rotation_bytes, short
 from swarm.records import Beacon, BeaconCommit, Epoch, Handover, Member, Removed, Rotation
-from swarm.roster import decode_roster, governors_of, roster_fault
+from swarm.roster import governors_of, read_roster, roster_fault
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -236,7 +236,7 @@ class Chaining:
         if hashlib.sha256(epoch.roster).digest() != epoch.roster_hash:
             return "its roster does not match its hash"
         try:
-            roster = decode_roster(epoch.roster)
+            roster = read_roster(epoch.roster)
         except CharterError as error:
             return str(error)
         for removal in epoch.removed:
@@ -296,7 +296,7 @@ class Chaining:
         )
 
     def _enter(self, record: Record, epoch: Epoch) -> None:
-        roster = decode_roster(epoch.roster)
+        roster = read_roster(epoch.roster)
         signers = signers_of(epoch, record.author, self.swarm)
         signers = {key for key in signers if self.seat(key) is not None}
         self.governors = self._next_governors(roster, _gone(epoch))

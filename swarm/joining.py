@@ -31,6 +31,7 @@ from swarm.addresses import KINDS, AddressError, PeerAddress, parse_address
 from swarm.errors import SwarmError
 from swarm.penalties import TokenBucket
 from swarm.streams import NetworkError
+from swarm.subnets import subnet_of
 
 if TYPE_CHECKING:
     from swarm.transport import Transport
@@ -47,18 +48,6 @@ _HOW = "copy the whole line that starts with laz1, or ask for a new invitation"
 
 JoinHandler = Callable[[bytes, str, bytes], Awaitable[bytes]]
 """(key of the asking peer, its IP address, request) -> response. The last two opaque here."""
-
-
-def subnet_of(ip: str) -> str:
-    """The subnet that shares limits with ``ip``: /24 of IPv4, /48 of IPv6; empty if unknown."""
-    try:
-        address = ipaddress.ip_address(ip.partition("%")[0])
-    except ValueError:
-        return ""
-    if address.version == 6 and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
-    width = 24 if address.version == 4 else 48
-    return str(ipaddress.ip_network((address, width), strict=False))
 
 
 class InvitationError(SwarmError):
@@ -89,8 +78,9 @@ class Joining:
 
     async def _respond(self, peer: bytes, request: bytes) -> bytes:
         ip = self._transport.ip_of(peer)
-        buckets = ((self._each, peer), (self._subnets, subnet_of(ip).encode()), (self._all, b""))
-        if not all(bucket.take(name) for bucket, name in buckets):
+        subnet = subnet_of(ip)
+        fair = subnet is None or self._subnets.take(subnet.encode())
+        if not (fair and self._each.take(peer) and self._all.take(b"")):
             raise NetworkError("join requests come too often")
         response = await self._answer(peer, ip, request)
         if len(response) > MAX_RESPONSE:

@@ -53,7 +53,7 @@ class Charter:
     governors: tuple[Key, ...]
     k: Annotated[int, Meta(ge=1, le=64)]
     admission: Annotated[str, Meta(pattern=r"^(invite|open)\Z")]
-    rule_version: Annotated[int, Meta(ge=1, le=1)]
+    rule_version: Annotated[int, Meta(ge=1, le=2)]
     challenge: dict[str, Any]
     tiers: tuple[TierPolicy, ...]
     alpha_milli: Annotated[int, Meta(ge=1, le=500)]
@@ -124,7 +124,7 @@ class Epoch:
     number: Annotated[int, Meta(ge=1, le=2**31)]
     prev_epoch: Hash | None
     policy_id: Hash
-    rule_version: Annotated[int, Meta(ge=1, le=1)]
+    rule_version: Annotated[int, Meta(ge=1, le=2)]
     roster_hash: Hash
     roster: Annotated[bytes, Meta(max_length=40 * 1024)]
     active_folds: tuple[Count, ...]
@@ -339,7 +339,7 @@ class Adoption:
 
     KIND: ClassVar[str] = "adoption"
     claim: Hash
-    rule_version: Annotated[int, Meta(ge=1, le=1)]
+    rule_version: Annotated[int, Meta(ge=1, le=2)]
     positions_digest: Hash
     crossing: Position
     e_value: Annotated[str, Meta(max_length=80, pattern=r"^[0-9.E+]+\Z")]

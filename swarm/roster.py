@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import replace
 from fractions import Fraction
+from functools import lru_cache
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from swarm import wire
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 OPEN_OPERATOR = "open"
 """The one operator of all who came through the door of an ``open`` swarm without an invitation."""
+MAX_ROSTER = 40 * 1024
+"""Bytes of a roster in an epoch record: about 200 members."""
 MAX_VOUCHED = 8
 """Keys for which one member may vouch; its first ones count."""
 
@@ -55,6 +59,12 @@ def decode_roster(data: bytes) -> dict[bytes, Member]:
     if sum((Fraction(one.gamma_num, one.gamma_den) for one in members), Fraction(0)) > 1:
         raise CharterError("the shares of alpha (gamma) of a roster add up to more than one")
     return {member.key: member for member in members}
+
+
+@lru_cache(maxsize=512)
+def read_roster(data: bytes) -> Mapping[bytes, Member]:
+    """:func:`decode_roster`, remembered: every fold reads the rosters of all epochs again."""
+    return MappingProxyType(decode_roster(data))
 
 
 def share_alpha(members: Iterable[Member], slots: int) -> tuple[Member, ...]:

@@ -210,12 +210,9 @@ class Transport(Exchanges):
         """The IP address that a connected peer is reached at; empty if there is none."""
         for connection in self._network.get_connections(peer_id_of(key)):
             try:
-                remote = connection.muxed_conn.secured_conn.get_remote_address()
+                return str(connection.muxed_conn.secured_conn.get_remote_address()[0])
             except Exception as error:  # it is just closing
                 log.debug("a connection without an address: %.200r", error)
-                continue
-            if remote is not None:
-                return str(remote[0])
         return ""
 
     def admits(self, key: bytes) -> bool:

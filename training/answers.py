@@ -12,7 +12,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
-_THREADS: Final = 4
+_THREADS: Final = min(8, os.cpu_count() or 1)
 _PART_BYTES: Final = 4 << 20
 
 

@@ -5,8 +5,8 @@ holdout. The scan compares fingerprints of every readable file with those of eve
 
 What is covered: whole documents, documents inside larger files, and longer passages of them, in
 any plain-text form, also with other white space or letter case, and the strings in compiled Python.
-What is not: compressed or encrypted files, machine code (ELF files are passed over), and passages
-below a few hundred bytes.
+What is not: compressed or encrypted files, machine code (ELF files and archives of them are passed
+over), and passages below a few hundred bytes.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 MIN_SHARED = 4
 SHARE = 0.15
 _BLOCK = 32 << 20
+_MACHINE_CODE = (b"\x7fELF", b"!<arch>\n")
+"""How programs, libraries, and archives of compiled objects begin."""
 
 
 class LeakError(TrainingError):
@@ -144,7 +146,7 @@ def _walk(roots: Iterable[Path]) -> Iterator[Path]:
 
 
 def _blocks(path: Path) -> Iterator[bytes]:
-    """The file in blocks that overlap a little; nothing for links, devices and ELF files."""
+    """The file in blocks that overlap a little; nothing for links, devices and machine code."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
@@ -154,7 +156,7 @@ def _blocks(path: Path) -> Iterator[bytes]:
             return
         tail = b""
         while block := file.read(_BLOCK):
-            if not tail and block.startswith(b"\x7fELF"):
+            if not tail and block.startswith(_MACHINE_CODE):
                 return
             yield tail + block
             tail = block[-4096:]

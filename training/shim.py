@@ -175,6 +175,8 @@ def score(
         raise Failure(frames.FAIL_WEIGHTS) from error
     del data
     shared = None if answers_fd < 0 else _pinned(answers_fd)
+    if device == "cuda":  # cuDNN makes a plan for each length, and nearly each question has its own
+        torch.backends.cuda.enable_cudnn_sdp(False)
     pipe.send(frames.LOADED)
     while True:
         op, rows, length, wanted = pipe.header()

@@ -29,6 +29,8 @@ _MODULES: Final = (
     "functools", "heapq", "itertools", "math", "operator", "random", "re", "string", "time",
     "types", "typing", "warnings",
 )  # fmt: skip
+COMPILED: Final = "/compiled"
+"""Programs that were compiled before anybody came, on ``cuda`` (``training.toolchain``)."""
 _COMPILER: Final = (
     "torch._dynamo", "torch._inductor.compile_fx", "torch._inductor.codegen.triton", "triton",
 )  # fmt: skip
@@ -85,9 +87,14 @@ def preload(extra: tuple[str, ...] = (), device: str = "cpu") -> None:
     any text is training data.
     """
     if device != "cpu":
-        import_compiler()
+        gc.disable()  # what is imported stays
+        _take_compiled()
         _start_compilers()
+        import_compiler()
         _wake()
+        _await_compilers()
+        gc.freeze()
+        gc.enable()
         return
     sys.modules["torch._dynamo"] = _no_dynamo()
     sys.meta_path.insert(0, _NoDocumentation())
@@ -111,6 +118,18 @@ def preload(extra: tuple[str, ...] = (), device: str = "cpu") -> None:
     forget_texts()
 
 
+def _take_compiled() -> None:
+    """Copies the programs that were compiled before to where this run's are put: it may write."""
+    import shutil
+
+    for folder, folders, files in os.walk(COMPILED):
+        inside = "/tmp" + folder.removeprefix(COMPILED)
+        for name in folders:
+            os.mkdir(f"{inside}/{name}")
+        for name in files:
+            shutil.copyfile(f"{folder}/{name}", f"{inside}/{name}")
+
+
 def import_compiler() -> None:
     """Imports torch with its compiler, for real; what this machine's torch lacks is left out."""
     for name in (*_MODULES, *_COMPILER):
@@ -119,15 +138,20 @@ def import_compiler() -> None:
 
 
 def _start_compilers() -> None:
-    """Starts the processes that torch.compile works with; each imports torch, which takes a while.
-
-    Where this torch does it otherwise they start when they are needed, and the run waits for them.
-    """
+    """Starts the processes that torch.compile works with; each imports torch, as this one does
+    meanwhile. Where this torch does it otherwise they start when they are needed."""
     with contextlib.suppress(ImportError, AttributeError):
         from torch._inductor.async_compile import AsyncCompile
 
         AsyncCompile.warm_pool()
         AsyncCompile.wakeup()
+
+
+def _await_compilers() -> None:
+    """Waits until the processes of ``_start_compilers`` have imported torch."""
+    with contextlib.suppress(ImportError, AttributeError):
+        from torch._inductor.async_compile import AsyncCompile
+
         AsyncCompile.wait_pool_ready()
 
 

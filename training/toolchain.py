@@ -3,12 +3,15 @@
 torch.compile writes programs and compiles them, so unlike on ``cpu`` (``training.layout``) files
 stay readable while a candidate runs, and a candidate can read the text of the tools. Nothing else
 of the host is there, and a corpus is scanned against all of it before it is used
-(``Layout.readable``). /tmp is empty, of this run alone, and gone with it: so are compile caches,
-since a cache that one candidate can write must not be read by another.
+(``Layout.readable``). /tmp is of this run alone, and gone with it: so are compile caches, since a
+cache that one candidate can write must not be read by another. Each begins as a copy of what a
+clean process compiled once, from this package's own starting program of the tier: the parts of it
+that a candidate leaves as they are need not be compiled again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
@@ -31,6 +34,7 @@ from training.measured import (
     run_clean,
 )
 from training.mirror import Mirror
+from training.startup import COMPILED
 
 _TOP: Final = ("/bin", "/sbin", "/lib", "/lib64")
 """Links into /usr on most systems; bound as they are where they are folders."""
@@ -43,8 +47,15 @@ _NOT_NEEDED: Final = (
 )  # fmt: skip
 _FLAGS: Final = ("-s", "-S", "-P")
 _COMPILE_PROCESSES: Final = 8
+_CACHES: Final = {
+    "TRITON_CACHE_DIR": "/tmp/triton",
+    "TORCHINDUCTOR_CACHE_DIR": "/tmp/inductor",
+}
+_BASELINE: Final = "baselines/gpu"
 _WANTED: Final = ("torch", "triton", "numpy", "setuptools")
 _DRIVER: Final = "libcuda.so.1"
+_VOCABULARY: Final = 8192
+_CONTEXT: Final = 2048
 
 
 @cache
@@ -63,16 +74,17 @@ def device_layout() -> Layout:
             mirror.add(path)
     driver = _driver_folder()
     mirror.add(driver)
+    compiled = _compiled()
     binds = {(source, inside) for inside, source in mirror.binds.items()}
     binds = {(source, inside) for source, inside in binds if not _below(inside, mirror.binds)}
     binds |= {(path, f"{SITE}/{name}") for name, path in _packages().items()}
+    binds.add((str(compiled / "compiled"), COMPILED))
     environment = {
         **ENVIRONMENT,
         "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
         "LD_LIBRARY_PATH": driver,
         "TRITON_LIBCUDA_PATH": driver,
-        "TRITON_CACHE_DIR": "/tmp/triton",
-        "TORCHINDUCTOR_CACHE_DIR": "/tmp/inductor",
+        **_CACHES,
         "TMPDIR": "/tmp",
         "PYTHONPYCACHEPREFIX": PYC,
         "PYTHONDONTWRITEBYTECODE": "1",
@@ -90,7 +102,7 @@ def device_layout() -> Layout:
             f"{stdlib}/{name}" for name in _NOT_NEEDED if os.path.isdir(f"{stdlib}/{name}")
         ),
         extra_modules=(),
-        pyc=str(_compiled() / "pyc"),
+        pyc=str(compiled / "pyc"),
         flags=(*_FLAGS, "-B", "-X", f"pycache_prefix={PYC}"),
         environment=tuple(environment.items()),
     )
@@ -103,29 +115,44 @@ def _libraries() -> list[str]:
 
 
 def _compiled() -> Path:
-    """Modules of torch and its compiler, compiled once by a clean process that uses both."""
-    code = "from training.toolchain import exercise_compiler; exercise_compiler()"
-    return kept(
-        "compiler",
-        (*SHIM_MODULES, "toolchain", "measured"),
-        lambda built: (run_clean(code, built, _FLAGS), None)[1],
-    )
+    """Modules of torch and its compiler (``pyc``), and programs for the device (``compiled``), made
+    once by a clean process."""
+
+    def make(built: Path) -> None:
+        programs = built / "compiled"
+        programs.mkdir()
+        code = (
+            "from training.toolchain import exercise_compiler; "
+            f"exercise_compiler({str(programs)!r})"
+        )
+        run_clean(code, built, _FLAGS)
+
+    return kept("compiler", (*SHIM_MODULES, "toolchain", "measured", _BASELINE), make)
 
 
-def exercise_compiler() -> None:
-    """Imports what a cell imports and, where there is a device, compiles a small program for it."""
-    from training.startup import import_compiler
+def exercise_compiler(folder: str) -> None:
+    """Imports what a cell imports and, where there is a device, has the tier's starting program
+    compile its parts for it, into ``folder``. Runs in a process of its own."""
+    for name, inside in _CACHES.items():
+        os.environ[name] = f"{folder}/{os.path.basename(inside)}"
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = str(_COMPILE_PROCESSES)
+    from training import contract, shim, startup
 
-    import_compiler()
+    startup.import_compiler()
     import torch
 
-    if torch.cuda.is_available():
-        layer = torch.nn.Linear(64, 64, device="cuda")
+    if not torch.cuda.is_available():
+        return
 
-        def loss(inputs: torch.Tensor) -> torch.Tensor:
-            return torch.nn.functional.rms_norm(layer(inputs), (64,)).square().sum()
+    def spent(rows: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+        raise shim.BudgetSpent
 
-        torch.compile(loss)(torch.ones(64, 64, device="cuda")).backward()  # type: ignore[no-untyped-call]
+    code = (Path(__file__).parent / f"{_BASELINE}.py").read_bytes()
+    module = contract.load(code, 0)
+    model = contract.build(module, _VOCABULARY, _CONTEXT, 0)
+    contract.place(model, "cuda")
+    with contextlib.suppress(Exception):  # BudgetSpent, or a smaller device: runs compile then
+        module.train(model, spent, shim.Budget(0, 1, "cuda"))
 
 
 def _below(path: str, others: dict[str, str]) -> bool:

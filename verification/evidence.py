@@ -2,11 +2,11 @@
 
 What goes in are integers: ``d_nano = bpb(base) - bpb(candidate) - min_effect`` in nano-bits per
 byte, one per pair, positive when the candidate is better by more than the charter's minimum. With
-n pairs, S their sum and Q the sum of their squares, and delta over ``DELTAS`` with equal weights,
+n pairs, S their sum and Q the sum of their squares, and delta over ``DELTAS`` with ``WEIGHTS``,
 
     LR_delta = exp(-n delta^2 / 2) * I_n(delta S / sqrt Q) / I_n(0)
     I_n(b)   = integral over r > 0 of r^(n-1) exp(-r^2/2 + b r)
-    E_t      = mean over delta of LR_delta
+    E_t      = weighted mean over delta of LR_delta
 
 LR_delta is the likelihood ratio of the direction of the vector of pairs (of everything but its
 scale), so E_t is a martingale under mean 0 whatever the variance, and smaller under a negative
@@ -25,10 +25,12 @@ crosses with the larger loss also crosses with the floor, which is fixed beforeh
 costs power, never validity.
 
 Limits. The promise is one for normal noise; t3 and mixtures of scales over 25 times were simulated
-and keep it. Noise that takes two values breaks it (.39 false adoptions in simulated epochs at .1):
-a few equal pairs in a row look like an effect without noise. Under nulls that are skewed to the
-left (usually slightly better, on rare seeds far worse) E_t exceeds its level until the bad seeds
-show; nothing is clipped on the bad side.
+and keep it. Noise that takes two values breaks it for a single verifier: five equal pairs in a row
+look like an effect without noise, and chance gives them to one claim in 32 (.031 where .00006 was
+promised). No test that adopts after five pairs can know better; ``verification.pooling`` limits it
+on benches. Under nulls that are skewed to the left (usually slightly better, on rare seeds far
+worse) E_t exceeds its level until a bad seed shows (.005 for 1 - Exp(1) where .00006 was promised,
+a single verifier); nothing is clipped on the bad side.
 
 Where members of a bench have calibrated their machines, ``verification.bounded`` adds E_v, and
 ``verification.pooling`` makes one number of what a bench with f liars says.
@@ -36,7 +38,6 @@ Where members of a bench have calibrated their machines, ``verification.bounded`
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from decimal import (
     MAX_EMAX,
@@ -58,11 +59,14 @@ from verification.errors import EvidenceError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-RULE_VERSION: Final = 1
+RULE_VERSION: Final = 2
 """Names the arithmetic in this module; a change of any digit needs another number."""
 
 DELTAS: Final = tuple(Decimal(delta) for delta in approximate.DELTAS)
 """The same effects as decimals."""
+
+WEIGHTS: Final = approximate.WEIGHTS
+"""How much is bet on each of them."""
 
 DIGITS: Final = 50
 """Significant digits of a published E."""
@@ -213,14 +217,26 @@ def evidence_of_sums(n: int, total: int, squares: int) -> Decimal:
 def _evidence(n: int, slope: Decimal) -> Decimal:
     """E_t of n pairs with S / sqrt(Q) = ``slope``."""
     c = WORK
-    at_zero = _integral_at_zero(n)
     result = Decimal(0)
-    for delta in DELTAS:
-        shrink = c.exp(c.divide(c.multiply(Decimal(-n), c.multiply(delta, delta)), Decimal(2)))
-        ratio = c.divide(integral(n, c.multiply(delta, slope)), at_zero)
-        result = c.add(result, c.multiply(shrink, ratio))
-    result = c.divide(result, Decimal(len(DELTAS)))
+    for delta, weight in zip(DELTAS, WEIGHTS, strict=True):
+        result = c.add(result, c.multiply(Decimal(weight), _ratio(n, slope, delta)))
+    result = c.divide(result, Decimal(sum(WEIGHTS)))
     return E_CAP if result > E_CAP else PUBLISHED.plus(result)
+
+
+def _ratio(n: int, slope: Decimal, delta: Decimal) -> Decimal:
+    """LR_delta of n pairs with S / sqrt(Q) = ``slope``."""
+    c = WORK
+    shrink = c.exp(c.divide(c.multiply(Decimal(-n), c.multiply(delta, delta)), Decimal(2)))
+    return c.multiply(shrink, c.divide(integral(n, c.multiply(delta, slope)), _integral_at_zero(n)))
+
+
+def likelihood_ratio(n: int, total: int, squares: int, delta: Decimal) -> Decimal:
+    """LR_delta of n pairs with these sums: 1 for none, and equal zeros count as slope 0."""
+    if n == 0:
+        return Decimal(1)
+    root = WORK.sqrt(Decimal(squares))
+    return _ratio(n, WORK.divide(Decimal(total), root) if squares else Decimal(0), delta)
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,54 +333,3 @@ def level(alpha: Fraction, gamma: Fraction, slots: int, adopted_ancestors: int) 
 def crosses(evidence: Decimal, at_level: Fraction) -> bool:
     """Whether E >= 1/level, compared as exact fractions; never at level 0."""
     return at_level > 0 and Fraction(evidence) * at_level >= 1
-
-
-# --- futility ------------------------------------------------------------------------------------
-
-
-@lru_cache(maxsize=4096)
-def is_futile(n: int, total: int, squares: int, cap: int, at_level: Fraction) -> bool:
-    """Whether too little chance is left to reach 1/level by ``cap`` pairs (same sums as above).
-
-    From the second pair on the end is projected in favour of the claim: every pair still to come
-    is worth the mean so far plus 2.5 (1 + 1/n) standard errors, at the variance so far. If even
-    that does not cross, the claim stops. Stopping early for futility never makes a false adoption
-    likelier, so this rule binds nobody's error rate: it is tuned for cost alone. Simulated at a cap
-    of 24, normal pairs (false claims: pairs in all; d = mean/SD: power):
-
-        1/level    d=-1   d=0    d=.5   d=1    d=2    d=3
-        120        2.8    6.0    .11    .75    >.999  1
-        16,300     2.4    4.0    .003   .13    .983   1
-    """
-    if at_level <= 0:
-        return True
-    if n < 2:
-        return False
-    if not squares:  # nothing but equal, zero differences
-        return True
-    if n < cap:
-        hoped = _hoped(n, total, squares, cap)
-        if abs(hoped + math.log(at_level)) > approximate.MARGIN:
-            return hoped + math.log(at_level) < 0
-    else:
-        return not crosses(evidence_of_sums(n, total, squares), at_level)
-    c = WORK
-    mean = c.divide(Decimal(total), Decimal(n))
-    variance = c.divide(Decimal(n * squares - total * total), Decimal(n * (n - 1)))
-    error = c.sqrt(c.divide(variance, Decimal(n)))
-    hope = c.add(mean, c.divide(c.multiply(Decimal(5 * (n + 1)), error), Decimal(2 * n)))
-    left = Decimal(cap - n)
-    final_total = c.add(Decimal(total), c.multiply(left, hope))
-    spread = c.add(c.multiply(hope, hope), variance)
-    final_squares = c.add(Decimal(squares), c.multiply(left, spread))
-    return not crosses(_evidence(cap, c.divide(final_total, c.sqrt(final_squares))), at_level)
-
-
-def _hoped(n: int, total: int, squares: int, cap: int) -> float:
-    """ln E at ``cap`` pairs, hoping as :func:`is_futile` does, in floats."""
-    mean = total / n
-    variance = (n * squares - total * total) / (n * (n - 1))
-    hope = mean + 2.5 * (1 + 1 / n) * math.sqrt(variance / n)
-    final_total = total + (cap - n) * hope
-    final_squares = squares + (cap - n) * (hope * hope + variance)
-    return approximate.log_evidence(cap, final_total / math.sqrt(final_squares))

@@ -44,7 +44,7 @@ from verification.calibration import Calibrations
 from verification.docket import Docket
 from verification.effect import effect_of
 from verification.errors import ProfileError, VerificationError
-from verification.evidence import level
+from verification.evidence import RULE_VERSION, level
 from verification.frontier import frontier
 from verification.reproduce import MOST_ROUNDS, Bench, draw_bench, rounds_of
 from verification.seating import seats_of
@@ -282,6 +282,8 @@ class Quarantine:
             return replace(state, reason="profile_not_supported")
         if rounds_of(policy) > MOST_ROUNDS:
             return replace(state, reason="profile_not_supported")
+        if rules.charter.rule_version != RULE_VERSION:
+            return replace(state, reason="rules_of_another_version")
         if max_cost is None:
             return replace(state, reason="tier_not_measured_by_the_challenge")
         bench = self._benches.get(state.id)

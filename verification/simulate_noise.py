@@ -4,13 +4,22 @@ Differences are bpb(base) - bpb(candidate) in whole nano-bits per byte. In a noi
 claim is better by nothing, the hardest null there is, and a true one by ``effect`` SDs. In a bank
 of measured differences a claim is one of its edits: a false one is worth less than the minimum
 effect in either direction, a true one more; an edit that is worse by that much, read backwards, is
-a true one. Its mean is kept and the rest of its differences is drawn again and again.
+a true one. Its mean is kept and the rest of its differences is drawn again and again. Edits that
+only draw other random numbers are worth nothing by symmetry, whatever their mean; other edits whose
+mean is less than ``CERTAIN`` standard errors from the minimum effect are too near to call and are
+left out.
+
+The bank that is shipped, ``bank.json``, was measured by ``python -m tests.benchmarks.bank``: 36
+edits of the ``quick`` baseline, trained and scored as in any experiment.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass
+from importlib.resources import files
+from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any, Final
 
 from verification.errors import EvidenceError
@@ -22,6 +31,9 @@ if TYPE_CHECKING:
     from random import Random
 
     from verification.simulate_setting import Setting
+
+CERTAIN: Final = 2.5
+"""Standard errors by which a measured mean has to differ from the minimum effect."""
 
 HUGE: Final = 10 * SD_NANO
 CREDIBLE: Final = 3 * SD_NANO
@@ -57,10 +69,17 @@ class Claimed:
 
 @dataclass(frozen=True, slots=True)
 class Bank:
-    """Edits that were measured: what each is worth, as false claims and as true ones."""
+    """Edits that were measured: what each is worth, as false claims and as true ones.
+
+    ``null`` and ``real`` are the numbers of edits behind them, ``unsure`` the names of those that
+    are too near the minimum effect to call.
+    """
 
     false: tuple[Nature, ...]
     true: tuple[Nature, ...]
+    null: int = 0
+    real: int = 0
+    unsure: tuple[str, ...] = ()
 
 
 def unit_noise(shape: Noise, rng: Random) -> float:
@@ -78,37 +97,49 @@ def unit_noise(shape: Noise, rng: Random) -> float:
     return rng.gauss(0, 1)
 
 
+def shipped_bank() -> Any:
+    """The document of the bank that comes with this package."""
+    return json.loads(files("verification").joinpath("bank.json").read_text())
+
+
 def read_bank(document: Any, min_effect_nano: int) -> Bank:
     """The bank in a parsed JSON ``document``: {"edits": [{"name", "d_nano": [whole numbers]}]}.
 
-    Raises EvidenceError for one that cannot be read, or has no false or no true edit.
+    An edit with ``"other_numbers": true`` is worth nothing by symmetry. Raises EvidenceError for a
+    bank that cannot be read, or has no false or no true edit.
     """
-    false, true = [], []
+    false: list[Nature] = []
+    true: list[Nature] = []
+    unsure: list[str] = []
     try:
         for edit in document["edits"]:
             found = [int(item) for item in edit["d_nano"]]
             if len(found) < 2 or any(abs(item) > MAX_NANO for item in found):
                 raise ValueError
-            mean = sum(found) / len(found)
+            mean = fmean(found)
             scatter = tuple(item - mean for item in found)
-            backwards = Nature(-mean, 0.0, "bank", tuple(-item for item in scatter))
-            forwards = Nature(mean, 0.0, "bank", scatter)
-            if abs(mean) <= min_effect_nano:
+            error = stdev(found) / math.sqrt(len(found))
+            worth = 0.0 if edit.get("other_numbers") is True else mean
+            forwards = Nature(worth, 0.0, "bank", scatter)
+            backwards = Nature(-worth, 0.0, "bank", tuple(-item for item in scatter))
+            if not worth or abs(worth) + CERTAIN * error <= min_effect_nano:
                 false += [forwards, backwards]
+            elif abs(worth) - CERTAIN * error > min_effect_nano:
+                true.append(forwards if worth > 0 else backwards)
             else:
-                true.append(forwards if mean > 0 else backwards)
-    except (KeyError, TypeError, ValueError, OverflowError):
+                unsure.append(str(edit["name"]))
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
         raise EvidenceError(
             'A bank is {"edits": [{"name": ..., "d_nano": [two or more whole numbers]}]}.',
             cure="Check the file; nothing was simulated.",
         ) from None
     if not false or not true:
         raise EvidenceError(
-            f"The bank has {len(false) // 2} edits below the minimum effect and {len(true)} above; "
-            "one of each is needed.",
+            f"The bank has {len(false) // 2} edits that are surely below the minimum effect and "
+            f"{len(true)} above; one of each is needed.",
             cure="Choose another --min-effect or another --bank.",
         )
-    return Bank(tuple(false), tuple(true))
+    return Bank(tuple(false), tuple(true), len(false) // 2, len(true), tuple(unsure))
 
 
 def draw_claims(setting: Setting, bank: Bank | None, rng: Random) -> list[Claimed]:
@@ -134,7 +165,7 @@ def draw_claims(setting: Setting, bank: Bank | None, rng: Random) -> list[Claime
 def _nature(setting: Setting, bank: Bank | None, better: bool, rng: Random) -> Nature:
     if setting.noise == "bank":
         if bank is None:
-            raise EvidenceError("No bank was given.", cure="Give one with --bank FILE.")
+            raise EvidenceError("No bank was given.", cure="Read one with read_bank.")
         return rng.choice(bank.true if better else bank.false)
     if better:
         return Nature(setting.effect * SD_NANO, SD_NANO, setting.noise)

@@ -28,13 +28,11 @@ LIAR_SHARES: Final = (0.1, 0.2, 0.3, 0.4)
 KIND_SHARE: Final = 0.2
 
 
-def sweep(base: Setting, *, with_bank: bool) -> list[tuple[str, Setting]]:
-    """Labels and settings, each setting once; ``with_bank``: measured noise is at hand."""
+def sweep(base: Setting) -> list[tuple[str, Setting]]:
+    """Labels and settings, each setting once."""
     found: dict[Setting, str] = {}
     for label, changes in _changes(base):
         row = replace(base, **changes)
-        if row.noise == "bank" and not with_bank:
-            continue
         if not row.problem():
             found.setdefault(row, label)
     return [(label, row) for row, label in found.items()]

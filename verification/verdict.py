@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from swarm.charter import trust_note
 from verification.errors import EvidenceError, ProfileError
-from verification.evidence import RULE_VERSION, Tally, is_futile
+from verification.evidence import RULE_VERSION, Tally
 from verification.futility import is_hopeless
 from verification.pooling import MemberTally, evidence, reaches, together
 from verification.reproduce import digest, position
@@ -246,24 +246,9 @@ class Deliberation:
                 return self._decide("reject", why)
         if reaches(self._members, policy.f, policy.min_effect_nano, level):
             return self._decide("adopt", "evidence")
-        if self._is_futile():
+        if is_hopeless(self._members, policy.f, policy.min_effect_nano):
             return self._decide("reject", self._why_rejected())
         return self._at_the_end() if len(self._walked) == self._total else self.outcome
-
-    def _is_futile(self) -> bool:
-        policy, level = self._policy, self._terms.level
-        if policy.f:
-            return is_hopeless(
-                self._members,
-                policy.f,
-                policy.max_pairs,
-                policy.min_effect_nano,
-                policy.clip_milli,
-                level,
-            )
-        everything, _ = together(self._members)
-        cap = everything.pairs + self._total - len(self._walked)
-        return is_futile(*everything.sums(policy.min_effect_nano), cap, level)
 
     def _at_the_end(self) -> Outcome:
         """Every member has had its rounds, and nothing crossed."""

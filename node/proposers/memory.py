@@ -92,6 +92,14 @@ class Memory:
         )
         return done.rowcount == 1
 
+    def tried(self) -> dict[str, int]:
+        """How many trials with an outcome each proposer has."""
+        rows = self._db.execute(
+            "SELECT proposer, count(*) FROM trials"
+            " WHERE status IN ('measured', 'failed') GROUP BY proposer"
+        )
+        return dict(rows.fetchall())
+
     def trials(self) -> Iterator[Trial]:
         """All trials that have an outcome, oldest first."""
         rows = self._db.execute(

@@ -97,6 +97,8 @@ class ProposalContext:
     """The charter's scope rules on a diff, see ``verification.screen``."""
     check: Check | None = None
     """A quick run in the sandbox, for proposers that write code. None where there is no sandbox."""
+    adopted: Mapping[str, int] = field(default_factory=dict)
+    """How many own claims were adopted, by the name of their proposer."""
 
 
 class Paused(NodeError):

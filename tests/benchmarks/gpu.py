@@ -87,8 +87,8 @@ def flops_per_token(model: Any, width: int, depth: int, context: int) -> int:
     return 6 * matrices + 12 * depth * width * context
 
 
-def measure(changes: dict[str, str], seconds: float, profile: bool) -> list[Row]:
-    """One run; rows of what was measured."""
+def program(changes: dict[str, str]) -> tuple[dict[str, Any], Any, int]:
+    """The baseline with some knobs changed: its names, its model, and its FLOPs per token."""
     import torch
 
     source = baselines.load("gpu").decode()
@@ -100,9 +100,18 @@ def measure(changes: dict[str, str], seconds: float, profile: bool) -> list[Row]
     space: dict[str, Any] = module.__dict__
     exec(compile(source, "train.py", "exec"), space)  # our own baseline, in a benchmark
     torch.manual_seed(0)
-    model = space["build_model"](VOCABULARY, baselines.GPU.context).cuda()
-    count = sum(p.numel() for p in model.parameters())
+    model = space["build_model"](VOCABULARY, baselines.GPU.context)
     flops = flops_per_token(model, space["WIDTH"], space["DEPTH"], baselines.GPU.context)
+    return space, model, flops
+
+
+def measure(changes: dict[str, str], seconds: float, profile: bool) -> list[Row]:
+    """One run; rows of what was measured."""
+    import torch
+
+    space, model, flops = program(changes)
+    model = model.cuda()
+    count = sum(p.numel() for p in model.parameters())
     feed = Feed(seconds)
     began = time.perf_counter()
     try:

@@ -3,9 +3,11 @@
 //   node attacker.js '{"address": multiaddr, "swarm": hex, "seeds": [hex, ...], "record": hex}'
 //
 // Each protocol is attacked under a key of its own: the victim refuses a key after a while. Prints
-// one JSON object per protocol: what was tried, and how the victim took it.
+// one JSON object per protocol: what was tried, and how the victim took it. Stays connected until
+// stdin has something to say, so that a busy victim gets to read it all.
 
 import { randomBytes } from 'node:crypto'
+import { once } from 'node:events'
 import { multiaddr } from '@multiformats/multiaddr'
 import { openHost, say } from './host.js'
 import * as wire from './wire.js'
@@ -104,27 +106,25 @@ async function hurl (connection, protocol, bytes) {
   }
 }
 
+const hosts = []
+
 async function attack (seed, protocol, tries) {
   const host = await openHost(Buffer.from(seed, 'hex'), {
     identity: components => ({ sign: data => components.privateKey.sign(data) })
   })
+  hosts.push(host)
   const outcomes = {}
-  try {
-    for (const [name, make] of Object.entries(tries)) {
-      try { // a victim that has cut us off is dialled again
-        const connection = await host.dial(multiaddr(address))
-        outcomes[name] = await hurl(connection, protocol, await make(host))
-      } catch (error) {
-        outcomes[name] = wire.reason(error)
-      }
+  for (const [name, make] of Object.entries(tries)) {
+    try { // a victim that has cut us off is dialled again
+      const connection = await host.dial(multiaddr(address))
+      outcomes[name] = await hurl(connection, protocol, await make(host))
+    } catch (error) {
+      outcomes[name] = wire.reason(error)
     }
-    const connection = await host.dial(multiaddr(address)).catch(() => null)
-    for (let left = 40; left > 0 && connection !== null; left--) { // never closed
-      connection.newStream(protocol, MANY).then(stream => stream.send(Buffer.alloc(3))).catch(() => {})
-    }
-    await new Promise(resolve => setTimeout(resolve, 200))
-  } finally {
-    await host.stop()
+  }
+  const connection = await host.dial(multiaddr(address)).catch(() => null)
+  for (let left = 40; left > 0 && connection !== null; left--) { // never closed
+    connection.newStream(protocol, MANY).then(stream => stream.send(Buffer.alloc(3))).catch(() => {})
   }
   say({ protocol, key: Buffer.from(host.peerId.publicKey.raw).toString('hex'), outcomes })
 }
@@ -171,4 +171,6 @@ await Promise.all([
   answerWithGarbage(left.pop())
 ])
 say({ done: true })
+await once(process.stdin, 'data')
+await Promise.all(hosts.map(host => host.stop()))
 process.exit(0)

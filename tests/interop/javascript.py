@@ -96,6 +96,12 @@ class Program:
                 assert not self.ended, f"the program ended early: {self.news[-3:]}"
                 await self._heard.wait()
 
+    async def end(self) -> None:
+        """Let a program that waits for its input end in order, and wait for that."""
+        await self._process.stdin.send_all(b"end\n")
+        with trio.move_on_after(20):
+            await self._process.wait()
+
     async def ask(self, command: str, **arguments) -> Any:
         """Give a command, and return its answer; an error of the program fails the test."""
         self._asked += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 
@@ -20,6 +21,7 @@ from node.epochs import (
 from node.errors import NodeError, UsageError
 from swarm.keys import rotation_bytes
 from swarm.records import Draft, Epoch, Rotation
+from swarm.roster import MAX_ROSTER, encode_roster, share_alpha
 from swarm.wire import sign
 from tests.node.councils import Councils, line
 
@@ -119,6 +121,25 @@ def test_who_is_admitted_gets_a_share_in_the_next_epoch_and_in_no_other(one):
     assert waiting_members(store.rules) == []
     member = store.rules.member(2, newcomer.public)
     assert (member.slots, member.gamma_num, member.gamma_den) == (4, 4, 4)
+
+
+def test_a_roster_takes_as_many_as_fit_into_a_record_and_the_others_wait(one, monkeypatch):
+    """One governor who admits without end must not keep the others from opening an epoch."""
+    store, key = one.stores[0], one.keys[0]
+    line_bytes = len(encode_roster([line(key, "us", "governor")]))
+    monkeypatch.setattr("node.epochs.MAX_ROSTER", 256 + 2 * line_bytes + 150)
+    for number, newcomer in enumerate(one.keys[1:]):
+        admit(store, key, line(newcomer, f"op-{number}", "verifier"))
+    open_epoch(store, key)
+    assert len(store.rules.current.roster) == 2
+    assert len(waiting_members(store.rules)) == 2
+
+
+def test_about_two_hundred_members_fit(one):
+    usual = line(one.keys[0], "a-usual-name", "researcher", "verifier")
+    keys = [n.to_bytes(2, "big") * 16 for n in range(180)]
+    members = [replace(usual, key=key, operator=f"operator-{n}") for n, key in enumerate(keys)]
+    assert len(encode_roster(share_alpha(members, 100))) < MAX_ROSTER - 2048
 
 
 def test_a_removed_key_does_not_come_back_and_its_operator_does(one):

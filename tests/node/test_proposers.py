@@ -9,14 +9,16 @@ import signal
 import subprocess
 import sys
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from node.errors import UsageError
-from node.proposers import Change, Outcome, ProposalContext, open_proposer
+from node.proposers import Change, Outcome, Paused, ProposalContext, open_proposer
 from node.proposers.knobs import Knob, knobs
 from node.proposers.memory import Memory
+from node.proposers.portfolio import PortfolioProposer
 from node.proposers.sampling import RandomProposer, ScriptedProposer
 from node.proposers.tpe import TpeProposer
 from node.settings import ClaudeSettings
@@ -42,6 +44,7 @@ MAKERS: dict[str, Callable[[Path], Proposer]] = {
     "random": lambda path: RandomProposer(Memory(path / "m.sqlite"), seed=3),
     "scripted": lambda path: ScriptedProposer(Memory(path / "m.sqlite"), EDITS),
     "tpe": lambda path: TpeProposer(Memory(path / "m.sqlite"), seed=3),
+    "portfolio": lambda path: open_proposer("portfolio", path, seed=3, portfolio=["tpe", "random"]),
 }
 CONTEXT = ProposalContext(load("quick"), QUICK)
 
@@ -305,6 +308,62 @@ def test_the_range_of_a_knob(value, low, high):
 def test_a_switch_flips():
     assert Knob("K", True).at(0.3) is False
     assert Knob("K", False).at(-0.9) is True
+
+
+class Idle:
+    """A proposer of a given name that has nothing, or rests."""
+
+    def __init__(self, name, seconds=None):
+        self.name = name
+        self.seconds = seconds
+
+    def propose(self, context):
+        if self.seconds is not None:
+            raise Paused(f"{self.name} rests", seconds=self.seconds)
+
+    def close(self):
+        pass
+
+
+def test_a_portfolio_shifts_effort_to_what_is_adopted(tmp_path):
+    memory = Memory(tmp_path / "m.sqlite")
+    good, bad = (RandomProposer(memory, seed=seed) for seed in (1, 2))
+    good.name = "good"
+    portfolio = PortfolioProposer(memory, [bad, good], seed=5)
+    adopted, names = {"good": 0}, []
+    for number in range(90):
+        proposal = portfolio.propose(replace(CONTEXT, adopted=adopted))
+        assert proposal is not None
+        names.append(proposal.proposer)
+        gain = 10**9 if proposal.proposer == "random" else 1  # luck on dev text earns nothing
+        portfolio.observe(proposal.id, Outcome("measured", gain))
+        if proposal.proposer == "good" and number % 3 == 0:
+            adopted["good"] += 1
+    portfolio.close()
+    assert names[:30].count("random") >= 3
+    assert names[60:].count("good") >= 25
+
+
+def test_a_portfolio_works_while_one_of_it_rests_and_rests_with_the_last(tmp_path):
+    memory = Memory(tmp_path / "m.sqlite")
+    rest, nap, idle = Idle("rest", 90.0), Idle("nap", 9.0), Idle("idle")
+    worker = ScriptedProposer(memory, EDITS[:1])
+    portfolio = PortfolioProposer(memory, [rest, idle, worker, nap], seed=1)
+    assert portfolio.propose(CONTEXT) is not None
+    with pytest.raises(Paused, match="nap rests"):
+        portfolio.propose(CONTEXT)
+    assert PortfolioProposer(memory, [idle], seed=1).propose(CONTEXT) is None
+    portfolio.close()
+
+
+@pytest.mark.parametrize(
+    "parts", [[], ["tpe", "tpe"], ["portfolio"], ["oracle"], ["tpe", "claude"]]
+)
+def test_a_portfolio_that_cannot_be_is_a_usage_error(tmp_path, parts, monkeypatch):
+    monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
+    monkeypatch.setitem(sys.modules, "keyring", None)
+    with pytest.raises(UsageError):
+        open_proposer("portfolio", tmp_path, seed=0, portfolio=parts)
 
 
 def test_an_unknown_proposer_is_a_usage_error(tmp_path):

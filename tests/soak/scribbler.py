@@ -24,12 +24,13 @@ PAUSE_S = 0.01
 
 
 async def scribble(node: Node) -> None:
-    """Sign until killed."""
+    """Sign until killed, or until HOME/stop is there."""
     said = os.open(node.home.path / "said", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    while True:
+    while not (node.home.path / "stop").exists():
         record = await node.log.append(Open(b"e" * 32, os.urandom(32)))
         os.write(said, record.id + record.envelope.seq.to_bytes(8, "big"))
         await trio.sleep(PAUSE_S)
+    await trio.sleep_forever()
 
 
 if __name__ == "__main__":

@@ -218,6 +218,17 @@ def test_an_admission_lets_in_and_an_epoch_gives_a_share():
     assert council.rules.member(2, ADA.public).slots == 4
 
 
+def test_one_governor_alone_makes_no_governor_and_uses_no_reserved_name():
+    """What one of them admits is in the next draft of the others, who may sign it unread."""
+    council = Council(3)
+    council.open(GOVERNOR, signed=[COUNCIL[1]])
+    council.feed(FOUNDER).say(Admission(line(ADA, "ada", "verifier", "governor")))
+    council.feed(FOUNDER).say(Admission(line(ADA, "open", "researcher")))
+    council.feed(FOUNDER).say(Admission(line(ADA, "ada", "verifier", voucher=BOB.public)))
+    assert not council.rules.admissions
+    assert len(refusals(council)) == 3
+
+
 def test_members_vouch_for_a_few_researchers_and_for_nobody_else():
     council = Council()
     council.open(GOVERNOR, line(ADA, "ada", "verifier"), line(BOB, "bob", "archivist"))

@@ -175,7 +175,7 @@ async def test_a_stranger_can_ask_and_nothing_else():
     asked: list[tuple[bytes, bytes]] = []
 
     async def answer(peer: bytes, ip: str, request: bytes) -> bytes:
-        asked.append((peer, request))
+        asked.append((peer, ip, request))
         return b"welcome" * 1000
 
     async def secret(peer: bytes, ip: str, request: bytes) -> bytes:
@@ -186,7 +186,7 @@ async def test_a_stranger_can_ask_and_nothing_else():
         a.set_responder("/test/secret/1", secret, max_request=10)
         await stranger.dial(a.addresses[0])
         assert await ask_to_join(stranger, a.key, b"please") == b"welcome" * 1000
-        assert asked == [(stranger.key, b"please")]
+        assert asked == [(stranger.key, "127.0.0.1", b"please")]
         with pytest.raises(PeerGone):
             await stranger.request(a.key, "/test/secret/1", b"", max_response=10)
 

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import gc
+import threading
+import time
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -160,3 +164,33 @@ def test_a_scan_sees_comments_and_characters():
     assert scan("x = 'é'".encode()).ascii_code
     assert scan(b"x = rF'''a'''").f_strings
     assert not scan(b"x = b'f' if 1else'f\"'").f_strings
+
+
+def test_many_threads_may_read_programs_at_once():
+    """Python counts the depth of a tree per process. Where its garbage collector lets other threads
+    run in the middle of a tree, those upset the count, and ``ast.parse`` raises SystemError."""
+    failures = []
+
+    def read() -> None:
+        for _ in range(15):
+            try:
+                parse(BASE)
+            except BaseException as error:
+                failures.append(error)
+
+    def yield_to_others(*_: object) -> None:
+        time.sleep(0)
+
+    thresholds = gc.get_threshold()
+    gc.set_threshold(200)
+    gc.callbacks.append(yield_to_others)
+    try:
+        threads = [threading.Thread(target=read) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        gc.callbacks.remove(yield_to_others)
+        gc.set_threshold(*thresholds)
+    assert failures == []

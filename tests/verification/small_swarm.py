@@ -27,6 +27,7 @@ from swarm.records import (
 )
 from verification.calibration import SAME_START, bound_of
 from verification.duty import Duty, PairDuty, duties
+from verification.evidence import RULE_VERSION
 from verification.quarantine import Quarantine
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ class SmallSwarm:
             governors=(self.founder.public,),
             k=1,
             admission="invite",
-            rule_version=1,
+            rule_version=RULE_VERSION,
             challenge={
                 "base_code": base_code,
                 "base_sha256": hashlib.sha256(base_code).digest(),
@@ -179,7 +180,7 @@ class SmallSwarm:
             number=number,
             prev_epoch=previous,
             policy_id=self.swarm,
-            rule_version=1,
+            rule_version=RULE_VERSION,
             roster_hash=hashlib.sha256(roster).digest(),
             roster=roster,
             active_folds=tuple(range(16)),

@@ -18,7 +18,7 @@ from verification import simulate as sim
 from verification import simulate_swarm
 from verification.errors import EvidenceError
 from verification.evidence import level
-from verification.simulate_noise import Nature, draw_claims, read_bank, unit_noise
+from verification.simulate_noise import Nature, draw_claims, read_bank, shipped_bank, unit_noise
 from verification.simulate_setting import SD_NANO, Setting
 from verification.simulate_sweep import sweep
 from verification.verdict import Deliberation, Terms
@@ -200,6 +200,33 @@ def test_a_bank_says_itself_what_is_true() -> None:
     assert row.figures[-1].fdr == 0.0
 
 
+def test_edits_near_the_minimum_effect_are_neither_false_nor_true() -> None:
+    near = {"name": "near", "d_nano": [5_100_000, 4_000_000, 7_000_000, 4_500_000]}
+    noisy = {"name": "order", "other_numbers": True, "d_nano": [9_000_000, 1_000_000, 12_000_000]}
+    bank = read_bank({"edits": [*BANK["edits"], near, noisy]}, 5_000_000)  # type: ignore[misc]
+    assert bank.unsure == ("near",)
+    assert (bank.null, bank.real) == (2, 2)
+    assert [nature.mean for nature in bank.false[2:]] == [0.0, 0.0], "known by symmetry"
+    assert sum(bank.false[2].residuals) == pytest.approx(0, abs=1e-3)
+
+
+def test_the_shipped_bank_is_real_and_large_enough_and_the_verdicts_hold_on_it() -> None:
+    document = shipped_bank()
+    edits = document["edits"]
+    assert len(edits) >= 30
+    assert all(len(edit["d_nano"]) >= 12 for edit in edits)
+    assert len({tuple(edit["d_nano"]) for edit in edits}) == len(edits), "no edit stands twice"
+    bank = read_bank(document, 5_000_000)
+    assert bank.null >= 10
+    assert bank.real >= 10
+    assert bank.null + bank.real + len(bank.unsure) == len(edits)
+    row = run(replace(SMALL, claims=300, true_share=0.1, noise="bank", pairs=24), bank=bank)
+    greedy, _, ours = row.figures
+    assert ours.fdr <= row.setting.alpha
+    assert (ours.power or 0) > 0.5
+    assert greedy.fdr > ours.fdr
+
+
 @pytest.mark.parametrize(
     "document",
     [
@@ -225,7 +252,7 @@ def test_claims_have_the_share_that_was_asked_for() -> None:
 
 
 def test_every_row_of_the_sweep_can_be_simulated() -> None:
-    rows = sweep(replace(SMALL, claims=3, true_share=0.4, effect_pairs=1), with_bank=False)
+    rows = sweep(replace(SMALL, claims=3, true_share=0.4, effect_pairs=1))
     settings = [row for _, row in rows]
     assert len(set(settings)) == len(rows) > 30
     assert len({label for label, _ in rows}) == len(rows)
@@ -234,7 +261,7 @@ def test_every_row_of_the_sweep_can_be_simulated() -> None:
     assert max(row.liar_share for row in settings if row.nodes > 20) == 0.4
     for row in settings:
         if row.claims == 3 and row.nodes <= 1000:
-            run(row, repeats=1)
+            run(row, repeats=1, bank=read_bank(shipped_bank(), 5_000_000))
 
 
 ARGS = ("simulate", "--claims", "40", "--true-share", ".1", "--effect", "3", "--repeats", "1")
@@ -243,7 +270,12 @@ ARGS = ("simulate", "--claims", "40", "--true-share", ".1", "--effect", "3", "--
 def test_the_table_shows_what_json_says(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     bank = tmp_path / "bank.json"
     bank.write_text(json.dumps(BANK))
-    for more in ((), ("--bank", str(bank)), ("--liar", "silent", "--liar-share", ".3")):
+    for more in (
+        (),
+        ("--bank", str(bank)),
+        ("--noise", "bank"),
+        ("--liar", "silent", "--liar-share", ".3"),
+    ):
         assert main([*ARGS, *more, "--json"]) == 0
         found = json.loads(capsys.readouterr().out)
         assert main([*ARGS, *more]) == 0
@@ -252,7 +284,9 @@ def test_the_table_shows_what_json_says(capsys: pytest.CaptureFixture[str], tmp_
         }
         assert found["schema"] == "lazaretto.simulation/1"
         (row,) = found["rows"]
-        assert row["setting"]["noise"] == ("bank" if "--bank" in more else "normal")
+        assert row["setting"]["noise"] == (
+            "bank" if {"--bank", "--noise"} & set(more) else "normal"
+        )
         for item in row["figures"]:
             line = shown[item["policy"]]
             for text in (

@@ -1,0 +1,166 @@
+"""What a contributor lends, and when: battery, hours, heat, room on the disk, other people's work.
+
+``reason_to_pause`` is pure: what was sensed and the limits in, the reason in words out, empty while
+the node may work. A pause stops a run as a kill would: nothing half done counts, and what was
+finished is found again.
+
+Two runs never share cores that were lent for one: :class:`Cores` lets as many run side by side as
+fit, those for a bench before research of one's own.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import psutil
+import trio
+
+from node.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from node.settings import Limits
+
+SENSE_SECONDS: Final = 5.0
+BUSY_SHARE: Final = 0.15
+"""Of all cores: when others use more, the machine is not idle."""
+QUIET_SECONDS: Final = 60.0
+"""So long it has to be idle before work goes on, lest runs are begun for nothing."""
+GIB: Final = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Sensed:
+    """What limits look at. None: this machine does not tell.
+
+    ``others``: share of all cores that other programs use; ``quiet``: seconds for which it was
+    small; ``hour``: local time of day in hours; ``free_gib``: room on the disk of the home.
+    """
+
+    on_battery: bool | None
+    others: float
+    quiet: float
+    hour: float
+    free_gib: float
+    celsius: float | None
+
+
+def reason_to_pause(limits: Limits, sensed: Sensed) -> str:
+    """Why the node may not work now, and what is measured beside the limit; empty when it may.
+
+    Raises:
+        UsageError: ``hours`` is not of the form 22-7.
+    """
+    if sensed.on_battery and not limits.on_battery:
+        return "the machine runs on battery"
+    if limits.hours and not _within(limits.hours, sensed.hour):
+        clock = f"{int(sensed.hour):02}:{int(sensed.hour % 1 * 60):02}"
+        return f"it is {clock}, and the hours lent are {limits.hours}"
+    if limits.idle_only and sensed.quiet < QUIET_SECONDS:
+        return f"others use the machine ({sensed.others:.0%} of its cores)"
+    if limits.max_celsius and sensed.celsius is not None and sensed.celsius > limits.max_celsius:
+        return f"the processor is at {sensed.celsius:.0f} C, above {limits.max_celsius} C"
+    if sensed.free_gib < limits.min_free_gib:
+        return f"{sensed.free_gib:.1f} GiB are free on the disk, below {limits.min_free_gib} GiB"
+    return ""
+
+
+def check_hours(hours: str) -> tuple[int, int]:
+    """Start and end of ``hours``, whole hours from 0 to 24. Raises UsageError."""
+    start, dash, end = hours.partition("-")
+    if dash and start.isdecimal() and end.isdecimal() and int(start) <= 24 and int(end) <= 24:
+        return int(start), int(end)
+    raise UsageError(f"limits.hours: {hours[:20]!r} is not of the form 22-7", cure="edit node.toml")
+
+
+def _within(hours: str, hour: float) -> bool:
+    start, end = check_hours(hours)
+    return start <= hour < end if start <= end else hour >= start or hour < end
+
+
+class Sensors:
+    """Asks the machine. Own processes (sandboxes included) do not count as others."""
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+        self._process = psutil.Process()
+        self._before = self._spent(), time.monotonic()
+        self._quiet_since = self._before[1]
+
+    def sense(self) -> Sensed:
+        """What is the case now; ``others`` since the last call."""
+        now, spent = time.monotonic(), self._spent()
+        (busy, own), at = self._before
+        passed = max(now - at, 1e-3) * (os.cpu_count() or 1)
+        others = max(0.0, (spent[0] - busy) - (spent[1] - own)) / passed
+        self._before = spent, now
+        if others > BUSY_SHARE:
+            self._quiet_since = now
+        battery = psutil.sensors_battery()
+        clock = time.localtime()
+        return Sensed(
+            on_battery=None if battery is None else not battery.power_plugged,
+            others=min(1.0, others),
+            quiet=now - self._quiet_since,
+            hour=clock.tm_hour + clock.tm_min / 60,
+            free_gib=psutil.disk_usage(str(self._home)).free / GIB,
+            celsius=_celsius(),
+        )
+
+    def _spent(self) -> tuple[float, float]:
+        """CPU seconds that all cores were busy, and those of this node and what it started."""
+        cpu = psutil.cpu_times()
+        busy = sum(cpu) - cpu.idle - getattr(cpu, "iowait", 0.0)
+        own = 0.0
+        for process in (self._process, *self._process.children(recursive=True)):
+            try:
+                used = process.cpu_times()
+            except psutil.Error:
+                continue  # it ended; its parent has its time
+            own += used.user + used.system
+            if process is self._process:
+                own += used.children_user + used.children_system
+        return busy, own
+
+
+def _celsius() -> float | None:
+    read = getattr(psutil, "sensors_temperatures", None)
+    found = [item.current for items in (read() if read else {}).values() for item in items]
+    return max(found, default=None)
+
+
+class Cores:
+    """Room for runs of ``threads`` each on the cores lent; who works for a bench goes first."""
+
+    def __init__(self, lent: int, threads: int) -> None:
+        self.room = max(1, (lent or os.cpu_count() or 1) // threads)
+        self._running = 0
+        self._benches = 0  # waiting for room on behalf of a bench
+        self._freed = trio.Event()
+
+    @asynccontextmanager
+    async def take(self, *, bench: bool) -> AsyncIterator[None]:
+        """Room for one run, for as long as the block lasts."""
+        self._benches += bench
+        try:
+            while self._running >= self.room or (self._benches and not bench):
+                await self._freed.wait()
+            self._running += 1
+        finally:
+            self._benches -= bench
+            self._tell()
+        try:
+            yield
+        finally:
+            self._running -= 1
+            self._tell()
+
+    def _tell(self) -> None:
+        freed, self._freed = self._freed, trio.Event()
+        freed.set()

@@ -1,0 +1,287 @@
+"""Orders to a node, running or not; pausing; changing a key, cut off anywhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+from contextlib import closing
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import trio
+import trio.testing
+
+from node import orders
+from node.chores import PAUSED, Chores
+from node.cli import main
+from node.epochs import Changes, admit, open_epoch
+from node.errors import NodeError, UsageError
+from node.invitations import make_invitation
+from node.orders import answer_all, named, submit
+from node.rotation import rotate_key
+from node.settings import Home, Settings
+from swarm.addressbook import AddressBook
+from swarm.addresses import parse_address
+from swarm.errors import SwarmError
+from swarm.joining import Invitation
+from swarm.keys import KeyPair, peer_id
+from swarm.log import SwarmLog
+from swarm.store import Store
+from tests.node.councils import KEYS, Councils, line
+
+ADDRESS = f"/ip4/192.0.2.7/tcp/4001/p2p/{peer_id(KEYS[0].public)}"
+
+
+@pytest.fixture
+def homes(tmp_path):
+    """The homes of a governor, a verifier and somebody who was removed; none of them runs."""
+    with closing(Councils(tmp_path, 3)) as council:
+        store, keys = council.stores[0], council.keys
+        lines = [line(keys[0], "us", "governor"), line(keys[1], "vera", "verifier")]
+        open_epoch(store, keys[0], [*lines, line(keys[2], "mallory", "verifier")])
+        gone = Changes(removed=((keys[2].public, "lies\x1b[2J\u202e"),))
+        open_epoch(store, keys[0], changes=gone)
+        council.spread()
+    found = []
+    for number, key in enumerate(keys):
+        home = Home(tmp_path / f"home-{number}")
+        home.create()
+        key.save(home.key)
+        shutil.copy(tmp_path / f"{number}.sqlite", home.log)
+        home.save(Settings("n", council.swarm.hex(), "o", bootstrap=(ADDRESS,)))
+        found.append(home)
+    return found
+
+
+def opened(home: Home) -> Store:
+    return Store(home.log, home.load().swarm_id)
+
+
+# --- orders ---------------------------------------------------------------------------------------
+
+
+def test_an_order_is_carried_out_here_when_no_node_runs(homes):
+    order = {"do": "open_epoch", "remove": [], "reason": "", "governors": [], "no_governors": [],
+             "retired": [3], "instead": False}  # fmt: skip
+    answer = submit(homes[0], order)
+    assert (answer["epoch"], answer["members"]) == (3, 2)
+    with opened(homes[0]) as store:
+        assert 3 not in store.rules.current.active_folds
+    with pytest.raises(NodeError, match="only a governor"):
+        submit(homes[1], order)
+    with pytest.raises(UsageError, match="a reason"):
+        submit(homes[0], {**order, "remove": ["vera"]})
+    with pytest.raises(UsageError, match="unknown order"):
+        submit(homes[0], {"do": "format_the_disk"})
+
+
+def test_a_running_node_answers_and_its_errors_come_through(homes, monkeypatch):
+    monkeypatch.setattr(orders, "read_state", lambda home: None)
+    done = threading.Event()
+
+    def work(order):
+        if order["do"] == "ask":
+            raise UsageError("no such thing", cure="do something else")
+        if order["do"] == "break":
+            raise TypeError("an order with a wrong field")
+        return {"heard": order["do"]}
+
+    def run():
+        while not done.wait(0.01):
+            answer_all(homes[0], work)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        assert submit(homes[0], {"do": "say"}) == {"heard": "say"}
+        with pytest.raises(NodeError, match="no such thing") as caught:
+            submit(homes[0], {"do": "ask"})
+        assert (caught.value.cure, caught.value.exit_code) == ("do something else", 2)
+        with pytest.raises(NodeError, match="cannot be read"):
+            submit(homes[0], {"do": "break"})
+    finally:
+        done.set()
+        thread.join()
+    assert list((homes[0].path / "orders").iterdir()) == []
+
+
+def test_a_node_that_does_not_answer_leaves_no_order_behind(homes, monkeypatch):
+    monkeypatch.setattr(orders, "read_state", lambda home: None)
+    monkeypatch.setattr(orders, "WAIT_SECONDS", 0.1)
+    with pytest.raises(NodeError, match="did not answer"):
+        submit(homes[0], {"do": "say"})
+    assert list((homes[0].path / "orders").iterdir()) == []
+
+
+def test_somebody_is_named_by_id_its_end_or_operator():
+    keys = {key.public: operator for key, operator in zip(KEYS, ["a", "b", "b"], strict=False)}
+    name = peer_id(KEYS[1].public)
+    for who in (name, name[-8:], KEYS[1].public.hex()):
+        assert named(keys, who) == KEYS[1].public
+    assert named(keys, "a") == KEYS[0].public
+    for who in ("b", "", name[-3:], "nobody"):
+        with pytest.raises(UsageError, match="fit"):
+            named(keys, who)
+
+
+def test_members_says_who_left_and_why_without_what_a_terminal_obeys(homes, capsys):
+    assert main(["members", "--home", str(homes[1].path)]) == 0
+    shown = capsys.readouterr().out
+    assert "removed in epoch 2" in shown
+    assert "lies?[2J?" in shown
+    assert main(["members", "--json", "--home", str(homes[1].path)]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["schema"] == "lazaretto.members/1"
+    assert [one["operator"] for one in facts["members"]] == ["us", "vera"] or len(
+        facts["members"]
+    ) == 2
+
+
+# --- inviting -------------------------------------------------------------------------------------
+
+
+def test_who_may_invite_whom(homes, monkeypatch):
+    state = SimpleNamespace(addresses=(ADDRESS,))
+    monkeypatch.setattr("node.invitations.read_state", lambda home: state)
+    for home, operator, roles, granted in (
+        (homes[0], "ada", ("verifier",), "verifier"),
+        (homes[0], "ada", None, "researcher,verifier"),
+        (homes[1], None, None, "researcher"),
+        (homes[1], "vera", ("researcher",), "researcher"),
+    ):
+        text = make_invitation(home, operator=operator, roles=roles)
+        assert Invitation.parse(text).role == granted
+    for home, operator, roles in (
+        (homes[0], None, None),
+        (homes[0], "open", ("researcher",)),
+        (homes[0], "Ada!", None),
+        (homes[0], "ada", ("governor",)),
+        (homes[1], "ada", None),
+        (homes[1], None, ("verifier",)),
+        (homes[2], None, None),
+    ):
+        with pytest.raises(UsageError) as caught:
+            make_invitation(home, operator=operator, roles=roles)
+        assert caught.value.cure
+
+
+# --- the side work of a node ----------------------------------------------------------------------
+
+
+def a_node(home: Home, store: Store, key: KeyPair):
+    log = SwarmLog(store, key, lambda _: None)
+    log.may_sign.set()
+    return SimpleNamespace(
+        home=home, log=log, key=key, settings=home.load(), changed=trio.Event(), activity="",
+        trouble=print,
+    )  # fmt: skip
+
+
+async def test_a_pause_stops_the_work_and_outlives_a_restart(homes):
+    with opened(homes[1]) as store:
+        node = a_node(homes[1], store, KEYS[1])
+        chores = Chores(node)
+        working: list[str] = []
+
+        async def loops() -> None:
+            working.append("on")
+            try:
+                await trio.sleep_forever()
+            finally:
+                working.append("off")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(chores.work, loops)
+            await trio.testing.wait_all_tasks_blocked()
+            for do in ("pause", "pause", "resume"):
+                await trio.to_thread.run_sync(chores._carry_out, {"do": do})
+                await trio.testing.wait_all_tasks_blocked()
+                paused = do == "pause"
+                assert (node.activity == PAUSED) == paused
+                assert homes[1].load().start == ("paused" if paused else "running")
+            nursery.cancel_scope.cancel()
+    assert working == ["on", "off", "on", "off"]
+
+
+async def wait_for_epoch(store: Store, number: int) -> None:
+    with trio.fail_after(30):
+        while store.rules.number < number:  # noqa: ASYNC110
+            await trio.sleep(0.02)
+
+
+async def test_a_sole_governor_opens_epochs_for_newcomers_and_not_too_often(homes):
+    with opened(homes[0]) as store:
+        node = a_node(homes[0], store, KEYS[0])
+        node.settings = replace(node.settings, epoch_pause_s=10**6)
+        chores = Chores(node)
+        admit(store, KEYS[0], line(KEYS[3], "ada", "verifier"))
+        assert chores.ready()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(chores.govern)
+            await wait_for_epoch(store, 3)
+            for number, key in enumerate(KEYS[4:6]):
+                admit(store, KEYS[0], line(key, f"op-{number}", "verifier"))
+            fired, node.changed = node.changed, trio.Event()
+            fired.set()
+            await trio.sleep(0.3)
+            assert store.rules.number == 3
+            assert not chores.ready()
+            chores._next_epoch_at = 0.0  # the pause is over
+            fired, node.changed = node.changed, trio.Event()
+            fired.set()
+            await wait_for_epoch(store, 4)
+            assert len(store.rules.newest.roster) == 5
+            nursery.cancel_scope.cancel()
+
+
+async def test_by_hand_means_by_hand(homes):
+    homes[0].save(replace(homes[0].load(), open_epochs="hand"))
+    with opened(homes[0]) as store:
+        chores = Chores(a_node(homes[0], store, KEYS[0]))
+        admit(store, KEYS[0], line(KEYS[3], "ada", "verifier"))
+        assert not chores.ready()
+        with trio.move_on_after(0.3):
+            await chores.govern()
+        assert store.rules.number == 2
+
+
+# --- keys -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cut", ["save", "append", "link", "replace"])
+def test_a_change_of_key_goes_on_where_it_was_cut_off(homes, monkeypatch, cut):
+    home = homes[1]
+    places = {
+        "save": (KeyPair, "save"), "append": (Store, "append"), "link": (os, "link"),
+        "replace": (os, "replace"),
+    }  # fmt: skip
+    with monkeypatch.context() as patch:
+        patch.setattr(*places[cut], lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            rotate_key(home)
+    assert KeyPair.load(home.key) == KEYS[1]
+    old, new = rotate_key(home)
+    assert old == peer_id(KEYS[1].public)
+    assert peer_id(KeyPair.load(home.key).public) == new
+    with opened(home) as store:
+        assert store.rules.rotated == {KEYS[1].public: KeyPair.load(home.key).public}
+        with pytest.raises(SwarmError):
+            store.append(KEYS[1], next(iter(store.records()))[1].payload)
+    assert not (home.path / "key.new").exists()
+
+
+def test_a_key_is_not_changed_where_the_swarm_could_not_follow(homes):
+    homes[1].save(replace(homes[1].load(), bootstrap=()))
+    with pytest.raises(UsageError, match="no address of others"):
+        rotate_key(homes[1])
+    with pytest.raises(UsageError, match="no member"):
+        rotate_key(homes[2])
+    with opened(homes[1]) as store:
+        assert not store.rules.rotated
+    book = AddressBook(homes[1].path / "peers")
+    book.reached(parse_address(ADDRESS))
+    book.save()
+    rotate_key(homes[1])  # it has met somebody
