@@ -53,7 +53,7 @@ async def up(home, bootstrap=()):
         store = stack.enter_context(Store(home.log, settings.swarm_id))
         node = Node(home, settings, key, store)
         network = await stack.enter_async_context(open_network(home, settings, key, node.log))
-        node.peers, node.fetch = network.transport.peers, network.blobs.fetch
+        node.peers, node.fetch = network.transport.peers, network.fetch
         node.data = Data(describe(store.rules.charter), node.blobs)
         node.log.may_sign.set()
         async with trio.open_nursery() as nursery:
@@ -235,7 +235,8 @@ async def test_what_was_fetched_only_to_be_checked_is_removed_again(settled, mon
     async with up(homes["ada"]) as (ada, _):
         source = BlobStore(homes["mallory"].blobs)
 
-        async def fetch(digest, cap):
+        async def fetch(digest, cap, likely):
+            assert likely == item.member
             return ada.blobs.path(ada.blobs.put(source.get(digest, cap)))
 
         ada.fetch = fetch
