@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -14,6 +15,7 @@ from node import reproducing
 from node.claiming import sign_claim
 from node.cli import main
 from node.data import Data, describe
+from node.demo.local import LocalNode, Part
 from node.epochs import open_epoch
 from node.member import Node
 from node.network import open_network
@@ -337,6 +339,39 @@ async def test_whose_turn_it_is_has_a_reproduction_due(tmp_path):
             assert is_due(await mallory.caught_up(), mallory.key.public)
             assert not is_due(mallory.state, ada.key.public)
         assert one in mallory.state.claims
+
+
+@pytest.mark.slow
+def test_a_running_node_does_it_by_itself(settled):
+    """``lazaretto up``, as it is started by people: two processes that have only each other."""
+    homes, _, lie = settled
+    nodes = [LocalNode(Part(name, PARTS[name]), homes[name]) for name in ("mallory", "vera")]
+    mallory, vera = nodes
+    (vera.home.work / "rechecked.json").unlink(missing_ok=True)
+    for digest in {path.name for path in (vera.home.blobs).glob("??/*")}:
+        if (mallory.home.blobs / digest[:2] / digest).stat().st_size > 200_000:  # the weights
+            BlobStore(vera.home.blobs).remove(bytes.fromhex(digest))
+    before = vera.home.load()
+    vera.new_entries()  # what the tests before have written
+    found: list[dict] = []
+    try:
+        mallory.start()
+        vera.home.save(replace(before, bootstrap=mallory.wait_started().addresses))
+        vera.start()
+        deadline = time.monotonic() + 120
+        while not any(entry["verdict"] == "contradicts" for entry in found):
+            assert time.monotonic() < deadline, vera.last_output()
+            found += [entry for entry in vera.new_entries() if _of_now(entry, lie)]
+            time.sleep(0.2)
+    finally:
+        for node in nodes:
+            node.kill()
+        vera.home.save(before)
+    assert {(entry["block"], entry["margin_bpb"]) for entry in found} == {(lie.hex(), 0.2)}
+
+
+def _of_now(entry, lie):
+    return entry["what"] == "rechecked" and entry["block"] == lie.hex()
 
 
 def test_a_worn_fold_is_left_out_of_the_next_epoch(tmp_path, monkeypatch):
