@@ -16,170 +16,59 @@ from typing import Annotated, Any, ClassVar
 
 from msgspec import Meta
 
-from swarm.fields import MAX_CODE, Code, Count, Hash, Key, Name, Nano, Seed, Short, Signature, Text
+from swarm.fields import MAX_CODE, Code, Count, Hash, Key, Name, Nano, Seed, Short, Text
+from swarm.governance import (
+    Admission,
+    Beacon,
+    BeaconCommit,
+    Charter,
+    Consent,
+    Cosignature,
+    Draft,
+    Epoch,
+    FoldBatch,
+    Handover,
+    Member,
+    Removed,
+    Rotation,
+    TierPolicy,
+)
 
-
-@dataclass(frozen=True, slots=True)
-class FoldBatch:
-    plain_hash: Hash
-    cipher_hash: Hash | None = None
-    unlock: Hash | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class TierPolicy:
-    """The deciding half of a tier. The measuring half has the same name inside ``challenge``."""
-
-    name: Name
-    n: Annotated[int, Meta(ge=1, le=15)]
-    f: Annotated[int, Meta(ge=0, le=7)]
-    g: Annotated[int, Meta(ge=0, le=7)]
-    max_pairs: Annotated[int, Meta(ge=1, le=64)]
-    effect_pairs: Annotated[int, Meta(ge=0, le=64)]
-    clip_milli: Annotated[int, Meta(ge=1000, le=10_000)]
-    min_effect_nano: Annotated[int, Meta(ge=1, le=10**9)]
-    tolerance_nano: Annotated[int, Meta(ge=0, le=10**9)]
-    tolerance_total_nano: Annotated[int, Meta(ge=0, le=10**9)]
-    min_saving_milli: Annotated[int, Meta(ge=0, le=1000)]
-    classes: tuple[Name, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Charter:
-    """Genesis of a swarm. Its record's id is the swarm id. Envelope: ``swarm`` null, ``seq`` 0."""
-
-    KIND: ClassVar[str] = "charter"
-    name: Name
-    governors: tuple[Key, ...]
-    k: Annotated[int, Meta(ge=1, le=64)]
-    admission: Annotated[str, Meta(pattern=r"^(invite|open)\Z")]
-    rule_version: Annotated[int, Meta(ge=1, le=2)]
-    challenge: dict[str, Any]
-    tiers: tuple[TierPolicy, ...]
-    alpha_milli: Annotated[int, Meta(ge=1, le=500)]
-    alpha_retract_milli: Annotated[int, Meta(ge=0, le=500)]
-    liar_share_milli: Annotated[int, Meta(ge=0, le=500)]
-    capture_max_milli: Annotated[int, Meta(ge=0, le=1000)]
-    max_code_bytes: Annotated[int, Meta(ge=256, le=MAX_CODE)]
-    max_diff_bytes: Annotated[int, Meta(ge=1, le=MAX_CODE)]
-    screen: dict[str, Any]
-    fold_batches: tuple[FoldBatch, ...]
-    approval_rules: tuple[dict[str, Any], ...]
-    sizes: dict[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """One line of a roster. The level of a claim is ``alpha * gamma / slots * (R + 1)``."""
-
-    key: Key
-    operator: Name
-    voucher_root: Key
-    roles: tuple[Annotated[str, Meta(pattern=r"^(researcher|verifier|archivist|governor)\Z")], ...]
-    tiers: tuple[Name, ...]
-    hw_class: Name
-    slots: Annotated[int, Meta(ge=0, le=10_000)]
-    gamma_num: Annotated[int, Meta(ge=0, le=10**9)]
-    gamma_den: Annotated[int, Meta(ge=1, le=10**9)]
-
-
-@dataclass(frozen=True, slots=True)
-class Removed:
-    key: Key
-    last_seq: Count
-    last_id: Hash
-    reason: Short
-
-
-@dataclass(frozen=True, slots=True)
-class Handover:
-    old: Key
-    new: Key
-    last_seq: Count
-    last_id: Hash
-
-
-@dataclass(frozen=True, slots=True)
-class BeaconCommit:
-    governor: Key
-    commit: Hash
-
-
-@dataclass(frozen=True, slots=True)
-class Cosignature:
-    governor: Key
-    signature: Signature
-
-
-@dataclass(frozen=True, slots=True)
-class Epoch:
-    """A period with fixed rules, signed by more than half of the governors.
-
-    ``roster`` is the canonical encoding of a list of :class:`Member`, inline up to 40 KiB;
-    ``roster_hash`` is its sha256. Every governor who signs commits to a secret for the beacon; what
-    a co-signature covers is in ``swarm.epochs.consent_bytes``.
-    """
-
-    KIND: ClassVar[str] = "epoch"
-    number: Annotated[int, Meta(ge=1, le=2**31)]
-    prev_epoch: Hash | None
-    policy_id: Hash
-    rule_version: Annotated[int, Meta(ge=1, le=2)]
-    roster_hash: Hash
-    roster: Annotated[bytes, Meta(max_length=40 * 1024)]
-    active_folds: tuple[Count, ...]
-    removed: tuple[Removed, ...]
-    handovers: tuple[Handover, ...]
-    beacon_commits: tuple[BeaconCommit, ...]
-    cosignatures: Annotated[tuple[Cosignature, ...], Meta(max_length=64)]
-
-
-@dataclass(frozen=True, slots=True)
-class Beacon:
-    """A governor's reveal: ``sha256(reveal)`` equals its commit in the epoch ``epoch_id``."""
-
-    KIND: ClassVar[str] = "beacon"
-    epoch_id: Hash
-    reveal: Hash
-
-
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """A governor asks the others to sign ``epoch``, which has its author's commitment only."""
-
-    KIND: ClassVar[str] = "draft"
-    epoch: Epoch
-
-
-@dataclass(frozen=True, slots=True)
-class Consent:
-    """A governor signs the epoch of ``draft`` and commits to its own secret for the beacon."""
-
-    KIND: ClassVar[str] = "consent"
-    draft: Hash
-    commit: Hash
-    signature: Signature
-
-
-@dataclass(frozen=True, slots=True)
-class Admission:
-    """A governor admits a key, or a member vouches for one; on the roster from the next epoch."""
-
-    KIND: ClassVar[str] = "admission"
-    member: Member
-
-
-@dataclass(frozen=True, slots=True)
-class Rotation:
-    """The last record of a feed: its author goes on under the key ``new``.
-
-    ``proof`` is a signature by ``new`` (``swarm.keys.rotation_bytes``): nobody can be made the heir
-    of a key without taking part.
-    """
-
-    KIND: ClassVar[str] = "rotation"
-    new: Key
-    proof: Signature
+__all__ = [
+    "KINDS",
+    "MAX_CODE",
+    "Admission",
+    "Adoption",
+    "Attest",
+    "Beacon",
+    "BeaconCommit",
+    "Block",
+    "Calibration",
+    "Charter",
+    "Claim",
+    "Commit",
+    "Consent",
+    "Contradiction",
+    "Cosignature",
+    "DevPair",
+    "Draft",
+    "Epoch",
+    "Equivocation",
+    "Experiment",
+    "FoldBatch",
+    "Handover",
+    "Member",
+    "Open",
+    "Pair",
+    "Payload",
+    "Position",
+    "Removed",
+    "Retraction",
+    "Rotation",
+    "Seal",
+    "Seating",
+    "TierPolicy",
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,6 @@ import os
 import sqlite3
 import threading
 import time
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from swarm import wire
@@ -26,6 +25,7 @@ from swarm.envelope import Record, parse, seal_record
 from swarm.errors import RecordError, StoreError, SwarmError
 from swarm.feed import Fit, Head, equivocator, fit, heads_digest, prove_equivocation
 from swarm.forks import Branches, Mark, contradictions
+from swarm.ingest import Ingest
 from swarm.quota import Quota
 from swarm.records import Charter, Equivocation, Payload, Rotation
 
@@ -36,24 +36,6 @@ if TYPE_CHECKING:
     from swarm.keys import KeyPair
 
 SECONDS_PER_DAY = 86_400
-
-
-@dataclass(slots=True)
-class Ingest:
-    """What became of a batch.
-
-    ``gaps``: authors who are not members yet, or of whom an earlier record is missing.
-    ``forked``: records of further branches of a forked feed than are kept; their author is to
-    blame, not who hands them on. ``refused``: short reasons in our own words; no honest peer sends
-    such bytes. ``proofs``: against authors who were not known to contradict themselves.
-    """
-
-    new: list[Record] = field(default_factory=list)
-    known: int = 0
-    forked: int = 0
-    gaps: set[bytes] = field(default_factory=set)
-    refused: list[str] = field(default_factory=list)
-    proofs: list[Equivocation] = field(default_factory=list)
 
 
 class Store:

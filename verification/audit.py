@@ -19,7 +19,7 @@ from swarm.charter import Rules, check_charter
 from swarm.envelope import parse
 from swarm.errors import CharterError, SwarmError
 from swarm.keys import peer_id
-from swarm.records import Adoption, Claim, Position
+from swarm.records import Adoption, Claim, Position, Rotation
 from verification.findings import AuditReport, Check, Outcome, printable
 from verification.quarantine import Quarantine
 from verification.rechecks import disputes
@@ -107,8 +107,14 @@ class _Audit:
             before = by_place.get((author, seq - 1))
             if before is None:
                 missing = f"{name}: the record before it is not here"
-            elif records[0].envelope.prev not in {one.id for one in before}:
+                continue
+            followed = [one for one in before if one.id == records[0].envelope.prev]
+            if not followed:
                 fault = f"{name}: does not follow the record before it"
+            elif records[0].envelope.epoch < followed[0].envelope.epoch:
+                fault = f"{name}: goes back to an earlier epoch"
+            elif isinstance(followed[0].payload, Rotation):
+                fault = f"{name}: follows the handover of its key"
         authors = len({author for author, _ in by_place})
         self.note("feeds", fault, f"{authors} feeds without a gap or a fork", missing)
 

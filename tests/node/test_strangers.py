@@ -27,7 +27,7 @@ async def whole_node(tmp_path):
     home = Home(tmp_path / "home")
     home.create()
 
-    async def answer(peer: bytes, request: bytes) -> bytes:
+    async def answer(peer: bytes, ip: str, request: bytes) -> bytes:
         return b"no"
 
     with Store(home.log, founded.swarm) as store:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from swarm.charter import check_charter
-from swarm.keys import peer_id
-from swarm.records import Adoption, Charter
+from swarm.keys import peer_id, rotation_bytes
+from swarm.records import Adoption, Charter, Rotation
+from swarm.wire import sign
 from tests.verification.small_swarm import BASE_CODE, SmallSwarm, digest, measure
 from verification.audit import audit
 from verification.findings import AuditReport, Outcome, printable
@@ -152,6 +153,25 @@ def test_a_fork_of_a_feed_fails() -> None:
     swarm.write(swarm.researchers[0], swarm.claim_payload(code(9), slot=3))
     report = audit(swarm.swarm, claim.id, bytes_of(swarm) + bytes_of(other))
     assert named(report, Outcome.FAIL) == {"feeds"}
+
+
+def test_feeds_go_forward_and_end_where_their_key_is_handed_over() -> None:
+    swarm, claim, _ = adopted_chain()
+    author = swarm.researchers[0]
+    swarm.write(author, swarm.claim_payload(code(8), slot=3), epoch=2)
+    back = swarm.write(author, swarm.claim_payload(code(9), slot=3), epoch=1)
+    report = audit(swarm.swarm, claim.id, bytes_of(swarm))
+    assert named(report, Outcome.FAIL) == {"feeds"}
+    swarm, claim, _ = adopted_chain()
+    heir = swarm.outsider
+    message = rotation_bytes(swarm.swarm, author.public, heir.public)
+    proof = sign(heir.private, message).signature
+    swarm.write(author, Rotation(heir.public, proof))
+    assert audit(swarm.swarm, claim.id, bytes_of(swarm)).exit_code == 0
+    swarm.write(author, swarm.claim_payload(code(9), slot=3))
+    report = audit(swarm.swarm, claim.id, bytes_of(swarm))
+    assert named(report, Outcome.FAIL) == {"feeds"}
+    assert back.envelope.epoch == 1
 
 
 def test_blobs_are_hashed_again() -> None:
