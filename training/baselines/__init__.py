@@ -1,6 +1,8 @@
 """The starting train.py of each tier, and the numbers that the tier is measured with.
 
-The programs in this folder are read as bytes and run in the sandbox only; they are never imported.
+The programs in this folder are read as bytes and never imported. They run in the sandbox; the one
+of tier ``gpu`` also once outside it, in a clean process that compiles it for later runs (see
+``training.toolchain``).
 """
 
 from __future__ import annotations
