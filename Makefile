@@ -33,6 +33,7 @@ soak: $(READY)
 
 bench-gpu: $(READY)
 	@$(BIN)/python -m tests.benchmarks.gpu
+	@test -z "$(CORPUS)" || $(BIN)/python -m tests.benchmarks.gpu_experiment --corpus "$(CORPUS)" --seconds 60 300
 
 soak: $(READY)
 	@$(BIN)/python -m tests.soak

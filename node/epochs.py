@@ -32,7 +32,6 @@ from swarm.records import (
 )
 from swarm.roster import MAX_ROSTER, encode_roster, share_alpha
 from swarm.wire import sign
-from verification.evidence import RULE_VERSION
 from verification.folds import fold_uses, fresh_folds
 from verification.quarantine import Quarantine
 
@@ -138,7 +137,7 @@ def _next(store: Store, key: KeyPair, members: Iterable[Member], changes: Change
         number=number,
         prev_epoch=newest.id if newest else None,
         policy_id=rules.swarm,
-        rule_version=RULE_VERSION,
+        rule_version=rules.charter.rule_version,
         roster_hash=hashlib.sha256(roster).digest(),
         roster=roster,
         active_folds=tuple(fold for fold in folds if fold not in changes.retired),

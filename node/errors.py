@@ -6,6 +6,7 @@
       EvidenceInvalid   exit 4   signed bytes do not check out
       EvidenceIncomplete exit 5  something that the check needs is not held
       NetworkError      exit 6   nobody answered in time
+      Paused            (caught: a proposer rests, and the loop waits)
 
 Errors of the other rooms (``SwarmError``, ``TrainingError``, ``VerificationError``) exit with 1.
 All of them carry ``cure``, the next thing to do.
@@ -54,3 +55,16 @@ class NetworkError(NodeError):
     """No peer answered in time."""
 
     exit_code = 6
+
+
+class Paused(NodeError):
+    """A proposer will have more, but not now. ``seconds`` until it is worth asking again."""
+
+    def __init__(self, message: str, *, seconds: float, cure: str = "") -> None:
+        super().__init__(message, cure=cure)
+        self.seconds = seconds
+
+    @property
+    def told(self) -> str:
+        """What a person should know of it, in one line."""
+        return f"{self}; {self.cure}" if self.cure else str(self)

@@ -44,7 +44,7 @@ class Node:
 
     ``calibrations``: for each tier the id of this node's calibration on this machine as it is.
     ``peers`` tells the keys of those that the node is connected to; ``fetch`` brings a blob here
-    from one of them (sha256, largest size in bytes), None without a network.
+    from one of them (sha256, largest size in bytes, who should have it), None without a network.
     """
 
     def __init__(self, home: Home, settings: Settings, key: KeyPair, store: Store) -> None:
@@ -60,7 +60,7 @@ class Node:
         self.data: Data | None = None
         self.calibrations: dict[str, bytes] = {}
         self.peers: Callable[[], Iterable[bytes]] = tuple
-        self.fetch: Callable[[bytes, int], Awaitable[Path]] | None = None
+        self.fetch: Callable[[bytes, int, bytes], Awaitable[Path]] | None = None
         self.activity = "starting"
         self._heard: list[Record] = [record for _, record in store.records()]
         self._wake = trio.Event()

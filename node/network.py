@@ -19,6 +19,7 @@ from swarm.transport import Transport
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from node.settings import Home, Settings
     from swarm.keys import KeyPair
@@ -32,6 +33,12 @@ class Network:
     transport: Transport
     blobs: Blobs
     sync: Sync
+    discovery: Discovery
+
+    async def fetch(self, digest: bytes, max_size: int, likely: bytes) -> Path:
+        """Fetch a blob (see ``Blobs.fetch``) that the member ``likely`` should have, if anybody."""
+        await self.discovery.reach(likely)
+        return await self.blobs.fetch(digest, max_size)
 
 
 @asynccontextmanager
@@ -69,7 +76,7 @@ async def open_network(
         if settings.mdns:
             nursery.start_soon(_look_around, settings, transport, book)
         try:
-            yield Network(transport, blobs, sync)
+            yield Network(transport, blobs, sync, discovery)
         finally:
             log.announce = None
             nursery.cancel_scope.cancel()

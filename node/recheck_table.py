@@ -71,8 +71,7 @@ def recheck_here(
 
 
 async def _recheck(home: Home, digits: str, say: Callable[[str], None], stage: Stage) -> list[Row]:
-    async with opened(home, "recheck") as (node, network):
-        node.fetch = network.blobs.fetch
+    async with opened(home, "recheck") as (node, _):
         _find_data(home, node)
         chosen = pick(home, node.state.claims, digits)
         state = node.state.claims[chosen]

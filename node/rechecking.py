@@ -67,7 +67,7 @@ async def rescore(node: Node, item: Recheck) -> tuple[Finding, Found | None]:
     wanted = (item.base_weights, item.candidate_weights)
     fetched = [digest for digest in wanted if not node.blobs.has(digest)]
     try:
-        weights = await _obtain(node, wanted, _size_cap(tier))
+        weights = await _obtain(node, item, _size_cap(tier))
         if weights is None:
             return Finding("unsure", 0, NOT_TO_BE_HAD), None
         found = await _score(node, item, tier, weights)
@@ -90,15 +90,15 @@ def _size_cap(tier: TierSpec) -> int:
     return min(size_cap(tier.max_params), tier.max_memory_bytes)
 
 
-async def _obtain(node: Node, wanted: tuple[bytes, bytes], cap: int) -> list[bytes] | None:
+async def _obtain(node: Node, item: Recheck, cap: int) -> list[bytes] | None:
     """The weights by hash, held or fetched; None where somebody would have to have them."""
     from swarm.blobs import BlobError
 
     found = []
-    for digest in wanted:
+    for digest in (item.base_weights, item.candidate_weights):
         try:
             if not node.blobs.has(digest) and node.fetch is not None:
-                await node.fetch(digest, cap)
+                await node.fetch(digest, cap, item.member)
             found.append(await trio.to_thread.run_sync(node.blobs.get, digest, cap))
         except BlobError:
             return None

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from node.errors import NotRunning
 from node.escaping import escaped as escaped
+from node.spending import told
 from node.state import read_state
 from node.tables import table
 from swarm.charter import trust_note
@@ -186,6 +187,7 @@ def summary(home: Home) -> dict[str, Any]:
         },
         "trust": held.trust,
         "running": running,
+        "model_spending": told(home.spending),
     }
 
 
@@ -206,7 +208,7 @@ def show_status(home: Home, *, as_json: bool) -> int:
     ]
     if running:
         peers = ", ".join(short(peer) for peer in running["peers"]) or "none"
-        lines += [("doing", escaped(running["activity"])), ("peers", peers)]
+        lines += [("doing", escaped(running["activity"], 160)), ("peers", peers)]
         if running["disk"]:
             lines.append(("disk", escaped(running["disk"])))
         if abs(running["clock_s"] or 0) > CLOCK_TOLERANCE_S:
@@ -229,6 +231,11 @@ def show_status(home: Home, *, as_json: bool) -> int:
     )
     for peer, count in facts["contradicted"].items():
         lines.append(("disputed", f"{count} blocks of {short(peer)} are contradicted by members"))
+    if spent := facts["model_spending"]:
+        lines.append(
+            ("model", "{cents_last_hour} cents this hour, {cents_last_day} this day, {cents_total} "
+            "in all; {tokens_total:,} tokens".format(**spent))
+        )  # fmt: skip
     lines.append(("trust", facts["trust"]))
     for label, text in lines:
         print(f"{label:<9} {text}")

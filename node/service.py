@@ -120,7 +120,7 @@ async def opened(home: Home, why: str) -> AsyncIterator[tuple[Node, Network]]:
     with Store(home.log, settings.swarm_id) as store:
         node = Node(home, settings, key, store)
         async with open_network(home, settings, key, node.log) as network:
-            node.peers, node.fetch = network.transport.peers, network.blobs.fetch
+            node.peers, node.fetch = network.transport.peers, network.fetch
             await _fetch_own_feed(node, network)
             node.log.may_sign.set()
             await node.fold_heard()
@@ -186,7 +186,7 @@ async def serve(
                 name=settings.name,
                 roles=list(settings.roles),
             )
-            node.peers, node.fetch = network.transport.peers, network.blobs.fetch
+            node.peers, node.fetch = network.transport.peers, network.fetch
             node.tell(network)
             progress(f"{settings.name} is up as {peer_id(key.public)}")
             nursery.start_soon(_until_signal, nursery.cancel_scope)

@@ -11,6 +11,8 @@
     HOME/journal.jsonl   what the node did, a line each
     HOME/invitations/    those given out;  requests/: nodes that ask;  orders/: see node.orders
     HOME/state.json      what a running node says of itself, for ``status``
+    HOME/spending.sqlite what a model's service was paid
+    HOME/program.md      what a person asks of the model, if there is one
 
 The home is ``--home``, else ``$LAZARETTO_HOME``, else ``~/.local/share/lazaretto``.
 """
@@ -34,6 +36,7 @@ ROLES = ("researcher", "verifier", "archivist")
 HOME_VARIABLE = "LAZARETTO_HOME"
 
 Amount = Annotated[int, msgspec.Meta(ge=0, le=10**12)]
+Price = Annotated[int, msgspec.Meta(ge=0, le=10**6)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +91,8 @@ class ClaudeSettings:
     model: str = "claude-opus-5-5"
     base_url: str = ""
     max_output_tokens: Annotated[int, msgspec.Meta(ge=256, le=65_536)] = 8192
-    input_cents_per_mtok: Amount = 1500
-    output_cents_per_mtok: Amount = 7500
+    input_cents_per_mtok: Price = 1500
+    output_cents_per_mtok: Price = 7500
     tokens_per_hour: Amount = 2_000_000
     tokens_per_day: Amount = 10_000_000
     tokens_total: Amount = 100_000_000
@@ -188,6 +191,10 @@ class Home:
     @property
     def state(self) -> Path:
         return self.path / "state.json"
+
+    @property
+    def spending(self) -> Path:
+        return self.path / "spending.sqlite"
 
     @property
     def invitations(self) -> Path:

@@ -17,7 +17,7 @@ import msgspec
 
 from verification.evidence import Tally, level
 from verification.futility import is_hopeless
-from verification.pooling import MemberTally, reaches
+from verification.pooling import MemberTally, evidence, reaches
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 NANO: Final = 1_000_000_000
 REFUSED: Final = frozenset({"non_causal", "leaks_across_batch", "not_repeatable"})
 """Statuses that end a claim at once (``verification.verdict.PROBE_FAILURES``)."""
+CLIP_MILLI: Final = 3000
+"""Nobody is calibrated here, so that nothing is clipped."""
 NOTE: Final = (
     "a verdict in a swarm needs independent verifiers, on seeds and text that nobody chose"
 )
@@ -94,17 +96,18 @@ def weigh(gains: Sequence[int], rules: Rules, failure: str = "") -> Weighed:
     """
     tier, at_level = rules.tier, rules.level
     tally = Tally()
+    bench = [MemberTally()] * tier.n  # one after the other, as its members take turns
     outcome, decided_by = "not_yet", 0
     pairs: list[int | None] = [gain - tier.min_effect_nano for gain in gains]
-    for gain in (*pairs, None) if failure else pairs:
+    for index, gain in enumerate((*pairs, None) if failure else pairs):
         tally = tally.add(gain)
-        alone = [MemberTally(None, tally)]
+        bench[index % tier.n] = bench[index % tier.n].add(gain, CLIP_MILLI)
         if gain is None and failure in REFUSED:
             outcome = "refused"
-        elif reaches(alone, 0, tier.min_effect_nano, at_level):
+        elif reaches(bench, 0, tier.min_effect_nano, at_level):
             outcome = "would_be_adopted"
         elif (
-            is_hopeless(alone, 0, tier.min_effect_nano)
+            is_hopeless(bench, 0, tier.min_effect_nano)
             or not at_level
             or tally.pairs >= tier.most_pairs
         ):
@@ -116,7 +119,7 @@ def weigh(gains: Sequence[int], rules: Rules, failure: str = "") -> Weighed:
             continue
         decided_by = tally.pairs
         break
-    e_value = tally.evidence(tier.min_effect_nano)
+    e_value = evidence(bench, 0, tier.min_effect_nano)
     words = _words(outcome, tally, failure, tier.min_effect_nano)
     return Weighed(outcome, words, str(e_value), str(1 / at_level), decided_by)
 

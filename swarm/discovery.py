@@ -146,6 +146,14 @@ class Discovery:
             or not transport.admits(key)
         )
 
+    async def reach(self, key: bytes) -> bool:
+        """Connect to one member, beyond ``wanted`` if need be, where its address is known; returns
+        whether it is connected now.
+        """
+        if not self._needs_no_dial(key):
+            await self._dial(key)
+        return self._transport.connected(key)
+
     async def _dial(self, key: bytes) -> None:
         for address in self._book.addresses(key):
             if await self._transport.dial_once(address):

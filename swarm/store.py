@@ -249,9 +249,12 @@ class Store:
             result = Ingest()
             self._transaction(lambda: self._take([record], result))
             if not result.new:
+                conflict = self.rules is not None and self.rules.frozen
                 raise RecordError(
-                    "; ".join(result.refused) or "this key is not a member, or its feed was forked",
-                    cure="lazaretto status",
+                    "; ".join(result.refused)
+                    or ("two epochs of one number are in conflict" if conflict else "")
+                    or "this key is not a member, or its feed was forked",
+                    cure="lazaretto members" if conflict else "lazaretto status",
                 )
             return record
 

@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
+from node.errors import Paused
 from node.escaping import escaped
 from node.proposers.drafting import Draft, tools
 from node.proposers.messages import Messages, Reply, find_key
 from node.proposers.prompts import read_program, system, task
-from node.proposers.protocol import Paused, Proposal
-from node.proposers.spending import DAY, FOR_EVER, HOUR, Cap, Ledger
+from node.proposers.protocol import Proposal
+from node.spending import DAY, FOR_EVER, HOUR, Cap, Ledger
 from node.work import cancellable
 from training.errors import TrainingError
 from training.source import ast_hash

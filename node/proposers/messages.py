@@ -20,10 +20,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
-from node.errors import UsageError
+from node.errors import Paused, UsageError
 from node.proposers.assembly import Assembly, NonsenseError
-from node.proposers.protocol import Paused
-from node.proposers.spending import Amount, Ledger
+from node.spending import Amount, Ledger
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -206,11 +205,9 @@ class Session:
             except Exception as error:  # raised below: the nursery would wrap it in a group
                 failure = error
             nursery.cancel_scope.cancel()
-        if failure is not None:
-            raise failure
-        if not answer.ended:
-            raise NonsenseError("the answer did not arrive whole")
-        return answer
+        if answer.ended:
+            return answer
+        raise failure or NonsenseError("the answer did not arrive whole")
 
     async def _read(
         self, request: dict[str, Any], answer: Assembly, scope: trio.CancelScope
@@ -274,9 +271,9 @@ class Session:
             )
         )
         counts = (fresh, written, read, output)
-        if not all(type(number) is int and 0 <= number <= 10**9 for number in counts):
+        if not all(type(number) is int and number >= 0 for number in counts):
             return most
-        if fresh + written + read == 0:
+        if fresh + written + read == 0 or sum(counts) > 2 * most.tokens:
             return most
         return self._priced(written, fresh, read, output)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING
 
-from node.proposers.protocol import Paused
+from node.errors import Paused
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

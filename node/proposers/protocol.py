@@ -24,8 +24,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias
 
-from node.errors import NodeError
+from node.errors import Paused
 from training.challenge import TierSpec
+
+__all__ = [
+    "Change",
+    "Check",
+    "CheckReport",
+    "Outcome",
+    "PastResult",
+    "Paused",
+    "Proposal",
+    "ProposalContext",
+    "Proposer",
+    "Status",
+    "Value",
+]
 
 MAX_HYPOTHESIS = 500
 
@@ -99,19 +113,6 @@ class ProposalContext:
     """A quick run in the sandbox, for proposers that write code. None where there is no sandbox."""
     adopted: Mapping[str, int] = field(default_factory=dict)
     """How many own claims were adopted, by the name of their proposer."""
-
-
-class Paused(NodeError):
-    """There will be more, but not now. ``seconds`` until it is worth asking again."""
-
-    def __init__(self, message: str, *, seconds: float, cure: str = "") -> None:
-        super().__init__(message, cure=cure)
-        self.seconds = seconds
-
-    @property
-    def told(self) -> str:
-        """What a person should know of it, in one line."""
-        return f"{self}; {self.cure}" if self.cure else str(self)
 
 
 @dataclass(frozen=True, slots=True)

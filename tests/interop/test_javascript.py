@@ -51,7 +51,13 @@ class Swarm:
         founder.swarm = founder.say(make_charter()).id
         self.id = founder.swarm
         members = [
-            new_member(key(name).public, name.replace(" ", "-"), ["verifier"], b"v" * 32, ["quick"])
+            new_member(
+                key(name).public,
+                name.replace(" ", "-"),
+                ["verifier"],
+                founder_key().public,
+                ["quick"],
+            )
             for name in ("one", "two", "js", *HOSTILE)
         ]
         self.epoch = founder.say(make_epoch(self.id, members))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from contextlib import closing
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
+from node.claiming import Claims
 from node.epochs import (
     Changes,
     admit,
@@ -216,3 +218,29 @@ def test_governors_come_and_go(one):
     one.spread()
     assert one.rules.governors == (other.public,)
     assert one.rules.newest.roster[key.public].roles == ()
+
+
+def test_a_frozen_swarm_makes_no_claims(one):
+    store, key, ada = one.stores[0], one.keys[0], one.keys[1]
+    others = [line(other, f"op-{n}", "verifier") for n, other in enumerate(one.keys[2:])]
+    for member in (line(ada, "ada", "researcher"), *others):
+        admit(store, key, member)
+    open_epoch(store, key)
+    trials = SimpleNamespace(tier=SimpleNamespace(name="quick"), base_id=None)
+
+    def obstacle() -> str:
+        state = SimpleNamespace(rules=store.rules, frontier={"quick": None}, claims={})
+        policy = store.rules.charter.tiers[0]
+        node = SimpleNamespace(
+            state=state, key=ada, epoch=store.rules.current.number, policy=lambda _: policy
+        )
+        return Claims(node).obstacle(trials)
+
+    assert obstacle() == ""
+    epoch = open_epoch(store, key).payload
+    assert not store.rules.frozen
+    store.append(key, replace(epoch, active_folds=(1,)))
+    assert store.rules.frozen
+    assert "conflicting" in obstacle()
+    with pytest.raises(NodeError, match="frozen"):
+        open_epoch(store, key)

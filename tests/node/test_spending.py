@@ -7,11 +7,12 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
 from node.proposers import Paused
-from node.proposers.spending import DAY, FOR_EVER, HOUR, MICRO, Amount, Cap, Ledger
+from node.spending import DAY, FOR_EVER, HOUR, MICRO, Amount, Cap, Ledger, told
 
 CAPS = (
     Cap("per hour", HOUR, 100, 10),
@@ -108,10 +109,24 @@ def test_caps_hold_when_many_spend_at_once(tmp_path):
     assert ledgers[0].spent() == Amount(99, 0)
 
 
+def test_what_status_tells(tmp_path):
+    path = tmp_path / "l.sqlite"
+    assert told(path) is None
+    clock = Clock()
+    clock.now = time.time() - 2 * HOUR
+    Ledger(path, CAPS, clock).reserve(Amount(30, 2 * MICRO))
+    Ledger(path, CAPS).reserve(Amount(12, MICRO // 2))
+    assert told(path) == {
+        "cents_last_hour": 1, "cents_last_day": 3, "cents_total": 3, "tokens_total": 42
+    }  # fmt: skip
+    path.write_bytes(b"damaged" * 1000)
+    assert told(path) is None
+
+
 CRASH = """
 import os, sys
 from pathlib import Path
-from node.proposers.spending import Amount, Cap, Ledger
+from node.spending import Amount, Cap, Ledger
 ledger = Ledger(Path(sys.argv[1]), (Cap("per hour", 3600.0, 100, 10),))
 ledger.settle(ledger.reserve(Amount(50, 0)), Amount(20, 0))
 ledger.reserve(Amount(70, 0))

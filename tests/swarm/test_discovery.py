@@ -75,6 +75,23 @@ async def test_no_more_are_dialled_than_wanted():
         assert not a.connected(b.key)
 
 
+async def test_one_that_is_asked_for_is_reached_beyond_what_is_wanted():
+    async with (
+        finding("hub") as (hub, _, _),
+        finding("a", wanted=1) as (a, book, discovery),
+        finding("b", wanted=1) as (b, _, _),
+    ):
+        for one in (a, b):
+            await one.dial(hub.addresses[0])
+        await eventually(lambda: bool(book.addresses(b.key)))
+        assert not a.connected(b.key)
+        assert await discovery.reach(b.key)
+        assert b.key in a.peers()
+        assert await discovery.reach(b.key)
+        assert not await discovery.reach(KEYS[0])
+        assert not await discovery.reach(a.key)
+
+
 async def test_only_members_are_told_noted_and_dialled():
     members = Members()
     async with (

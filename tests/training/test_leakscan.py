@@ -54,6 +54,12 @@ def test_a_leak_is_found_and_the_file_named(sealed, texts, tmp_path, disguise):
     assert caught.value.cure
 
 
+@pytest.mark.parametrize("start", [b"\x7fELF", b"!<arch>\n"], ids=["library", "archive"])
+def test_machine_code_is_passed_over(sealed, texts, tmp_path, start):
+    (tmp_path / "code").write_bytes(start + texts[4][1])
+    assert leak_scan([sealed], [tmp_path]).files == 0
+
+
 def test_links_and_special_files_do_not_stop_the_scan(sealed, tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "loop").symlink_to(tmp_path)

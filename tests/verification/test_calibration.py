@@ -79,7 +79,7 @@ def test_calibrated_members_decide_in_fewer_pairs() -> None:
             for key in swarm.verifiers:
                 swarm.calibrate(key, 8_000_000)
         claim = swarm.claim(swarm.researchers[0], b"x = 1\n")
-        swarm.run(measure(40_000_000, 20_000_000))
+        swarm.run(measure(30_000_000, 20_000_000))
         state = swarm.quarantine.state().claims[claim.id]
         assert state.stage is Stage.ADOPTED
         expected = bound_of([8_000_000, -8_000_000] * 10).sigma0_nano if calibrated else None

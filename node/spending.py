@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from node.proposers.protocol import Paused
+from node.errors import Paused
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,7 +77,7 @@ class Ledger:
         self._caps = caps
         self._clock = clock
         path.parent.mkdir(parents=True, exist_ok=True)
-        with self._open() as db:
+        with closing(self._open()) as db:
             db.execute("PRAGMA journal_mode=WAL")
             db.executescript(_SCHEMA)
 
@@ -91,8 +92,7 @@ class Ledger:
         Raises:
             Paused: a cap would be broken; nothing was booked.
         """
-        db = self._open()
-        try:
+        with closing(self._open()) as db:  # what is not committed is rolled back
             db.execute("BEGIN IMMEDIATE")
             now = self._clock()
             for cap in self._caps:
@@ -104,28 +104,20 @@ class Ledger:
             db.execute("COMMIT")
             assert added.lastrowid is not None
             return added.lastrowid
-        finally:
-            db.close()  # what was not committed is rolled back
 
     def settle(self, number: int, actual: Amount) -> None:
         """Replace a booking by what the request did cost; zero where it was not charged."""
-        db = self._open()
-        try:
+        with closing(self._open()) as db:
             db.execute(
                 "UPDATE spending SET tokens = ?, micro_cents = ?, settled = 1"
                 " WHERE number = ? AND settled = 0",
                 (actual.tokens, actual.micro_cents, number),
             )
-        finally:
-            db.close()
 
     def spent(self, seconds: float = FOR_EVER) -> Amount:
         """What was booked or paid within the last ``seconds``."""
-        db = self._open()
-        try:
+        with closing(self._open()) as db:
             return _sum(db, self._clock() - seconds)
-        finally:
-            db.close()
 
     def _check(self, db: sqlite3.Connection, cap: Cap, most: Amount, now: float) -> None:
         spent = _sum(db, now - cap.seconds)
@@ -162,3 +154,20 @@ def _until_room(db: sqlite3.Connection, cap: Cap, tokens: int, money: int, now: 
             if tokens <= 0 and money <= 0:
                 return max(1.0, float(at) + cap.seconds - now)
     return HOUR
+
+
+def told(path: Path) -> dict[str, int] | None:
+    """What was spent, in whole cents and tokens, for ``status``; None where nothing ever was."""
+    if not path.exists():
+        return None
+    try:
+        ledger = Ledger(path, ())
+        hour, day, total = (ledger.spent(seconds) for seconds in (HOUR, DAY, FOR_EVER))
+    except sqlite3.Error:
+        return None
+    return {
+        "cents_last_hour": -(-hour.micro_cents // MICRO),
+        "cents_last_day": -(-day.micro_cents // MICRO),
+        "cents_total": -(-total.micro_cents // MICRO),
+        "tokens_total": total.tokens,
+    }
