@@ -253,9 +253,8 @@ async def _experiment(
         else:
             outcome = "claimed"
     tree = ast_hash(proposal.code)
-    await trio.to_thread.run_sync(
-        programs.keep, node.home, tree, _tried(trials, proposal, measured)
-    )
+    tried = _tried(trials, proposal, measured)
+    await trio.to_thread.run_sync(programs.keep, node.home, tree, trials.base_id, tried)
     await node.log.append(
         Experiment(
             tier=trials.tier.name,
