@@ -67,7 +67,7 @@ def _read(home: Home) -> list[Stored]:
             f"there is no log in {home.path}", cure="lazaretto join INVITE fetches one"
         )
     try:
-        return read_raw(home.log)
+        return read_raw(home.log, branches=True)
     except StoreError as error:
         raise EvidenceInvalid(
             f"the log was changed or is damaged: {error}",

@@ -49,7 +49,7 @@ class Discovery:
     """
 
     def __init__(
-        self, transport: Transport, book: AddressBook, *, wanted: int = 12, interval: float = 30.0
+        self, transport: Transport, book: AddressBook, *, wanted: int = 8, interval: float = 30.0
     ) -> None:
         self._transport = transport
         self._book = book

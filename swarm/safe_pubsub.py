@@ -78,6 +78,7 @@ class SafePubsub(Pubsub):  # type: ignore[misc]
         self._accept = accept
         self._blame = blame
         self._readers: dict[Any, int] = {}
+        self._deciding: set[bytes] = set()
         self._watched: dict[Any, Any] = {}
         self._rpc_rate = TokenBucket(rate=100.0, burst=400.0)
 
@@ -209,14 +210,20 @@ class SafePubsub(Pubsub):  # type: ignore[misc]
             or not msg.from_id.startswith(PEER_ID_PREFIX)
         ):
             raise ValueError("a message that is not of this swarm")
+        name = msg.from_id + msg.seqno
         if self._is_msg_seen(msg) or msg.from_id == self.host.get_id().to_bytes():
             return
+        if name in self._deciding:
+            return  # the same from another neighbour, while the log makes the first one durable
         if not signature_validator(msg):
             raise ValueError("a message whose signature is wrong")
+        self._deciding.add(name)
         try:
             await self.validate_msg(msg_forwarder, msg)
         except ValidationError:
             return
+        finally:
+            self._deciding.discard(name)
         self._mark_msg_seen(msg)
         await self.router.publish(msg_forwarder, msg)
 

@@ -52,6 +52,7 @@ MAX_REQUEST = 66 + 72 * MAX_ENTRIES
 MAX_FRAME = 3 + MAX_BATCH_BYTES + MAX_RECORD_BYTES + 4 * (MAX_BATCH_RECORDS + 1)
 MAX_SWEEPS = 100
 MAX_PULL_SECONDS = 300.0
+MAX_SLOWDOWN = 5.0
 
 _MARK = struct.Struct("!32sQ32s")
 _BATCH, _END, _FULL = 1, 2, 3
@@ -156,13 +157,15 @@ class Sync:
     Args:
         transport: the node's transport.
         log: the node's log.
-        interval: seconds between two periodic pulls, from a random member each time, +-33 %.
+        interval: seconds between two periodic pulls, from a random member each time, +-33 %. While
+            they bring nothing the pauses grow, up to ``MAX_SLOWDOWN`` times that.
     """
 
     def __init__(self, transport: Transport, log: Log, *, interval: float = 3.0) -> None:
         self._transport = transport
         self._log = log
         self._interval = interval
+        self._slowdown = 1.0
         self._rate = TokenBucket(rate=20.0, burst=100.0)
         self._wanted: OrderedDict[tuple[bytes, bytes | None], None] = OrderedDict()
         self._wake = trio.Event()
@@ -186,7 +189,7 @@ class Sync:
 
     async def _tick(self) -> None:
         while True:
-            await trio.sleep(self._interval * random.uniform(0.67, 1.33))
+            await trio.sleep(self._interval * self._slowdown * random.uniform(0.67, 1.33))
             peers = sorted(self._transport.peers())
             if peers:
                 self._want(random.choice(peers), None)
@@ -226,10 +229,13 @@ class Sync:
             Misbehaviour: the peer broke the protocol, and has been penalised.
         """
         total = 0
+        self._slowdown = min(MAX_SLOWDOWN, 1.5 * self._slowdown)
         with trio.move_on_after(MAX_PULL_SECONDS):  # what is left comes with the next pull
             for _ in range(MAX_SWEEPS):
                 new = await self._sweep(peer, author or FIRST, author or LAST)
                 total += new
+                if new:
+                    self._slowdown = 1.0
                 if not new or author is not None:
                     break  # one more sweep after news: they may have made others placeable
         return total

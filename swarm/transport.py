@@ -60,7 +60,7 @@ class TransportSettings:
     max_unadmitted: int = 16
     unadmitted_s: float = 30.0
     dial_s: float = 8.0
-    alive_s: float = 5.0
+    alive_s: float = 10.0
     strikes: int = 2
     penalty_limit: float = 20.0
     refuse_s: float = 60.0

@@ -26,7 +26,7 @@ from verification.rechecks import disputes
 from verification.states import ClaimState, Stage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from swarm.envelope import Record
     from verification.quarantine import Screen
@@ -59,6 +59,7 @@ class _Audit:
         self.records: dict[bytes, Record] = {}
         self.foreign = 0
         self.liars: tuple[str, ...] = ()
+        self.forked: set[str] = set()
         self.quarantine = Quarantine(swarm, screen)
 
     def note(self, name: str, fault: str, passed: str, missing: str = "") -> None:
@@ -93,7 +94,11 @@ class _Audit:
             self.note("blobs", f"content changed: {wrong[0]}" if wrong else "", said)
 
     def feeds(self) -> None:
-        """Each author's records form one chain from number 0 on."""
+        """Each author's records form one chain from number 0 on.
+
+        An author who said two things is named; it fails nothing, or any member could discredit a
+        true discovery. Whether its words still settle something is for the bench's rule of g.
+        """
         by_place: dict[tuple[bytes, int], list[Record]] = {}
         for record in self.records.values():
             by_place.setdefault((record.author, record.envelope.seq), []).append(record)
@@ -101,22 +106,18 @@ class _Audit:
         for (author, seq), records in sorted(by_place.items()):
             name = f"number {seq} of {peer_id(author)}"
             if len(records) > 1:
-                fault = f"{name}: two different records"
-            if seq == 0:
-                continue
-            before = by_place.get((author, seq - 1))
-            if before is None:
+                self.forked.add(peer_id(author))
+            before = by_place.get((author, seq - 1), [])
+            if seq and not before:
                 missing = f"{name}: the record before it is not here"
                 continue
-            followed = [one for one in before if one.id == records[0].envelope.prev]
-            if not followed:
-                fault = f"{name}: does not follow the record before it"
-            elif records[0].envelope.epoch < followed[0].envelope.epoch:
-                fault = f"{name}: goes back to an earlier epoch"
-            elif isinstance(followed[0].payload, Rotation):
-                fault = f"{name}: follows the handover of its key"
+            for record in records if seq else ():
+                fault = _does_not_follow(record, before) or fault
+                if fault.startswith("it "):
+                    fault = f"{name}: {fault}"
         authors = len({author for author, _ in by_place})
-        self.note("feeds", fault, f"{authors} feeds without a gap or a fork", missing)
+        forks = f", {len(self.forked)} with a fork" if self.forked else " or a fork"
+        self.note("feeds", fault, f"{authors} feeds without a gap{forks}", missing)
 
     # --- authority -----------------------------------------------------------------------------
 
@@ -262,6 +263,7 @@ class _Audit:
         facts: dict[str, Any] = {
             "author": peer_id(subject.author),
             "signed_an_adoption_that_does_not_follow": list(self.liars),
+            "said_two_things_with_one_number": sorted(self.forked),
             "proposer": printable(claim.proposer),
             "hypothesis": printable(claim.hypothesis),
             "tier": subject.tier,
@@ -306,6 +308,18 @@ class _Audit:
         if self.foreign:
             limits.append(f"{self.foreign} records of other swarms, passed over")
         return tuple(limits)
+
+
+def _does_not_follow(record: Record, before: Sequence[Record]) -> str:
+    """Why a record does not follow any of those one number earlier; empty when it does."""
+    followed = next((one for one in before if one.id == record.envelope.prev), None)
+    if followed is None:
+        return "it does not follow the record before it"
+    if record.envelope.epoch < followed.envelope.epoch:
+        return "it goes back to an earlier epoch"
+    if isinstance(followed.payload, Rotation):
+        return "it follows the handover of its key"
+    return ""
 
 
 def _agrees(adoption: object, state: ClaimState) -> bool:

@@ -6,7 +6,7 @@ import trio
 
 from swarm.gossip import topic_of
 from swarm.peers import MAX_RECORD_BYTES
-from tests.swarm.network import Members, author, eventually, meshed, node, record
+from tests.swarm.network import Members, MemoryLog, author, eventually, meshed, node, record
 
 
 async def test_topics_are_per_swarm():
@@ -160,3 +160,24 @@ async def test_a_log_that_fails_loses_nothing_but_the_message(monkeypatch):
         item = await a.say(1)
         await b.log.until(lambda log: item in log.records())
         assert b.transport.penalties.points(a.key) == 0
+
+
+class SlowLog(MemoryLog):
+    """As slow as a disk under load."""
+
+    async def ingest(self, records, sender):
+        await trio.sleep(0.5)
+        return await super().ingest(records, sender)
+
+
+async def test_a_message_is_decided_once_whoever_else_sends_it_meanwhile():
+    slow = SlowLog()
+    async with node("a") as a, node("b") as b, node("c") as c, node("d", log=slow) as d:
+        for one, other in ((b, a), (c, a), (c, b), (d, a), (d, b), (d, c)):
+            await one.transport.dial(other.address)
+        await meshed(a, b, c, d)
+        slow.batches.clear()
+        item = await a.say(0)
+        await slow.until(lambda log: item in log.records())
+        await trio.sleep(1.0)
+        assert len(slow.batches) == 1
