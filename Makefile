@@ -28,15 +28,13 @@ check: lint types test
 bench: $(READY)
 	@$(BIN)/python -m tests.benchmarks
 
-soak: $(READY)
-	@$(BIN)/python -m pytest -m soak -s
-
 bench-gpu: $(READY)
 	@$(BIN)/python -m tests.benchmarks.gpu
 	@test -z "$(CORPUS)" || $(BIN)/python -m tests.benchmarks.gpu_experiment --corpus "$(CORPUS)" --seconds 60 300
 
 soak: $(READY)
 	@$(BIN)/python -m tests.soak
+	@$(BIN)/python -m pytest -m soak -s
 
 setup: $(READY)
 
