@@ -98,6 +98,15 @@ def up(*, home: HomeFlag = None) -> int:
 
 
 @app.command
+def down(*, home: HomeFlag = None) -> int:
+    """Stop the node that runs in this home; nothing that it signed or finished is lost."""
+    from node.stopping import stop
+
+    print(f"stopped process {stop(find_home(home))}")
+    return 0
+
+
+@app.command
 def status(*, home: HomeFlag = None, as_json: JsonFlag = False) -> int:
     """What this node is, knows and does."""
     from node.report import show_status

@@ -139,7 +139,7 @@ def refuse_while_running(home: Home, why: str) -> None:
         return
     raise UsageError(
         f"a node runs in {home.path} and has its log to itself; nothing was changed",
-        cure=f"stop it (kill {pid}, or Ctrl-C where it runs), {why}, then start it again: "
+        cure=f"lazaretto down --home {home.path}   (process {pid}), {why}, then: "
         f"lazaretto up --home {home.path}",
     )
 
