@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import signal
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +32,7 @@ from training import accelerator, baselines, sandbox
 from training.challenge import ChallengeError, TierSpec
 from training.corpus import MIN_FOLDS
 from training.documents import MAX_FOLDS
-from training.errors import BaseFailed, TrainingError
+from training.errors import BaseFailed, Cancelled, TrainingError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -189,13 +190,16 @@ def interruptible(work: Callable[[threading.Event], T]) -> T:
     Raises KeyboardInterrupt, and what ``work`` raises.
     """
     cancel = threading.Event()
-    with ThreadPoolExecutor(1, thread_name_prefix="experiment") as pool:
-        done = pool.submit(work, cancel)
-        try:
-            return done.result()
-        except KeyboardInterrupt:
-            cancel.set()
-            raise
+    before = signal.getsignal(signal.SIGINT)
+    # An exception out of nowhere could be swallowed (in a finalizer, say): a flag cannot.
+    signal.signal(signal.SIGINT, lambda *_: cancel.set())
+    try:
+        with ThreadPoolExecutor(1, thread_name_prefix="experiment") as pool:
+            return pool.submit(work, cancel).result()
+    except Cancelled:
+        raise KeyboardInterrupt from None
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def read_program(name: str) -> bytes:

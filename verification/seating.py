@@ -11,11 +11,16 @@ of them a second time, and so are two things that one member said, for then it i
 itself: nothing can be settled in two ways. With fewer alike the bench waits, and so does the claim:
 less than half of a bench settles nothing on its own, and two need each other. No rule reads a
 clock.
+
+What cannot have enough any more, because too many have said otherwise, is *torn*: a member that
+tells one half of the bench this and the other half that would else stop a claim for good. A torn
+seat is empty, a torn position absent. Everybody sees that alike, and nothing that is settled can be
+torn.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -69,6 +74,23 @@ def enough(n: int, g: int, *, absent: bool) -> int:
     return (n - 1 + g) // 2 + 1 if absent else (n + g) // 2
 
 
+def is_torn(n: int, g: int, voices: Mapping[bytes | None, Set[int]], *, two_faced: bool) -> bool:
+    """Whether no value can have enough any more, whatever is said from now on.
+
+    ``voices``: value (None: absent) to the ranks of others that state it. ``two_faced``: the member
+    in question has said two things, so that it is one of the g itself.
+    """
+    liars = max(0, g - two_faced)
+    spoke = frozenset[int]().union(*voices.values())
+
+    def is_out(value: bytes | None, said: Set[int]) -> bool:
+        needed = enough(n, g, absent=value is None)
+        return len(spoke - said) - liars > n - 1 - needed
+
+    unsaid = ((b"", frozenset[int]()), (None, voices.get(None, frozenset())))
+    return all(is_out(value, said) for value, said in (*voices.items(), *unsaid))
+
+
 def seats_of(claim: Record, bench: Bench, g: int, docket: Docket, bound: Bound) -> Seats:
     """What follows from the commits and seatings of a docket."""
     ignored: dict[bytes, str] = {}
@@ -82,6 +104,9 @@ def seats_of(claim: Record, bench: Bench, g: int, docket: Docket, bound: Bound) 
             if len(votes.get((rank, taken.commit), ())) >= enough(size, g, absent=False)
         ]
         if len(votes.get((rank, None), ())) >= enough(size, g, absent=True):
+            values.append(None)
+        voices = {value: ranks for (of, value), ranks in votes.items() if of == rank}
+        if not values and is_torn(size, g, voices, two_faced=len(commits) > 1):
             values.append(None)
         settled.append(values)
     return Seats(

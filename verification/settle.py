@@ -7,9 +7,10 @@ later. Of honest members one statement each is counted, of a liar all that it ma
 position stays, on every node, in whatever order records arrive.
 
 A position with too few statements for a block and for absence is open, and the walk ends there: the
-claim waits. A member that took its seat and is absent has lost the pair (a verifier that likes
-to vanish when it sees a bad result must not help); a seat that is settled as empty is passed over.
-The walk ends with a rejection, or after acceptance with the last position for the effect.
+claim waits, unless it is torn, and then absent. A member that took its seat and is absent has lost
+the pair (a verifier that likes to vanish when it sees a bad result must not help); a seat that is
+settled as empty is passed over. The walk ends with a rejection, or after acceptance with the last
+position for the effect.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from swarm.records import Attest, Block, Position
 from verification.blocks import Place
 from verification.docket import Docket, in_feed_order
 from verification.reproduce import Bench, Seat, position, positions_of
-from verification.seating import Seats, Taken, enough
+from verification.seating import Seats, Taken, enough, is_torn
 from verification.verdict import Deliberation, Reproduction, Terms, Verdict, positions_digest
 
 if TYPE_CHECKING:
@@ -208,15 +209,18 @@ class _Walk:
         """The values that enough state: one settles the position, none leaves it open."""
         sitting = sum(seat is not None for seat in self.sitting)
         g, digest = self.terms.policy.g, positions_digest(self.claim, self.settled)
-        voices: dict[bytes | None, set[int]] = {block: set() for block in (*blocks, None)}
+        voices: dict[bytes | None, set[int]] = {}
         for rank, said, _ in self._attests(place):
-            if said.prefix_digest == digest and said.block in voices:
-                voices[said.block].add(rank)
-        return [
+            if said.prefix_digest == digest:
+                voices.setdefault(said.block, set()).add(rank)
+        agreed = [
             value
-            for value, ranks in voices.items()
-            if len(ranks) >= enough(sitting, g, absent=value is None)
+            for value in (*blocks, None)
+            if len(voices.get(value, ())) >= enough(sitting, g, absent=value is None)
         ]
+        if not agreed and is_torn(sitting, g, voices, two_faced=len(blocks) > 1):
+            return [None]
+        return agreed
 
     def _settle(self, place: Place, blocks: dict[bytes, Record], value: bytes | None) -> None:
         for block in blocks:

@@ -456,8 +456,8 @@ async def test_a_download_goes_on_where_its_peers_left_it(tmp_path):
 
             return serve
 
-        a.set_handler(PROTOCOL, leaves_after(1))
-        c.set_handler(PROTOCOL, leaves_after(1))
+        a.set_handler(PROTOCOL, leaves_after(2))
+        c.set_handler(PROTOCOL, leaves_after(2))
         for peer in (a, c):
             await b.dial(peer.addresses[0])
         blobs = Blobs(b, BlobStore(tmp_path / "b"))

@@ -19,7 +19,7 @@ from swarm.records import Attest, Block, Commit, Open, Seal, Seating
 from tests.verification.small_swarm import TIER, SmallSwarm, digest, measure, no_screen
 from verification.duty import AttestDuty, PairDuty, SeatingDuty
 from verification.quarantine import Quarantine, fold
-from verification.seating import enough
+from verification.seating import enough, is_torn
 from verification.states import ClaimState, Stage
 
 if TYPE_CHECKING:
@@ -70,6 +70,30 @@ def test_two_things_about_one_member_never_both_have_enough(n: int, g: int) -> N
     if others >= 3 * g + 1:  # and with enough others the honest ones decide alone
         assert said <= others - g
         assert silent <= others - g
+
+
+@given(st.integers(2, 9), st.integers(0, 3), st.booleans(), st.randoms(use_true_random=False))
+def test_what_is_torn_can_never_be_settled(
+    n: int, g: int, two_faced: bool, rng: random.Random
+) -> None:
+    """Whatever is said later: by those who have not spoken, and by liars about everything."""
+    others, values = range(1, n), [b"x", b"y", b"z", None]
+    said = {rank: rng.choice(values) for rank in others if rng.random() < 0.9}
+    voices = {v: {rank for rank, word in said.items() if word == v} for v in set(said.values())}
+    if not is_torn(n, g, voices, two_faced=two_faced):
+        return
+    liars = set(rng.sample(list(others), min(max(0, g - two_faced), n - 1)))
+    for value in [*values, b"never seen"]:
+        most = voices.get(value, set()) | liars | (set(others) - set(said))
+        assert len(most) < enough(n, g, absent=value is None)
+
+
+def test_a_bench_that_is_told_two_things_is_torn_and_one_that_waits_is_not() -> None:
+    told = {b"x": {1, 2}, b"y": {3, 4}}
+    assert is_torn(5, 1, told, two_faced=True)
+    assert not is_torn(5, 1, {b"x": {1, 2}, b"y": {3}}, two_faced=True)
+    assert not is_torn(5, 1, {b"x": {1, 2, 3}, None: {4}}, two_faced=False)
+    assert not is_torn(5, 1, {}, two_faced=False)
 
 
 # --- who vanishes --------------------------------------------------------------------------------
