@@ -44,7 +44,7 @@ def demo(
     directory: Annotated[
         Path | None, Parameter(help="Where the nodes live; a new temporary one by default.")
     ] = None,
-    limit: Annotated[int, Parameter(help="Give up after this many seconds.")] = 300,
+    limit: Annotated[int, Parameter(help="Give up after this many seconds.")] = 420,
     as_json: JsonFlag = False,
 ) -> int:
     """Run a local swarm: real training, real peers, and two false claims that must not pass."""

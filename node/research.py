@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 MIN_PAIRS = 3
 MAX_PAIRS = 5
 MIN_T = 6.0
+LEAST_SPREAD = 3
+"""Standard deviation of a pair that is assumed at least, in units of ``min_effect``: dev text is one
+text, and pairs on it are more alike than pairs on the folds of verifiers."""
 IDLE_SECONDS = 2.0
 
 
@@ -45,8 +48,8 @@ def judge(gains: Sequence[int], min_effect: int) -> str:
 
     ``gains`` are bpb(base) - bpb(candidate) on dev text, one per seed, in nano-bits per byte. A
     claim costs verifiers several times the work of its author, so it takes three seeds or more, all
-    better by more than ``min_effect``, and a mean beyond it by ``MIN_T`` standard errors of the
-    pairs at hand: such a claim is mostly true, and decided in a few pairs.
+    better by more than ``min_effect``, and a mean beyond it by ``MIN_T`` standard errors, with a
+    spread of at least ``LEAST_SPREAD``: such a claim is mostly true, and decided in a few pairs.
     """
     beyond = [gain - min_effect for gain in gains]
     if not beyond:
@@ -56,7 +59,8 @@ def judge(gains: Sequence[int], min_effect: int) -> str:
     if len(beyond) >= MIN_PAIRS:
         mean = sum(beyond) / len(beyond)
         variance = sum((value - mean) ** 2 for value in beyond) / (len(beyond) - 1)
-        if mean >= MIN_T * math.sqrt(variance / len(beyond)):
+        spread = max(math.sqrt(variance), LEAST_SPREAD * min_effect)
+        if mean >= MIN_T * spread / math.sqrt(len(beyond)):
             return "yes"
     return "more" if len(beyond) < MAX_PAIRS else "no"
 
