@@ -38,7 +38,7 @@ MIN_PAIRS = 3
 MAX_PAIRS = 5
 MIN_T = 6.0
 LEAST_SPREAD = 3
-"""Standard deviation of a pair that is assumed at least, in units of ``min_effect``: dev text is one
+"""Least standard deviation of a pair that is assumed, in units of ``min_effect``: dev text is one
 text, and pairs on it are more alike than pairs on the folds of verifiers."""
 IDLE_SECONDS = 2.0
 
