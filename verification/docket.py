@@ -22,7 +22,8 @@ class Docket:
     """All records that name one claim, whoever wrote them, in no order.
 
     ``commits`` and ``seatings`` by author; ``seals`` and ``blocks`` by (author, round); ``opens``
-    by the seal that they are for; ``attests`` by position (round, rank).
+    by the seal that they are for; ``attests`` by position (round, rank). ``latest``: the latest
+    epoch in which any of them was written.
     """
 
     commits: dict[bytes, list[Record]] = field(default_factory=dict)
@@ -31,10 +32,12 @@ class Docket:
     blocks: dict[tuple[bytes, int], list[Record]] = field(default_factory=dict)
     opens: dict[bytes, list[Record]] = field(default_factory=dict)
     attests: dict[tuple[int, int], list[Record]] = field(default_factory=dict)
+    latest: int = 0
 
     def add(self, record: Record) -> None:
         """File a record of a bench; other kinds are passed over."""
         payload, author = record.payload, record.author
+        self.latest = max(self.latest, record.envelope.epoch)
         if isinstance(payload, Commit):
             self.commits.setdefault(author, []).append(record)
         elif isinstance(payload, Seating):
@@ -47,6 +50,18 @@ class Docket:
             self.blocks.setdefault((author, payload.round), []).append(record)
         elif isinstance(payload, Attest):
             self.attests.setdefault((payload.round, payload.rank), []).append(record)
+
+    def until(self, epoch: int) -> tuple[Docket, list[bytes]]:
+        """What was said up to ``epoch``, and the ids of records of later ones."""
+        if self.latest <= epoch:
+            return self, []
+        kept, late = Docket(), []
+        for record in self:
+            if record.envelope.epoch <= epoch:
+                kept.add(record)
+            else:
+                late.append(record.id)
+        return kept, late
 
     def __iter__(self) -> Iterator[Record]:
         everything = (

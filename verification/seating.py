@@ -20,11 +20,12 @@ torn.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from swarm.records import Claim, Commit, Seating
+from swarm.records import Claim, Commit, Contradiction, Seating
 from verification.docket import Docket, in_feed_order
 
 if TYPE_CHECKING:
@@ -57,13 +58,15 @@ class Seats:
     """``seen``: the first fitting commit of each seat, by rank, whatever others say of it.
     ``taken``: who sits, by rank, None for an empty seat; None while a seat is not settled.
     ``said``: the ranks whose seating is here. ``disputed``: a seat is settled in two ways, by more
-    liars than g. ``ignored``: ids of commits and seatings that do not count, with the reason.
+    liars than g. ``expired``: a seat can never be settled (``verification.closing``). ``ignored``:
+    ids of commits and seatings that do not count, with the reason.
     """
 
     seen: tuple[bytes | None, ...]
     taken: tuple[Taken | None, ...] | None
     said: frozenset[int]
     disputed: bool
+    expired: bool = False
     ignored: dict[bytes, str] = field(default_factory=dict)
 
 
@@ -75,28 +78,77 @@ def enough(n: int, g: int, *, absent: bool) -> int:
 
 
 def is_torn(n: int, g: int, voices: Mapping[bytes | None, Set[int]], *, two_faced: bool) -> bool:
-    """Whether no value can have enough any more, whatever is said from now on.
+    """Whether no value can have enough any more, whatever is said from now on; once and for all.
 
     ``voices``: value (None: absent) to the ranks of others that state it. ``two_faced``: the member
     in question has said two things, so that it is one of the g itself.
     """
-    liars = max(0, g - two_faced)
-    spoke = frozenset[int]().union(*voices.values())
-
-    def is_out(value: bytes | None, said: Set[int]) -> bool:
-        needed = enough(n, g, absent=value is None)
-        return len(spoke - said) - liars > n - 1 - needed
-
-    unsaid = ((b"", frozenset[int]()), (None, voices.get(None, frozenset())))
-    return all(is_out(value, said) for value, said in (*voices.items(), *unsaid))
+    spoke, doubles = heard(voices)
+    hidden = max(0, g - two_faced - len(doubles))
+    return all(
+        most_voices(n, spoke - voices.get(value, frozenset()) - doubles, hidden)
+        < enough(n, g, absent=value is None)
+        for value in {*voices, b"", None}
+    )
 
 
-def seats_of(claim: Record, bench: Bench, g: int, docket: Docket, bound: Bound) -> Seats:
-    """What follows from the commits and seatings of a docket."""
+def heard(voices: Mapping[bytes | None, Set[int]]) -> tuple[frozenset[int], frozenset[int]]:
+    """The ranks that state anything, and those that state two things: known liars."""
+    ranks = Counter(rank for said in voices.values() for rank in said)
+    return frozenset(ranks), frozenset(rank for rank, count in ranks.items() if count > 1)
+
+
+def most_voices(n: int, bound: Set[int], hidden: int) -> int:
+    """How many of the n - 1 others can come to state a value: all but those who are ``bound`` not
+    to unless they lie, of whom ``hidden`` may.
+    """
+    return n - 1 - max(0, len(bound) - hidden)
+
+
+def is_stuck(
+    n: int,
+    g: int,
+    voices: Mapping[bytes | None, Set[int]],
+    gone: Set[int],
+    *,
+    two_faced: bool,
+    silent: bool,
+) -> bool:
+    """Whether nothing that is still said can settle or tear it: it will wait for ever.
+
+    ``gone``: the others who say nothing any more (``verification.closing``), but for liars among
+    them, who may in another branch of their feed. ``silent``: so has the member in question, and
+    it has said nothing that fits.
+    """
+    spoke, doubles = heard(voices)
+    mute, hidden = gone - spoke, max(0, g - two_faced - len(doubles))
+    tearable = True
+    for value in {*voices, b"", None}:
+        said, needed = voices.get(value, frozenset()), enough(n, g, absent=value is None)
+        left = hidden - (silent and value is not None)  # to speak after all it would have to lie
+        if left >= 0 and most_voices(n, (spoke | mute) - said - doubles, left) >= needed:
+            return False
+        tearable = tearable and n - 1 - len(mute | said | doubles) > n - 1 - needed
+    return not tearable
+
+
+def seats_of(
+    claim: Record,
+    bench: Bench,
+    g: int,
+    docket: Docket,
+    bound: Bound,
+    gone: Set[int] = frozenset(),
+) -> Seats:
+    """What follows from the commits and seatings of a docket.
+
+    ``gone``: the ranks of those who say nothing any more.
+    """
     ignored: dict[bytes, str] = {}
     fitting = [_commits(claim, s.rank, s.key, docket, bound, ignored) for s in bench.seats]
     votes, size = _votes(bench, docket, ignored), len(bench.seats)
     settled: list[list[Taken | None]] = []
+    expired = False
     for rank, commits in enumerate(fitting):
         values: list[Taken | None] = [
             taken
@@ -108,6 +160,17 @@ def seats_of(claim: Record, bench: Bench, g: int, docket: Docket, bound: Bound) 
         voices = {value: ranks for (of, value), ranks in votes.items() if of == rank}
         if not values and is_torn(size, g, voices, two_faced=len(commits) > 1):
             values.append(None)
+        expired = expired or (
+            not values
+            and is_stuck(
+                size,
+                g,
+                voices,
+                gone - {rank},
+                two_faced=len(commits) > 1,
+                silent=rank in gone and not commits,
+            )
+        )
         settled.append(values)
     return Seats(
         seen=tuple(commits[0].commit if commits else None for commits in fitting),
@@ -116,6 +179,7 @@ def seats_of(claim: Record, bench: Bench, g: int, docket: Docket, bound: Bound) 
             seat.rank for seat in bench.seats if _fits(docket.seatings.get(seat.key, ()), bench)
         ),
         disputed=any(len(values) > 1 for values in settled),
+        expired=expired,
         ignored=ignored,
     )
 
@@ -128,7 +192,7 @@ def _commits(
     bound: Bound,
     ignored: dict[bytes, str],
 ) -> list[Taken]:
-    assert isinstance(claim.payload, Claim)
+    assert isinstance(claim.payload, Claim | Contradiction)
     expected = (claim.author, claim.envelope.epoch, claim.payload.slot, rank)
     found: list[Taken] = []
     for record in in_feed_order(docket.commits.get(key, [])):

@@ -23,7 +23,7 @@ from swarm.records import Attest, Block, Position
 from verification.blocks import Place
 from verification.docket import Docket, in_feed_order
 from verification.reproduce import Bench, Seat, position, positions_of
-from verification.seating import Seats, Taken, enough, is_torn
+from verification.seating import Seats, Taken, enough, is_stuck, is_torn
 from verification.verdict import Deliberation, Reproduction, Terms, Verdict, positions_digest
 
 if TYPE_CHECKING:
@@ -63,8 +63,8 @@ class Settlement:
     ``reproductions``: the settled positions for the verdict, in order; ``effects``: those after
     acceptance. ``seals``: (round, rank) to the id of the seal that counts. ``open``: the position
     that the bench is at, None before all seats are settled and when all is done. ``stuck``: why
-    nothing can go on, empty when it can. ``ignored``: ids of records that do not count, with the
-    reason.
+    nothing can go on, empty when it can; ``expired``: it never can again. ``ignored``: ids of
+    records that do not count, with the reason.
     """
 
     seats: Seats
@@ -75,6 +75,7 @@ class Settlement:
     ignored: dict[bytes, str]
     open: OpenPosition | None = None
     stuck: str = ""
+    expired: bool = False
 
     @property
     def complete(self) -> bool:
@@ -83,11 +84,17 @@ class Settlement:
 
 
 def settle(
-    claim: bytes, epoch: EpochView, bench: Bench, terms: Terms, docket: Docket, seats: Seats
+    epoch: EpochView,
+    bench: Bench,
+    terms: Terms,
+    docket: Docket,
+    seats: Seats,
+    gone: frozenset[int] = frozenset(),
 ) -> Settlement:
     """Walk the positions of a claim; the same records give the same result.
 
-    ``terms`` without calibrated bounds: those of the seats are filled in.
+    ``terms`` without calibrated bounds: those of the seats are filled in. ``gone``: the ranks of
+    those who say nothing about it any more.
     """
     ignored = dict(seats.ignored)
     for record in docket:
@@ -99,28 +106,30 @@ def settle(
             ignored[record.id] = "seal_without_commit"
     if seats.taken is None:
         stuck = "bench_disagrees" if seats.disputed else ""
-        return Settlement(seats, (), (), Deliberation(terms).verdict(), {}, ignored, stuck=stuck)
+        verdict = Deliberation(terms).verdict()
+        return Settlement(seats, (), (), verdict, {}, ignored, stuck=stuck, expired=seats.expired)
     bounds = tuple(seat.sigma0_nano if seat else NO_PAIR for seat in seats.taken)
     terms = replace(terms, sigma0_nano=bounds)
-    return _Walk(claim, epoch, bench, terms, docket, seats, seats.taken, ignored).settlement()
+    return _Walk(epoch, bench, terms, docket, seats, seats.taken, gone, ignored).settlement()
 
 
 @dataclass(slots=True)
 class _Walk:
     """The positions of one claim while they are read."""
 
-    claim: bytes
     epoch: EpochView
     bench: Bench
     terms: Terms
     docket: Docket
     seats: Seats
     sitting: tuple[Taken | None, ...]
+    gone: frozenset[int]
     ignored: dict[bytes, str]
     settled: list[Reproduction] = field(default_factory=list)
     prefix: tuple[Position, ...] = ()
     seals: dict[tuple[int, int], bytes] = field(default_factory=dict)
     effect_from: int | None = None
+    expired: bool = False
 
     def settlement(self) -> Settlement:
         """Walk to the end, or to the first position that is open."""
@@ -155,6 +164,7 @@ class _Walk:
             ignored=self.ignored,
             open=None if stuck else opened,
             stuck=stuck,
+            expired=self.expired,
         )
 
     def _complete(self) -> bool:
@@ -170,7 +180,7 @@ class _Walk:
 
     def _place(self, round_: int, rank: int) -> Place:
         return Place(
-            claim=self.claim,
+            claim=self.terms.claim,
             index=len(self.settled),
             round=round_,
             seat=self.bench.seats[rank],
@@ -208,7 +218,7 @@ class _Walk:
     def _agreed(self, place: Place, blocks: dict[bytes, Record]) -> list[bytes | None]:
         """The values that enough state: one settles the position, none leaves it open."""
         sitting = sum(seat is not None for seat in self.sitting)
-        g, digest = self.terms.policy.g, positions_digest(self.claim, self.settled)
+        g, digest = self.terms.policy.g, positions_digest(self.terms.claim, self.settled)
         voices: dict[bytes | None, set[int]] = {}
         for rank, said, _ in self._attests(place):
             if said.prefix_digest == digest:
@@ -218,9 +228,20 @@ class _Walk:
             for value in (*blocks, None)
             if len(voices.get(value, ())) >= enough(sitting, g, absent=value is None)
         ]
-        if not agreed and is_torn(sitting, g, voices, two_faced=len(blocks) > 1):
+        if agreed:
+            return agreed
+        if is_torn(sitting, g, voices, two_faced=len(blocks) > 1):
             return [None]
-        return agreed
+        rank = place.seat.rank
+        self.expired = is_stuck(
+            sitting,
+            g,
+            voices,
+            {one for one in self.gone if self.sitting[one]} - {rank},
+            two_faced=len(blocks) > 1,
+            silent=rank in self.gone and not blocks,
+        )
+        return []
 
     def _settle(self, place: Place, blocks: dict[bytes, Record], value: bytes | None) -> None:
         for block in blocks:
@@ -251,7 +272,7 @@ class _Walk:
             seat=place.seat,
             purpose=place.purpose,
             prefix=place.prefix,
-            prefix_digest=positions_digest(self.claim, self.settled),
+            prefix_digest=positions_digest(self.terms.claim, self.settled),
             head=block or seal or place.taken.commit,
             seal=seal,
             fold_nonce=links[0] if links else None,
