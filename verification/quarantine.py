@@ -27,9 +27,7 @@ from swarm.errors import SwarmError
 from swarm.feed import equivocator
 from swarm.records import (
     Admission,
-    Attest,
     Beacon,
-    Block,
     Calibration,
     Charter,
     Claim,
@@ -37,10 +35,7 @@ from swarm.records import (
     Contradiction,
     Epoch,
     Equivocation,
-    Open,
     Rotation,
-    Seal,
-    Seating,
 )
 from verification import retraction
 from verification.admit import (
@@ -57,9 +52,9 @@ from verification.admit import (
 )
 from verification.calibration import Calibrations
 from verification.closing import Feeds, last_epoch
-from verification.docket import Docket
 from verification.errors import VerificationError
 from verification.evidence import level
+from verification.filing import Filing, Word
 from verification.frontier import frontier
 from verification.progress import progressed
 from verification.reproduce import TOO_FEW, Bench, draw_bench
@@ -101,10 +96,7 @@ class Quarantine:
         self._claims: dict[bytes, Record] = {}
         self._against: dict[bytes, Record] = {}
         self._feeds = Feeds()
-        self._dockets: dict[bytes, Docket] = {}
-        self._benches: dict[bytes, Bench] = {}
-        self._seals: dict[bytes, bytes] = {}
-        self._early: dict[bytes, list[Record]] = {}
+        self._filing = Filing()
         self._calibrations = Calibrations()
         self._settlements: dict[bytes, tuple[tuple[Terms, frozenset[int]], Settlement]] = {}
         self._screened: dict[tuple[bytes, bytes], tuple[str, ...]] = {}
@@ -120,12 +112,13 @@ class Quarantine:
         if self._feeds.note(record):
             self._state = None
         payload = record.payload
+        self._seen.add(record.id)
         if isinstance(payload, Equivocation):
             return self._add_both_branches(record, payload)
         if isinstance(payload, Charter | Epoch | Beacon | Admission | Rotation):
             self._rule_records.append(record)
             self._rules_known = False
-            self._benches.clear()
+            self._filing.forget_benches()
             self._settlements.clear()
         elif isinstance(payload, Claim):
             self._claims[record.id] = record
@@ -134,29 +127,19 @@ class Quarantine:
         elif isinstance(payload, Calibration):
             for claim in self._calibrations.add(record):
                 self._settlements.pop(claim, None)
-        elif isinstance(payload, Commit | Seating | Seal | Block | Attest):
-            self._file(payload.claim, record)
+        elif isinstance(payload, Word):
             if isinstance(payload, Commit):
                 self._calibrations.note(payload)
-            elif isinstance(payload, Seal):
-                self._seals[record.id] = payload.claim
-                for early in self._early.pop(record.id, []):
-                    self._file(payload.claim, early)
-        elif isinstance(payload, Open):
-            sealed = self._seals.get(payload.seal)
-            if sealed is None:
-                self._early.setdefault(payload.seal, []).append(record)
-            else:
-                self._file(sealed, record)
+            changed, told = self._filing.add(record, payload)
+            if changed is not None:
+                self._settlements.pop(changed, None)
+            if not told:
+                return True
         else:
+            self._seen.discard(record.id)
             return False
-        self._seen.add(record.id)
         self._state = None
         return True
-
-    def _file(self, claim: bytes, record: Record) -> None:
-        self._dockets.setdefault(claim, Docket()).add(record)
-        self._settlements.pop(claim, None)
 
     def _add_both_branches(self, record: Record, proof: Equivocation) -> bool:
         """What an author said twice counts on every node alike, whichever branch each one holds."""
@@ -213,7 +196,7 @@ class Quarantine:
             if record.id not in judged:
                 judged[record.id] = replace(_fresh(record), reason="base_unknown")
         claims, against = retraction.overlaid(judged, self._contradictions(rules, judged))
-        ignored = self._ignored({**claims, **against})
+        ignored = self._filing.ignored({**claims, **against})
         return State(rules, claims, frontier(rules, claims), ignored, against)
 
     def _judge(
@@ -297,10 +280,10 @@ class Quarantine:
         state = replace(state, stage=Stage.SCREENED, r_ids=r_ids, level=at_level)
         if fault := unsupported(rules, policy):
             return replace(state, reason=fault)
-        bench = self._benches.get(state.id)
+        bench = self._filing.bench(state.id)
         if bench is None:
             bench = draw_bench(epoch, state.author, state.slot, state.tier, policy.n)
-            self._benches[state.id] = bench
+            self._filing.draw(state.id, bench)
         return self._before_the_bench(rules, record, state, bench, policy)
 
     def _contradictions(
@@ -324,10 +307,10 @@ class Quarantine:
         policy = policy_of(rules, target.tier)
         assert policy is not None
         epoch = rules.epochs[state.epoch]
-        bench = self._benches.get(state.id)
+        bench = self._filing.bench(state.id)
         if bench is None:
             bench = retraction.fresh_bench(rules, epoch, state.author, state.slot, target, policy.n)
-            self._benches[state.id] = bench
+            self._filing.draw(state.id, bench)
         policy = replace(policy, effect_pairs=0)
         margin = retraction.contradiction_of(record).margin_nano
         return self._before_the_bench(rules, record, state, bench, policy, margin)
@@ -363,27 +346,13 @@ class Quarantine:
         known = self._settlements.get(record.id)
         if known is not None and known[0] == (terms, gone):
             return known[1]
-        docket, late = self._dockets.get(record.id, Docket()).until(last)
+        docket, late = self._filing.of(record.id).until(last)
         bound = partial(self._calibrations.bound, terms.policy)
         seats = seats_of(record, bench, terms.policy.g, docket, bound, gone)
         settlement = settle(epoch, bench, terms, docket, seats, gone)
         settlement.ignored.update((id_, "after_the_last_epoch_of_its_claim") for id_ in late)
         self._settlements[record.id] = ((terms, gone), settlement)
         return settlement
-
-    def _ignored(self, states: Mapping[bytes, ClaimState]) -> dict[bytes, str]:
-        ignored = {
-            record.id: "seal_unknown" for waiting in self._early.values() for record in waiting
-        }
-        for claim, docket in self._dockets.items():
-            state = states.get(claim)
-            if state is None:
-                ignored.update((record.id, "claim_unknown") for record in docket)
-            elif state.settlement is None:
-                ignored.update((record.id, "claim_not_assigned") for record in docket)
-            else:
-                ignored.update(state.settlement.ignored)
-        return ignored
 
 
 def _fresh(record: Record) -> ClaimState:

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from swarm.records import Claim, Commit, Contradiction, Seating
-from verification.docket import Docket, in_feed_order
+from verification.docket import NOTHING, Docket, Words
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -145,20 +145,31 @@ def seats_of(
     ``gone``: the ranks of those who say nothing any more.
     """
     ignored: dict[bytes, str] = {}
-    fitting = [_commits(claim, s.rank, s.key, docket, bound, ignored) for s in bench.seats]
-    votes, size = _votes(bench, docket, ignored), len(bench.seats)
+    votes, wild = _votes(bench, docket, ignored)
+    size = len(bench.seats)
+    fitting: list[list[Taken]] = []
+    many: list[bool] = []
+    for seat in bench.seats:
+        words = docket.commits.get(seat.key, NOTHING)
+        named = [value for rank, value in votes if rank == seat.rank and value in words.by_id]
+        records = [words.by_id[value] for value in named if value] if words.wild else words.records
+        fitting.append(_commits(claim, seat.rank, records, bound, ignored))
+        many.append(words.wild or len(fitting[-1]) > 1)
     settled: list[list[Taken | None]] = []
     expired = False
     for rank, commits in enumerate(fitting):
+        voices = {value: ranks for (of, value), ranks in votes.items() if of == rank}
+        if others := wild - {rank}:
+            for value in {*voices, *(taken.commit for taken in commits), None, b""}:
+                voices[value] = voices.get(value, frozenset()) | others
         values: list[Taken | None] = [
             taken
             for taken in commits
-            if len(votes.get((rank, taken.commit), ())) >= enough(size, g, absent=False)
+            if len(voices.get(taken.commit, ())) >= enough(size, g, absent=False)
         ]
-        if len(votes.get((rank, None), ())) >= enough(size, g, absent=True):
+        if len(voices.get(None, ())) >= enough(size, g, absent=True):
             values.append(None)
-        voices = {value: ranks for (of, value), ranks in votes.items() if of == rank}
-        if not values and is_torn(size, g, voices, two_faced=len(commits) > 1):
+        if not values and is_torn(size, g, voices, two_faced=many[rank]):
             values.append(None)
         expired = expired or (
             not values
@@ -167,16 +178,21 @@ def seats_of(
                 g,
                 voices,
                 gone - {rank},
-                two_faced=len(commits) > 1,
-                silent=rank in gone and not commits,
+                two_faced=many[rank],
+                silent=rank in gone and not commits and not many[rank],
             )
         )
         settled.append(values)
     return Seats(
-        seen=tuple(commits[0].commit if commits else None for commits in fitting),
+        seen=tuple(
+            commits[0].commit if commits and not docket.commits[seat.key].wild else None
+            for seat, commits in zip(bench.seats, fitting, strict=True)
+        ),
         taken=tuple(v[0] for v in settled) if all(len(v) == 1 for v in settled) else None,
         said=frozenset(
-            seat.rank for seat in bench.seats if _fits(docket.seatings.get(seat.key, ()), bench)
+            seat.rank
+            for seat in bench.seats
+            if _fits(docket.seatings.get(seat.key, NOTHING), bench)
         ),
         disputed=any(len(values) > 1 for values in settled),
         expired=expired,
@@ -187,15 +203,14 @@ def seats_of(
 def _commits(
     claim: Record,
     rank: int,
-    key: bytes,
-    docket: Docket,
+    records: Iterable[Record],
     bound: Bound,
     ignored: dict[bytes, str],
 ) -> list[Taken]:
     assert isinstance(claim.payload, Claim | Contradiction)
     expected = (claim.author, claim.envelope.epoch, claim.payload.slot, rank)
     found: list[Taken] = []
-    for record in in_feed_order(docket.commits.get(key, [])):
+    for record in records:
         said = record.payload
         assert isinstance(said, Commit)
         if (said.claimant, said.claim_epoch, said.slot, said.rank) != expected:
@@ -213,20 +228,25 @@ def _commits(
     return found
 
 
-def _fits(records: Iterable[Record], bench: Bench) -> bool:
-    return any(
+def _fits(words: Words, bench: Bench) -> bool:
+    return words.wild or any(
         isinstance(record.payload, Seating) and len(record.payload.commits) == len(bench.seats)
-        for record in records
+        for record in words.records
     )
 
 
 def _votes(
     bench: Bench, docket: Docket, ignored: dict[bytes, str]
-) -> dict[tuple[int, bytes | None], set[int]]:
-    """(rank, commit or None) to the other ranks that say so of it."""
+) -> tuple[dict[tuple[int, bytes | None], frozenset[int]], frozenset[int]]:
+    """(rank, commit or None) to the other ranks that say so of it; and the ranks that are wild."""
     votes: dict[tuple[int, bytes | None], set[int]] = {}
+    wild: set[int] = set()
     for seat in bench.seats:
-        for number, record in enumerate(in_feed_order(docket.seatings.get(seat.key, []))):
+        words = docket.seatings.get(seat.key, NOTHING)
+        if words.wild:
+            wild.add(seat.rank)
+            continue
+        for number, record in enumerate(words.records):
             assert isinstance(record.payload, Seating)
             commits = record.payload.commits
             if len(commits) != len(bench.seats):
@@ -237,4 +257,4 @@ def _votes(
             for rank, commit in enumerate(commits):
                 if rank != seat.rank:
                     votes.setdefault((rank, commit), set()).add(seat.rank)
-    return votes
+    return {key: frozenset(ranks) for key, ranks in votes.items()}, frozenset(wild)

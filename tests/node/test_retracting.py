@@ -190,6 +190,7 @@ def test_a_false_discovery_is_undone_on_every_node(tmp_path: Path) -> None:
     """
     charter = tmp_path / "charter.toml"
     text = CHARTER.replace("n = 5", "n = 1").replace("f = 2", "f = 0").replace("g = 1", "g = 0")
+    text = text.replace("liar_share_milli = 100", "liar_share_milli = 0")
     charter.write_text(text.replace("slots = 4", "slots = 24"))
     roles = {
         "ada": ("researcher", "archivist", "governor"),
