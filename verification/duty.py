@@ -216,16 +216,17 @@ class _Member:
         seats = settlement.seats
         if seats.taken is None:
             if seats.seen[self.rank] is None:
-                yield self._commit(calibration)
+                if self.rank not in seats.talkers:
+                    yield self._commit(calibration)
             elif self.rank not in seats.said and self._may_speak_of(seats.seen):
                 seating = Seating(self.claim.id, seats.seen)
                 yield SeatingDuty(self.claim.id, seating, None not in seats.seen)
             return
         at = settlement.open
-        if at is None:
-            return
+        if at is None or seats.taken[self.rank] is None:
+            return  # who does not sit is not heard
         if at.seat.rank == self.rank:
-            if at.block is None:
+            if at.block is None and not at.talker:
                 yield self._pair()
             return
         if at.seal is not None and at.block is None and self.rank not in at.opened:

@@ -58,7 +58,8 @@ class Seats:
     """``seen``: the first fitting commit of each seat, by rank, whatever others say of it.
     ``taken``: who sits, by rank, None for an empty seat; None while a seat is not settled.
     ``said``: the ranks whose seating is here. ``disputed``: a seat is settled in two ways, by more
-    liars than g. ``expired``: a seat can never be settled (``verification.closing``). ``ignored``:
+    liars than g. ``expired``: a seat can never be settled (``verification.closing``). ``talkers``:
+    the ranks that committed more often than anybody honest does, and were not seen. ``ignored``:
     ids of commits and seatings that do not count, with the reason.
     """
 
@@ -67,6 +68,7 @@ class Seats:
     said: frozenset[int]
     disputed: bool
     expired: bool = False
+    talkers: frozenset[int] = frozenset()
     ignored: dict[bytes, str] = field(default_factory=dict)
 
 
@@ -155,6 +157,9 @@ def seats_of(
         records = [words.by_id[value] for value in named if value] if words.wild else words.records
         fitting.append(_commits(claim, seat.rank, records, bound, ignored))
         many.append(words.wild or len(fitting[-1]) > 1)
+    talkers = frozenset(
+        seat.rank for seat in bench.seats if docket.commits.get(seat.key, NOTHING).wild
+    )
     settled: list[list[Taken | None]] = []
     expired = False
     for rank, commits in enumerate(fitting):
@@ -185,8 +190,8 @@ def seats_of(
         settled.append(values)
     return Seats(
         seen=tuple(
-            commits[0].commit if commits and not docket.commits[seat.key].wild else None
-            for seat, commits in zip(bench.seats, fitting, strict=True)
+            commits[0].commit if commits and rank not in talkers else None
+            for rank, commits in enumerate(fitting)
         ),
         taken=tuple(v[0] for v in settled) if all(len(v) == 1 for v in settled) else None,
         said=frozenset(
@@ -196,6 +201,7 @@ def seats_of(
         ),
         disputed=any(len(values) > 1 for values in settled),
         expired=expired,
+        talkers=talkers,
         ignored=ignored,
     )
 

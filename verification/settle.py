@@ -41,7 +41,8 @@ class OpenPosition:
 
     ``seal`` and ``block`` are the first of its member that fit, ``fold_nonce`` the link that
     another opened for that seal. ``said`` and ``opened`` are the ranks that have stated a value,
-    and that have opened a link for it. ``head`` is the last that was seen of its member.
+    and that have opened a link for it. ``head`` is the last that was seen of its member,
+    ``talker`` whether that published more blocks than anybody honest does.
     """
 
     index: int
@@ -56,6 +57,7 @@ class OpenPosition:
     block: bytes | None
     said: frozenset[int]
     opened: frozenset[int]
+    talker: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,6 +307,7 @@ class _Walk:
             block=block,
             said=frozenset(rank for rank, _ in self._speakers(place)),
             opened=place.openers(self.docket),
+            talker=self._published(place).wild,
         )
 
     def _note_seals(self) -> None:
