@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from tests.benchmarks.decisions import decision_rows
-from tests.benchmarks.flood import flood_rows
 from tests.benchmarks.experiments import cpu_rows, quick_rows
+from tests.benchmarks.flood import flood_rows
 from tests.benchmarks.network import blob_rows, delay_rows, healing_rows, late_rows
 from tests.benchmarks.records import ingest_rows
 from tests.benchmarks.rows import show
