@@ -6,7 +6,7 @@ import random
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from swarm.records import Attest, Experiment
@@ -139,6 +139,7 @@ def test_a_charter_names_how_long_and_a_long_life_is_the_rule() -> None:
 # --- feeds without a gap -------------------------------------------------------------------------
 
 
+@settings(max_examples=20, deadline=None)
 @given(st.randoms(use_true_random=False))
 def test_only_the_gapless_part_of_a_feed_tells_where_its_author_is(rng: random.Random) -> None:
     swarm, _ = mortal()
@@ -188,39 +189,45 @@ def settled_or_torn(n: int, g: int, voices: dict[bytes | None, set[int]], two_fa
     )
 
 
-@given(st.integers(0, 10**9))
-def test_what_is_stuck_is_never_settled_nor_torn(seed: int) -> None:
-    rng = random.Random(seed)
-    n, g, two_faced = rng.randint(1, 9), rng.randint(0, 2), rng.random() < 0.3
-    two_faced = two_faced and g > 0
-    voices = some_voices(rng, n)
-    others = set(range(1, n))
-    gone = {rank for rank in others if rng.random() < 0.8}
-    silent = not two_faced and rng.random() < 0.5
-    assume(not settled_or_torn(n, g, voices, two_faced))
-    assume(is_stuck(n, g, voices, gone, two_faced=two_faced, silent=silent))
-    for _ in range(5):
-        liars = set(rng.sample(sorted(others), min(n - 1, g - two_faced)))
-        later = said_later(rng, voices, others - gone, liars)
-        if silent:  # its member would have to be one of the g to come with a block after all
-            later = {value: said for value, said in later.items() if value is None}
-        assert not settled_or_torn(n, g, later, two_faced)
+def test_what_is_stuck_is_never_settled_nor_torn() -> None:
+    stuck = 0
+    for seed in range(4000):
+        rng = random.Random(seed)
+        n, g = rng.randint(1, 9), rng.randint(0, 2)
+        two_faced = g > 0 and rng.random() < 0.3
+        voices, others = some_voices(rng, n), set(range(1, n))
+        gone = {rank for rank in others if rng.random() < 0.8}
+        silent = not two_faced and rng.random() < 0.5
+        if settled_or_torn(n, g, voices, two_faced):
+            continue
+        if not is_stuck(n, g, voices, gone, two_faced=two_faced, silent=silent):
+            continue
+        stuck += 1
+        for _ in range(5):
+            liars = set(rng.sample(sorted(others), min(n - 1, g - two_faced)))
+            later = said_later(rng, voices, others - gone, liars)
+            if silent:  # its member would have to be one of the g to come with a block after all
+                later = {value: said for value, said in later.items() if value is None}
+            assert not settled_or_torn(n, g, later, two_faced), seed
+    assert stuck > 300
 
 
-@given(st.integers(0, 10**9))
-def test_what_is_torn_stays_torn_whatever_g_liars_add(seed: int) -> None:
+def test_what_is_torn_stays_torn_whatever_g_liars_add() -> None:
     """A liar that says a second thing must not mend it: what was agreed as absent would be open."""
-    rng = random.Random(seed)
-    n, g = rng.randint(4, 9), rng.randint(1, 3)
-    two_faced = rng.random() < 0.6
-    values = [b"x", b"y", b"z", None]
-    said = {rank: rng.choice(values) for rank in range(1, n) if rng.random() < 0.9}
-    voices = {v: {rank for rank, word in said.items() if word == v} for v in set(said.values())}
-    assume(is_torn(n, g, voices, two_faced=two_faced))
-    others = set(range(1, n))
-    liars = set(rng.sample(sorted(others), min(n - 1, g - two_faced)))
-    later = said_later(rng, voices, others, liars)
-    assert is_torn(n, g, later, two_faced=two_faced)
+    torn = 0
+    for seed in range(4000):
+        rng = random.Random(seed)
+        n, g = rng.randint(4, 9), rng.randint(1, 3)
+        two_faced = rng.random() < 0.6
+        said = {r: rng.choice([b"x", b"y", b"z", None]) for r in range(1, n) if rng.random() < 0.9}
+        voices = {v: {rank for rank, word in said.items() if word == v} for v in set(said.values())}
+        if is_torn(n, g, voices, two_faced=two_faced):
+            torn += 1
+            others = set(range(1, n))
+            liars = set(rng.sample(sorted(others), min(n - 1, g - two_faced)))
+            later = said_later(rng, voices, others, liars)
+            assert is_torn(n, g, later, two_faced=two_faced), seed
+    assert torn > 500
 
 
 # --- histories -----------------------------------------------------------------------------------
@@ -257,7 +264,7 @@ def prefixes(swarm: SmallSwarm, rng: random.Random) -> list[Record]:
     return part
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.integers(0, 10**6), st.randoms(use_true_random=False))
 def test_expired_and_decided_never_become_each_other(seed: int, rng: random.Random) -> None:
     swarm, claim = history(seed)
@@ -271,5 +278,5 @@ def test_expired_and_decided_never_become_each_other(seed: int, rng: random.Rand
 
 
 def test_the_histories_above_expire_and_decide() -> None:
-    seen = {where(*history(seed)).stage for seed in range(25)}
+    seen = {where(*history(seed)).stage for seed in range(14)}
     assert {Stage.EXPIRED, Stage.ADOPTED, Stage.ASSIGNED} <= seen

@@ -321,7 +321,7 @@ def test_f_liars_retract_no_true_discovery_and_save_no_false_one(n: int, f: int)
     upheld = {}
     for truth in (20_000_000, 0):
         rng, count = random.Random(truth), 0
-        for _ in range(40):
+        for _ in range(24):
             lying = set(rng.sample(range(n), f))
             lie = -300_000_000 if truth else 300_000_000
             walk = Deliberation(terms)
@@ -334,7 +334,7 @@ def test_f_liars_retract_no_true_discovery_and_save_no_false_one(n: int, f: int)
             count += walk.outcome == "adopt"
         upheld[truth] = count
     assert upheld[20_000_000] == 0
-    assert upheld[0] >= 36
+    assert upheld[0] >= 21
 
 
 # --- one state for one set of records ------------------------------------------------------------
@@ -381,7 +381,7 @@ def settled(state: State) -> dict[bytes, object]:
     return {one.id: (one.stage, one.verdict) for one in state.cases.values()}
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.integers(0, 10**6), st.randoms(use_true_random=False))
 def test_any_order_gives_one_state_and_a_part_undoes_no_retraction(
     seed: int, rng: random.Random
