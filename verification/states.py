@@ -72,8 +72,6 @@ class ClaimState:
     kind: str
     slot: int
     base: bytes | None
-    code: bytes = b""
-    target: bytes | None = None
     stage: Stage = Stage.RECEIVED
     reason: str = ""
     bench: Bench | None = None
@@ -84,6 +82,8 @@ class ClaimState:
     depth: int = 0
     verdict: Verdict | None = None
     effect: Effect | None = None
+    code: bytes = b""
+    target: bytes | None = None
     retracted_by: bytes | None = None
     bridge: bytes | None = None
 
