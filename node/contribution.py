@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class Receipt:
     """One claim that a member measured pairs of: ``blocks`` are its own, settled; ``part`` is
-    confirmed (adopted), overturned (rejected) or open; ``agreed``: its mean pointed the same way.
+    confirmed (adopted), overturned (rejected, retracted) or open (expired ones too); ``agreed``:
+    its mean pointed the same way.
     """
 
     claim: bytes
@@ -48,7 +49,7 @@ def _receipt(claim: ClaimState, member: bytes) -> Receipt | None:
     if not own:
         return None
     part = "open"
-    if claim.stage in CLOSED:
+    if claim.stage in CLOSED and claim.stage is not Stage.EXPIRED:
         part = "confirmed" if claim.stage is Stage.ADOPTED else "overturned"
     gains = [one.pair.d_nano for one in own if one.pair and one.pair.status == "ok"]
     positive = bool(gains) and sum(gains) > 0

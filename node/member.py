@@ -15,6 +15,7 @@ import trio
 
 from node.journal import Journal
 from node.limits import Cores
+from node.retracting import sign_retraction
 from node.state import RunningState, write_state
 from swarm.blobs import BlobStore
 from swarm.errors import SwarmError
@@ -156,10 +157,14 @@ class Node:
         return record.payload
 
     async def _act_on_decisions(self) -> None:
-        """Write down what is new, and sign the adoption of what was adopted."""
-        for claim in list(self.state.claims.values()):
+        """Write down what is new, and sign what was adopted and what was retracted."""
+        for claim in list(self.state.cases.values()):
             before = self._told.get(claim.id)
             if before == claim.stage.value:
+                continue
+            if claim.target is not None:
+                self._tell_contradiction(claim)
+                self._told[claim.id] = claim.stage.value
                 continue
             if before is None:
                 payload = await self.claim_record(claim.id)
@@ -170,11 +175,27 @@ class Node:
                     author=claim.author.hex(),
                     claimed_bpb=sum(gains) / len(gains) / 1e9 if gains else 0.0,
                 )
-            if claim.stage in CLOSED:
+            if claim.stage in (Stage.RETRACTED, Stage.FROZEN):
+                self.journal.write(claim.stage.value, claim=claim.id.hex(), reason=claim.reason)
+            elif claim.stage in CLOSED:
                 self._tell_verdict(claim)
             if claim.stage is Stage.ADOPTED and not await self._sign_adoption(claim):
                 continue  # a full disk, say: tried again with the next news
+            if claim.stage is Stage.RETRACTED and not await sign_retraction(self, claim):
+                continue
             self._told[claim.id] = claim.stage.value
+
+    def _tell_contradiction(self, one: ClaimState) -> None:
+        assert one.target is not None
+        self.journal.write(
+            "contradiction",
+            id=one.id.hex(),
+            claim=one.target.hex(),
+            author=one.author.hex(),
+            stage=one.stage.value,
+            reason=one.reason,
+            pairs=one.verdict.pairs if one.verdict else 0,
+        )
 
     def _tell_verdict(self, claim: ClaimState) -> None:
         decision = claim.verdict

@@ -18,6 +18,7 @@ from node import epochs
 from node.errors import NetworkError, NodeError, NotRunning, UsageError
 from node.governing import new_member
 from node.requests import Request, Requests
+from node.retracting import contradict_order
 from node.settings import ROLES, write_atomic
 from node.state import read_state
 from swarm.errors import SwarmError
@@ -106,6 +107,7 @@ def carry_out(home: Home, store: Store, key: KeyPair, order: dict[str, Any]) -> 
         "dismiss": _dismiss,
         "open_epoch": _open_epoch,
         "sign_draft": _sign_draft,
+        "contradict": contradict_order,
     }
     arguments = dict(order)
     verb = verbs.get(arguments.pop("do", ""))

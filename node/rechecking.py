@@ -113,7 +113,7 @@ async def _score(node: Node, item: Recheck, tier: TierSpec, weights: list[bytes]
     data = node.data
     assert data is not None
     base = await node.code_of(item.base)
-    candidate = (await node.claim_record(item.claim)).code
+    candidate = await node.code_of(item.candidate)
     pair = _as_trained(item, weights)
     text, tokenizer = data.fold(item.said.fold), data.tokenizer()
     nice = node.settings.limits.nice_verify
@@ -224,7 +224,7 @@ async def recheck_forever(node: Node) -> None:
 def is_due(state: State, key: bytes) -> bool:
     """Whether a bench waits for a pair of ``key``."""
     return any(
-        claim.turn is not None and claim.turn.seat.key == key for claim in state.claims.values()
+        claim.turn is not None and claim.turn.seat.key == key for claim in state.cases.values()
     )
 
 
@@ -233,7 +233,7 @@ def _next(node: Node, state: State, done: Done, not_before: dict[bytes, float]) 
     if not any(node.has_role(role) for role in ROLES):
         return None
     share = node.settings.limits.recheck_share_milli
-    for claim in sorted(state.claims.values(), key=lambda one: one.id):
+    for claim in sorted(state.cases.values(), key=lambda one: one.id):
         for item in settled_blocks(claim):
             block = item.block
             assert block is not None

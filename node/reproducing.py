@@ -85,7 +85,7 @@ async def _train(node: Node, duty: PairDuty) -> TrainedPair | BaseFailure:
     data = node.data
     assert data is not None
     base = await node.code_of(duty.base)
-    candidate = (await node.claim_record(duty.claim)).code
+    candidate = await node.code_of(duty.candidate)
     tier, text = data.challenge.tier(duty.tier), data.train()
     tokenizer, nice = data.tokenizer(), node.settings.limits.nice_verify
     try:
@@ -127,7 +127,7 @@ async def _score(
     data = node.data
     assert data is not None
     base = await node.code_of(duty.base)
-    candidate = (await node.claim_record(duty.claim)).code
+    candidate = await node.code_of(duty.candidate)
     tier, text = data.challenge.tier(duty.tier), data.fold(duty.fold())
     tokenizer, nice = data.tokenizer(), node.settings.limits.nice_verify
     try:

@@ -115,7 +115,7 @@ class _Member:
         if not self._node.peers():  # it may be us who are gone
             self._since.clear()
         since = self._since.setdefault(_name(duty), now)
-        return since + patience(self._node, state.claims[duty.claim].tier) - now
+        return since + patience(self._node, state.cases[duty.claim].tier) - now
 
     async def _say(self, duty: Word) -> None:
         await self._node.log.append(duty.payload, refs=_refs(duty))
@@ -180,7 +180,7 @@ class _Member:
 
     def _would_count(self, state: State, duty: Word | PairDuty) -> bool:
         """Whether the charter takes what this machine measures for the duty's tier."""
-        tier = state.claims[duty.claim].tier
+        tier = state.cases[duty.claim].tier
         rules = state.rules
         assert rules is not None
         classes = next(policy.classes for policy in rules.charter.tiers if policy.name == tier)
@@ -228,6 +228,6 @@ def _refs(duty: Word) -> tuple[bytes, ...]:
 
 def _precedence(state: State, duty: PairDuty) -> tuple[bool, bool, int, bytes]:
     """What is sealed first; verdicts before effects; then the claim that has come furthest."""
-    settlement = state.claims[duty.claim].settlement
+    settlement = state.cases[duty.claim].settlement
     done = len(settlement.reproductions) if settlement else 0
     return (duty.sealed is None, duty.purpose != "verdict", -done, duty.claim)

@@ -5,8 +5,8 @@ nano-bits per byte, times in milliseconds, shares in thousandths (``_milli``), s
 time to the day. Hashes and keys are 32 raw bytes. Parsing is strict: an unknown, missing, mistyped
 or out-of-range field refuses the record.
 
-Some kinds and fields are not acted upon yet (``retraction``, encrypted fold batches): their form is
-fixed now because a form is hard to change once it is signed.
+Some fields are not acted upon yet (encrypted fold batches): their form is fixed now because a form
+is hard to change once it is signed.
 """
 
 from __future__ import annotations
@@ -243,6 +243,11 @@ class Adoption:
 
 @dataclass(frozen=True, slots=True)
 class Contradiction:
+    """In slot 0: the settled block ``target`` does not say what its sealed weights do, and is off
+    by ``margin_nano``. Else: the adopted claim ``target`` is worth less than ``margin_nano``, half
+    of what it was adopted for; a fresh bench will tell.
+    """
+
     KIND: ClassVar[str] = "contradiction"
     target: Hash
     slot: Annotated[int, Meta(ge=0, le=10_000)]
@@ -252,6 +257,8 @@ class Contradiction:
 
 @dataclass(frozen=True, slots=True)
 class Retraction:
+    """A node's statement that a claim is retracted, by which contradiction, and what it froze."""
+
     KIND: ClassVar[str] = "retraction"
     target: Hash
     contradiction: Hash
