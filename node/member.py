@@ -3,6 +3,11 @@
 Every record heard, our own included, goes into the quarantine's fold; work loops look at the folded
 state and wait for it to change. Nothing else is remembered, so a node that was killed looks at its
 log and goes on.
+
+What is adopted follows from the records, on every node alike. Those who answer for it sign that it
+did: who claimed it, who sits on its bench, and who makes a claim on top of it. Ten thousand
+signatures under each discovery would say no more, and be nine tenths of all that a large swarm
+sends.
 """
 
 from __future__ import annotations
@@ -70,6 +75,7 @@ class Node:
         self._folding = trio.Lock()  # whoever touches the quarantine
         self._cores: dict[str, Cores] = {}
         self._told: dict[bytes, str] = {}
+        self._signed: set[bytes] = set()  # adopted claims whose adoption we have signed
         self._started = time.time()
 
     @property
@@ -156,25 +162,32 @@ class Node:
         return record.payload
 
     async def _act_on_decisions(self) -> None:
-        """Write down what is new, and sign the adoption of what was adopted."""
+        """Write down what is new, and sign the adoptions that are ours to sign."""
+        own = self.key.public
+        used = {claim.base for claim in self.state.claims.values() if claim.author == own}
         for claim in list(self.state.claims.values()):
-            before = self._told.get(claim.id)
-            if before == claim.stage.value:
+            if self._told.get(claim.id) != claim.stage.value:
+                await self._tell_stage(claim)
+            if claim.stage is not Stage.ADOPTED or claim.id in self._signed:
                 continue
-            if before is None:
-                payload = await self.claim_record(claim.id)
-                gains = [pair.d_nano for pair in payload.dev_pairs]
-                self.journal.write(
-                    "quarantined",
-                    claim=claim.id.hex(),
-                    author=claim.author.hex(),
-                    claimed_bpb=sum(gains) / len(gains) / 1e9 if gains else 0.0,
-                )
-            if claim.stage in CLOSED:
-                self._tell_verdict(claim)
-            if claim.stage is Stage.ADOPTED and not await self._sign_adoption(claim):
-                continue  # a full disk, say: tried again with the next news
-            self._told[claim.id] = claim.stage.value
+            seated = claim.bench is not None and claim.bench.rank_of(own) is not None
+            if seated or claim.author == own or claim.id in used:
+                if await self._sign_adoption(claim):
+                    self._signed.add(claim.id)  # else, on a full disk: again with the next news
+
+    async def _tell_stage(self, claim: ClaimState) -> None:
+        if claim.id not in self._told:
+            payload = await self.claim_record(claim.id)
+            gains = [pair.d_nano for pair in payload.dev_pairs]
+            self.journal.write(
+                "quarantined",
+                claim=claim.id.hex(),
+                author=claim.author.hex(),
+                claimed_bpb=sum(gains) / len(gains) / 1e9 if gains else 0.0,
+            )
+        if claim.stage in CLOSED:
+            self._tell_verdict(claim)
+        self._told[claim.id] = claim.stage.value
 
     def _tell_verdict(self, claim: ClaimState) -> None:
         decision = claim.verdict

@@ -31,7 +31,8 @@ Hear = Callable[[list["Record"]], None]
 class SwarmLog:
     """Implements ``Log`` and ``Admission`` of :mod:`swarm.peers` over the store of this node.
 
-    ``hear`` is called with every batch of new records, our own included, after they are durable.
+    ``hear`` is called with every batch of new records, our own included, once they are stored (our
+    own ones durably).
     ``announce`` publishes a record of our own; set it when gossip is up. ``full`` is the last
     failure to write, None while all is well: with a full disk the node goes on reading and serving.
     Nothing is signed before ``may_sign`` is set: a node restored from an old copy must have

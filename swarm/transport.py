@@ -343,8 +343,6 @@ class Transport(Exchanges):
                         self._pubsub.wants(peer_id_of(key))
                 elif now - since > self.settings.unadmitted_s:
                     self._spawn(self.disconnect, key)
-            if self._pubsub is not None:
-                self._pubsub.tidy()
 
     def clock_ahead(self) -> float | None:
         """Seconds by which peers' clocks are ahead of ours, in the median; None without peers."""
