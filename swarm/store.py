@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from swarm.keys import KeyPair
 
 SECONDS_PER_DAY = 86_400
+CHECKPOINT_PAGES = 1000
+"""Pages of 4 KiB in the write-ahead log from which on it is written back."""
 
 
 class Store:
@@ -177,11 +179,11 @@ class Store:
 
     # --- writing -----------------------------------------------------------------------------
 
-    def ingest(self, batch: Sequence[bytes]) -> Ingest:
+    def ingest(self, batch: Sequence[bytes], *, checkpoint: bool = True) -> Ingest:
         """Check and store records from anywhere; bad ones are refused, none raises.
 
         One commit for the whole batch. Records whose author becomes a member through the same batch
-        are taken too.
+        are taken too. Without ``checkpoint`` the call never waits for the disk; a later one does.
 
         Raises:
             StoreError: the disk is full or failing; the log is as it was before the call.
@@ -194,6 +196,7 @@ class Store:
             except SwarmError as error:
                 result.refused.append(str(error))
         with self._lock:
+            self._db.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES if checkpoint else 0}")
             self._transaction(lambda: self._take(checked, result), durable=False)
         return result
 
