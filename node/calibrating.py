@@ -263,9 +263,7 @@ async def _sign(home: Home, machine: Machine, pairs: tuple[int, ...]) -> Calibra
         return calibration
 
 
-async def sign(
-    node: Node, machine: Machine, pairs: tuple[int, ...]
-) -> tuple[bytes, Calibration]:
+async def sign(node: Node, machine: Machine, pairs: tuple[int, ...]) -> tuple[bytes, Calibration]:
     """Sign what ``pairs`` say of ``machine``, unless an earlier invocation was killed just after it
     had; returns the record's id and what it says.
     """

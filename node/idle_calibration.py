@@ -90,9 +90,7 @@ async def _calibrate(node: Node, machine: Machine, pairs: int) -> None:
             node.journal.write("calibrating", tier=tier.name, pairs=pairs, held=index)
 
         def one(cancel: threading.Event, index: int = index) -> int:
-            return measure(
-                data, machine, key, index, pairs, node.settings, lambda *_: None, cancel
-            )
+            return measure(data, machine, key, index, pairs, node.settings, lambda *_: None, cancel)
 
         async with node.cores(tier.name).take(bench=False):
             start = time.monotonic()

@@ -163,8 +163,7 @@ def table(nodes: int, claims: float, measured: Measured, delivery_s: float) -> l
         f"({1000 * (measured.alone_s + delivery_s):.1f} ms a record)",
         f"  CPU, sync        {100 * records * measured.batched_s:12.0f} % of a core, "
         f"if records come in batches by sync alone",
-        f"  CPU, fold        {fold:12.2f} s "
-        f"for each batch of news after a day ({held:.0f} claims)",
+        f"  CPU, fold        {fold:12.2f} s for each batch of news after a day ({held:.0f} claims)",
         f"  a late joiner    {records * 86_400 * measured.batched_s / 3600:12.1f} h "
         f"to fetch and check one day",
         f"  verifying        {claims * (PAIRS_REJECTED * 2):12.1f} trainings per node and hour",

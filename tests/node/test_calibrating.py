@@ -129,7 +129,7 @@ async def test_a_running_verifier_calibrates_by_itself_and_yields_to_benches(hom
             assert node.activity == "starting", "it waits while a bench does"
             await node.fold_heard()  # news
             with trio.fail_after(60):
-                while "quick" not in node.calibrations:
+                while "quick" not in node.calibrations:  # noqa: ASYNC110
                     await trio.sleep(0.05)
             nursery.cancel_scope.cancel()
         (said,) = own(home)

@@ -132,7 +132,7 @@ async def test_a_long_feed_with_a_late_fork_is_not_sent_twice():
 
 
 async def test_a_late_joiner_gets_what_a_removed_member_had_said(tmp_path):
-    """Up to the record that the removal names: or claims and benches of old could not be checked."""
+    """Up to the record that the removal names: or an audit of old claims would miss something."""
     council, (ada, bob) = Council(), KEYS[3:5]
     council.open(line(ada, "ada", "researcher"), line(bob, "bob", "researcher"))
     old = [council.feed(ada).say(said(f"ada {number}")) for number in range(5)]
