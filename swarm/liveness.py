@@ -42,7 +42,8 @@ class Liveness:
     Args:
         transport: the transport; the protocol's handler is set here.
         interval: seconds between two checks of a peer; each good answer doubles them, up to
-            ``PATIENCE`` times that, and a failed check brings them back.
+            ``PATIENCE`` times that, and a failed check brings them back. Who does not answer
+            something else in time (``suspect``) is checked at once.
         strikes: failed checks in a row after which it is disconnected.
         clock: seconds since 1970.
     """
@@ -75,6 +76,11 @@ class Liveness:
         None without peers. Half of the answer's way is in it.
         """
         return median(self._ahead.values()) if self._ahead else None
+
+    def suspect(self, key: bytes) -> None:
+        """Check a peer at once: it did not answer something else in time."""
+        if key in self._due and key not in self._checking and key not in self._strikes:
+            self._due[key] = trio.current_time()
 
     async def run(self) -> None:
         """Check until cancelled."""

@@ -223,6 +223,9 @@ class Transport(Exchanges):
         """Say whether the peer is refused for what it did a short while ago."""
         return self.penalties.refused(key)
 
+    def suspect(self, key: bytes) -> None:
+        self._liveness.suspect(key)
+
     def _libp2p_host(self) -> Any:
         return self._host
 

@@ -131,7 +131,7 @@ async def ours(nodes: int) -> Measured:
                 await stack.enter_async_context(open_network(Home(folder), settings, key, log))
             )
             logs.append(log)
-        with trio.fail_after(60):
+        with trio.fail_after(60 + 10 * nodes):
             while any(not network.transport.peers() for network in networks):  # noqa: ASYNC110
                 await trio.sleep(0.1)
         author = logs[0]
