@@ -169,6 +169,18 @@ async def bare_peer() -> AsyncIterator[tuple[Any, Pubsub]]:
         yield host, pubsub
 
 
+async def _connect(host: Any, to: Any) -> None:
+    """Bare py-libp2p does not try again by itself; on a busy machine a handshake may time out."""
+    for attempt in range(5):
+        try:
+            await host.connect(to)
+            return
+        except Exception:
+            if attempt == 4:
+                raise
+            await trio.sleep(1.0)
+
+
 async def theirs(nodes: int) -> Measured:
     """From publishing bytes of the same size until each other host's subscription has them."""
     measured = Measured(PLAN[nodes][0] * (nodes - 1))
@@ -181,7 +193,7 @@ async def theirs(nodes: int) -> Measured:
             host, pubsub = await stack.enter_async_context(bare_peer())
             subscriptions.append(await pubsub.subscribe("bench"))
             for other, _pubsub in random.sample(peers, min(len(peers), NEIGHBOURS // 2)):
-                await host.connect(info_from_p2p_addr(other.get_addrs()[0]))
+                await _connect(host, info_from_p2p_addr(other.get_addrs()[0]))
             peers.append((host, pubsub))
 
         async def read(subscription: Any, own: bool) -> None:
