@@ -104,7 +104,7 @@ def test_keys_of_small_order_are_refused(point):
 
 
 def test_a_forgery_under_the_identity_key_is_refused():
-    """``cryptography`` accepts this signature for any message; libsodium does not, nor does parse."""
+    """``cryptography`` alone accepts this signature for any message; neither of ours does."""
     identity = bytes.fromhex(SMALL_ORDER[0])
     body = wire.decode(sealed().signed.body)
     body["author"] = identity
