@@ -94,6 +94,9 @@ def join(
     paused: Annotated[
         bool, Parameter(negative="", help="Train nothing before lazaretto resume.")
     ] = False,
+    no_calibrate: Annotated[
+        bool, Parameter(negative="", help="Do not measure how noisy a verifier's pairs are here.")
+    ] = False,
     listen: Annotated[str, Parameter(help="Address to listen on.")] = "/ip4/127.0.0.1/tcp/0",
     home: HomeFlag = None,
 ) -> int:
@@ -130,7 +133,7 @@ def join(
         raise UsageError(str(error), cure=error.cure) from None
     done = join_here(
         find_home(home), way, name=name, cpu_only=cpu_only, listen=listen, progress=progress,
-        paused=paused,
+        paused=paused, calibrate=not no_calibrate,
     )  # fmt: skip
     if done.waiting:
         print(f"asked {done.swarm}")
@@ -138,6 +141,14 @@ def join(
         return 0
     print(f"joined {done.swarm}")
     hint("start contributing", "lazaretto up", home)
+    settings = find_home(home).load()
+    if settings.calibrate and "verifier" in settings.roles:
+        from node.calibrating import PAIRS
+
+        progress(
+            f"it will measure how noisy pairs are here, in {2 * PAIRS} runs of the base beside its "
+            "other work; lazaretto status says how long once two are done"
+        )
     if paused:
         hint("it starts paused", "lazaretto resume", home)
     return 0

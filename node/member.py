@@ -3,6 +3,11 @@
 Every record heard, our own included, goes into the quarantine's fold; work loops look at the folded
 state and wait for it to change. Nothing else is remembered, so a node that was killed looks at its
 log and goes on.
+
+What is adopted follows from the records, on every node alike. Those who answer for it sign that it
+did: who claimed it, who sits on its bench, and who makes a claim on top of it. Ten thousand
+signatures under each discovery would say no more, and be nine tenths of all that a large swarm
+sends.
 """
 
 from __future__ import annotations
@@ -71,6 +76,7 @@ class Node:
         self._folding = trio.Lock()  # whoever touches the quarantine
         self._cores: dict[str, Cores] = {}
         self._told: dict[bytes, str] = {}
+        self._signed: set[tuple[bytes, Stage]] = set()  # adoptions and retractions of ours
         self._started = time.time()
 
     @property
@@ -157,36 +163,47 @@ class Node:
         return record.payload
 
     async def _act_on_decisions(self) -> None:
-        """Write down what is new, and sign what was adopted and what was retracted."""
+        """Write down what is new; sign the adoptions that are ours to sign, and retractions."""
+        own = self.key.public
+        used = {claim.base for claim in self.state.claims.values() if claim.author == own}
         for claim in list(self.state.cases.values()):
-            before = self._told.get(claim.id)
-            if before == claim.stage.value:
-                continue
             if claim.target is not None:
                 self._tell_contradiction(claim)
-                self._told[claim.id] = claim.stage.value
                 continue
-            if before is None:
-                payload = await self.claim_record(claim.id)
-                gains = [pair.d_nano for pair in payload.dev_pairs]
-                self.journal.write(
-                    "quarantined",
-                    claim=claim.id.hex(),
-                    author=claim.author.hex(),
-                    claimed_bpb=sum(gains) / len(gains) / 1e9 if gains else 0.0,
-                )
-            if claim.stage in (Stage.RETRACTED, Stage.FROZEN):
-                self.journal.write(claim.stage.value, claim=claim.id.hex(), reason=claim.reason)
-            elif claim.stage in CLOSED:
-                self._tell_verdict(claim)
-            if claim.stage is Stage.ADOPTED and not await self._sign_adoption(claim):
-                continue  # a full disk, say: tried again with the next news
-            if claim.stage is Stage.RETRACTED and not await sign_retraction(self, claim):
+            if self._told.get(claim.id) != claim.stage.value:
+                await self._tell_stage(claim)
+            if (claim.id, claim.stage) in self._signed:
                 continue
-            self._told[claim.id] = claim.stage.value
+            signed = False  # on a full disk, say: again with the next news
+            if claim.stage is Stage.ADOPTED:
+                seated = claim.bench is not None and claim.bench.rank_of(own) is not None
+                if seated or claim.author == own or claim.id in used:
+                    signed = await self._sign_adoption(claim)
+            elif claim.stage is Stage.RETRACTED:
+                signed = await sign_retraction(self, claim)
+            if signed:
+                self._signed.add((claim.id, claim.stage))
+
+    async def _tell_stage(self, claim: ClaimState) -> None:
+        if claim.id not in self._told:
+            payload = await self.claim_record(claim.id)
+            gains = [pair.d_nano for pair in payload.dev_pairs]
+            self.journal.write(
+                "quarantined",
+                claim=claim.id.hex(),
+                author=claim.author.hex(),
+                claimed_bpb=sum(gains) / len(gains) / 1e9 if gains else 0.0,
+            )
+        if claim.stage in (Stage.RETRACTED, Stage.FROZEN):
+            self.journal.write(claim.stage.value, claim=claim.id.hex(), reason=claim.reason)
+        elif claim.stage in CLOSED:
+            self._tell_verdict(claim)
+        self._told[claim.id] = claim.stage.value
 
     def _tell_contradiction(self, one: ClaimState) -> None:
-        assert one.target is not None
+        if one.target is None or self._told.get(one.id) == one.stage.value:
+            return
+        self._told[one.id] = one.stage.value
         self.journal.write(
             "contradiction",
             id=one.id.hex(),

@@ -217,7 +217,7 @@ async def recheck_forever(node: Node) -> None:
                 await changed.wait()
             continue
         not_before[item.block] = trio.current_time() + RETRY_SECONDS
-        await _while_idle(node, lambda item=item: _look(node, item, done))  # type: ignore[misc]
+        await while_idle(node, lambda item=item: _look(node, item, done))  # type: ignore[misc]
         node.activity = "ready"
 
 
@@ -269,7 +269,7 @@ async def _look(node: Node, item: Recheck, done: Done) -> None:
     )
 
 
-async def _while_idle(node: Node, work: Callable[[], Awaitable[None]]) -> None:
+async def while_idle(node: Node, work: Callable[[], Awaitable[None]]) -> None:
     """Do ``work``; cancel it when a reproduction becomes ours."""
 
     async def watch(scope: trio.CancelScope) -> None:

@@ -1,8 +1,9 @@
 """``lazaretto up``: open a member's log and network, run its loops, and close all of it in order.
 
 Loops: ``research`` proposes and claims, ``verify`` reproduces what its seat on a bench asks for,
-``recheck`` scores sealed weights of others again, ``contradict`` doubts discoveries; what else a
-node does is in ``node.chores``, and how it answers strangers in ``node.door``.
+``recheck`` scores sealed weights of others again, ``contradict`` doubts discoveries, ``calibrate``
+measures the noise of a verifier's tiers; what else a node does is in ``node.chores``, and how it
+answers strangers in ``node.door``.
 """
 
 from __future__ import annotations
@@ -158,6 +159,7 @@ async def serve(
         UsageError, KeyFileError, StoreError: the home is not in order; nothing was changed.
     """
     from node.calibrating import own_calibrations
+    from node.idle_calibration import calibrate_when_idle
     from node.rechecking import recheck_forever
     from node.research import research_forever
     from node.retracting import contradict_forever
@@ -175,6 +177,7 @@ async def serve(
                 loops.start_soon(_guarded, node, "research", research or research_forever)
                 loops.start_soon(_guarded, node, "recheck", recheck_forever)
                 loops.start_soon(_guarded, node, "contradict", contradict_forever)
+                loops.start_soon(_guarded, node, "calibrate", calibrate_when_idle)
 
         door = Door(home, node.log, chores.ready)
         async with (

@@ -110,6 +110,7 @@ class Settings:
     sole governor's node opens an epoch by itself for those who join, at most one each
     ``epoch_pause_s`` seconds; with ``"hand"`` only ``lazaretto epoch open`` does.
     ``mdns``: announce this node on the local network, and find members there.
+    ``calibrate``: a node that verifies measures how noisy pairs are here, beside its other work.
     ``portfolio`` names those who share the work where ``proposer = "portfolio"``.
 
     ``hw_class`` is the class under which measurements on the processor are published; those on a
@@ -133,6 +134,7 @@ class Settings:
     proposer: str = "tpe"
     portfolio: tuple[str, ...] = ("tpe", "random")
     tier: str = "quick"
+    calibrate: bool = True
     hw_class: str = "cpu"
     sandbox: Literal["bubblewrap", "landlock"] = "bubblewrap"
     limits: Limits = field(default_factory=Limits)
