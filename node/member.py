@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import trio
 
+from node.hearsay import Hearsay
 from node.journal import Journal
 from node.limits import Cores
 from node.state import RunningState, write_state
@@ -25,7 +27,7 @@ from verification.quarantine import Quarantine
 from verification.states import CLOSED, ClaimState, Stage, State
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable, Iterator
     from pathlib import Path
 
     from node.data import Data
@@ -55,6 +57,7 @@ class Node:
         self.blobs = BlobStore(home.blobs, max_total=settings.limits.blob_gib * 1024**3)
         self.log = SwarmLog(store, key, self._hear)
         self.quarantine = Quarantine(store.swarm)
+        self.hearsay = Hearsay(key.public, settings.operator)
         self.state = State(None)
         self.changed = trio.Event()
         self.data: Data | None = None
@@ -62,6 +65,11 @@ class Node:
         self.peers: Callable[[], Iterable[bytes]] = tuple
         self.fetch: Callable[[bytes, int, bytes], Awaitable[Path]] | None = None
         self.activity = "starting"
+        self.why = ""  # for what reason this is done and nothing else; see node.agenda
+        self.researching = True  # False while there is nothing to try
+        self.finishing = False  # nothing new is begun
+        self.ending = ""  # what a node that finishes waits for; shown in place of its activity
+        self._at_hand: list[str] = []
         self._heard: list[Record] = [record for _, record in store.records()]
         self._wake = trio.Event()
         self._wake.set()
@@ -103,6 +111,30 @@ class Node:
         assert rules is not None
         return next(policy for policy in rules.charter.tiers if policy.name == tier)
 
+    @contextmanager
+    def doing(self, what: str) -> Iterator[None]:
+        """Something is at hand while the block lasts; a node that finishes waits for it."""
+        self._at_hand.append(what)
+        try:
+            yield
+        finally:
+            self._at_hand.remove(what)
+            self.wake()
+
+    def may_begin(self) -> bool:
+        """Whether new work may be begun: not once the node is told to finish."""
+        return not self.finishing
+
+    @property
+    def at_hand(self) -> tuple[str, ...]:
+        """What is at hand now, beside pairs for benches."""
+        return tuple(self._at_hand)
+
+    def wake(self) -> None:
+        """Let every loop look again, as after a change of the state."""
+        fired, self.changed = self.changed, trio.Event()
+        fired.set()
+
     # --- the fold ----------------------------------------------------------------------------
 
     def _hear(self, records: list[Record]) -> None:
@@ -131,12 +163,15 @@ class Node:
             heard, self._heard = self._heard, []
             self.state = await trio.to_thread.run_sync(self._fold, heard)
             self._folded_count += len(heard)
-        fired, self.changed = self.changed, trio.Event()
-        fired.set()
+        self.wake()
 
     def _fold(self, heard: list[Record]) -> State:
+        rules = self.log.store.rules
         for record in heard:
             self.quarantine.add(record)
+            line = rules.member(record.envelope.epoch, record.author) if rules else None
+            if line is not None:
+                self.hearsay.hear(record, line.operator)
         return self.quarantine.state()
 
     async def code_of(self, claim: bytes | None) -> bytes:
@@ -254,7 +289,8 @@ class Node:
             peer=peer_id(self.key.public),
             addresses=tuple(network.transport.addresses),
             peers=tuple(sorted(peer_id(key) for key in network.transport.peers())),
-            activity=self.activity,
+            activity=self.ending or self.activity,
+            why="" if self.ending else self.why,
             disk=str(self.log.full) if self.log.full else "",
             clock_s=network.transport.clock_ahead(),
         )

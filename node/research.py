@@ -208,6 +208,9 @@ async def research_forever(node: Node) -> None:
             trials = Trials(node, frontier, await node.code_of(frontier))
             best = None
         best = await claims.claim_if_possible(trials, best)
+        if not node.may_begin():
+            await node.changed.wait()
+            continue
         idle, seconds = "out of ideas for this frontier", IDLE_SECONDS
         proposal = await merges.offer(trials)
         if proposal is None:
@@ -217,12 +220,18 @@ async def research_forever(node: Node) -> None:
                 proposal = await trio.to_thread.run_sync(proposer.propose, context)
             except Paused as pause:
                 idle, seconds = pause.told, pause.seconds
+        node.researching = proposal is not None
         if proposal is None:
             node.activity = idle
             with trio.move_on_after(seconds):
                 await node.changed.wait()
             continue
-        best = await _experiment(node, proposer, trials, proposal, best, claims)
+        if not node.may_begin():  # it was asked for before
+            await trio.to_thread.run_sync(proposer.observe, proposal.id, Outcome("abandoned"))
+            continue
+        with node.doing("experiment"):
+            best = await _experiment(node, proposer, trials, proposal, best, claims)
+            best = await claims.claim_if_possible(trials, best)
 
 
 async def _experiment(

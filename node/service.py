@@ -1,7 +1,7 @@
 """``lazaretto up``: open a member's log and network, run its loops, and close all of it in order.
 
 Loops: ``research`` proposes and claims, ``verify`` reproduces what its seat on a bench asks for,
-``recheck`` scores sealed weights of others again; what else a node does is in ``node.chores``, and
+``upkeep`` checks and keeps the work of others; what else a node does is in ``node.chores``, and
 how it answers strangers in ``node.door``.
 """
 
@@ -158,8 +158,8 @@ async def serve(
         UsageError, KeyFileError, StoreError: the home is not in order; nothing was changed.
     """
     from node.calibrating import own_calibrations
-    from node.rechecking import recheck_forever
     from node.research import research_forever
+    from node.upkeep import upkeep_forever
     from node.verifying import verify_forever
 
     settings = home.load()
@@ -172,7 +172,7 @@ async def serve(
             async with trio.open_nursery() as loops:
                 loops.start_soon(_guarded, node, "verify", verify or verify_forever)
                 loops.start_soon(_guarded, node, "research", research or research_forever)
-                loops.start_soon(_guarded, node, "recheck", recheck_forever)
+                loops.start_soon(_guarded, node, "upkeep", upkeep_forever)
 
         door = Door(home, node.log, chores.ready)
         async with (
@@ -194,6 +194,8 @@ async def serve(
             nursery.start_soon(node.keep_telling, network)
             nursery.start_soon(chores.knock, network)
             nursery.start_soon(chores.take_orders)
+            nursery.start_soon(chores.end_pause)
+            nursery.start_soon(chores.finish, nursery.cancel_scope)
             await _fetch_own_feed(node, network)
             node.log.may_sign.set()
             nursery.start_soon(chores.govern)

@@ -106,7 +106,8 @@ class Settings:
     """``node.toml``. ``bootstrap``: multiaddrs to dial first. ``token``: of the invitation.
 
     ``asked``: this node asked to join, without an invitation. ``start = "paused"``: it listens,
-    stores and serves, and trains nothing until ``lazaretto resume``. ``open_epochs = "join"``: a
+    stores and serves, and trains nothing until ``lazaretto resume``, or until ``paused_until``
+    (seconds since 1970) where that is not 0. ``open_epochs = "join"``: a
     sole governor's node opens an epoch by itself for those who join, at most one each
     ``epoch_pause_s`` seconds; with ``"hand"`` only ``lazaretto epoch open`` does.
     ``mdns``: announce this node on the local network, and find members there.
@@ -126,6 +127,7 @@ class Settings:
     token: str = ""
     asked: bool = False
     start: Literal["running", "paused"] = "running"
+    paused_until: Annotated[int, msgspec.Meta(ge=0, le=10**11)] = 0
     open_epochs: Literal["join", "hand"] = "join"
     epoch_pause_s: int = 300
     mdns: bool = False

@@ -21,7 +21,8 @@ class RunningState:
     """A running node: times in seconds since 1970, peers and itself as peer ids.
 
     ``disk`` is the last failure to write the log, empty while all is well. ``clock_s``: how far
-    peers' clocks are ahead of ours, in the median; None without peers.
+    peers' clocks are ahead of ours, in the median; None without peers. ``why``: for what reason
+    the node does what it does (:mod:`node.agenda`).
     """
 
     pid: int
@@ -33,6 +34,7 @@ class RunningState:
     activity: str
     disk: str
     clock_s: float | None = None
+    why: str = ""
 
 
 def write_state(home: Home, state: RunningState) -> None:

@@ -161,7 +161,9 @@ class _Member:
         return [
             duty
             for duty in duties(state, self._key, self._secret, self._node.calibrations)
-            if _name(duty) not in self._done and self._would_count(state, duty)
+            if _name(duty) not in self._done
+            and not (self._node.finishing and isinstance(duty, CommitDuty))
+            and self._would_count(state, duty)
         ]
 
     def _tell_lost(self, state: State) -> None:

@@ -52,7 +52,7 @@ class TpeProposer:
         known = self._known(base, space)
         study = self._study(space, known)
         best = _best(known)
-        for attempt in range(TRIES):
+        for attempt in range(TRIES + TRIES // 2):
             if attempt < TRIES // 10:
                 change = self._ask(study, space)
             else:  # the model insists on what was tried: fall back to chance
@@ -60,7 +60,8 @@ class TpeProposer:
             changes = [change]
             if best and best.name != change.name and self._random.random() < PAIR_SHARE:
                 changes.append(best)
-            if proposal := hand_out(self._memory, context, changes, self.name):
+            again = attempt >= TRIES  # nothing is left that nobody has tried
+            if proposal := hand_out(self._memory, context, changes, self.name, again=again):
                 return proposal
         return None
 
