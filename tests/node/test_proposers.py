@@ -118,16 +118,17 @@ def test_never_the_same_program_twice(make):
     assert len(seen) >= 4
 
 
-def test_what_others_tried_comes_last_and_is_not_lost(make):
+@pytest.mark.parametrize("name", sorted(MAKERS))
+def test_what_others_tried_comes_last_and_is_not_lost(tmp_path, name):
     """Half of all ideas are said to be tried; then every one is, which a liar may say."""
     half = replace(CONTEXT, elsewhere=lambda identity: identity[0] % 2 == 0)
-    proposer = make()
-    first = proposer.propose(half)
-    assert first is not None
-    assert ast_hash(first.code)[0] % 2
     everything = replace(CONTEXT, elsewhere=lambda identity: True)
-    second = proposer.propose(everything)
+    proposer = MAKERS[name](tmp_path)
+    first, second = proposer.propose(half), proposer.propose(everything)
+    proposer.close()
+    assert first is not None
     assert second is not None
+    assert ast_hash(first.code)[0] % 2
     assert ast_hash(second.code) != ast_hash(first.code)
 
 
