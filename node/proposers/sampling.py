@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from node.proposers.protocol import Outcome, ProposalContext, Value
 
 TRIES = 200
+PUT_OFF = 20
+"""So many draws for a proposal look for what nobody has tried; then others' ideas will do."""
 
 
 def hand_out(
@@ -59,8 +61,8 @@ class RandomProposer:
     def propose(self, context: ProposalContext) -> Proposal | None:
         """A random edit of one literal; None after ``TRIES`` draws without a new program."""
         space = knobs(context.code)
-        for attempt in range(TRIES + TRIES // 2 if space else 0):
-            change, again = random_change(space, self._random), attempt >= TRIES
+        for attempt in range(TRIES if space else 0):
+            change, again = random_change(space, self._random), attempt >= PUT_OFF
             if proposal := hand_out(self._memory, context, (change,), self.name, again=again):
                 return proposal
         return None
