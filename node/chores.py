@@ -143,11 +143,11 @@ class Chores:
                 continue
             await trio.sleep(min(left, SENSE_SECONDS))
 
-    async def watch_limits(self) -> None:
-        """Pause while the limits forbid work, and say why."""
-        limits, sensors = self.node.settings.limits, Sensors(self.node.home.path)
+    async def watch_limits(self, traffic: Callable[[], int] = int) -> None:
+        """Pause while the limits forbid work, and say why; ``traffic``: see ``Sensors``."""
+        limits, sensors = self.node.settings.limits, Sensors(self.node.home.path, traffic)
         while True:
-            sensed = await trio.to_thread.run_sync(sensors.sense)
+            self.node.sensed = sensed = await trio.to_thread.run_sync(sensors.sense)
             before, self._limited = self._limited, reason_to_pause(limits, sensed)
             if bool(before) != bool(self._limited):
                 what = "paused" if self._limited else "goes on"

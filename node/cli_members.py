@@ -28,7 +28,7 @@ def register(app: App) -> None:
     """Add these commands to ``app``."""
     for command in (invite, join, requests, accept, ignore, dismiss, members):
         app.command(command)
-    for command in (pause, resume, finish):
+    for command in (pause, resume, finish, limits):
         app.command(command)
     app.command(rotate_key, name="rotate-key")
     app.command(epoch)
@@ -298,6 +298,13 @@ def finish(*, home: HomeFlag = None, as_json: JsonFlag = False) -> int:
     answer = _order(home, do="finish")
     pid = finished(where, progress)
     return _tell("finished", {**answer, "pid": pid}, f"finished; process {pid} ended", as_json)
+
+
+def limits(*, home: HomeFlag = None, as_json: JsonFlag = False) -> int:
+    """What this node lends, each limit beside what is measured, and why it pauses if it does."""
+    from node.limits_table import show_limits
+
+    return show_limits(find_home(home), as_json=as_json)
 
 
 def _order(home: Path | None, **order: object) -> dict[str, Any]:

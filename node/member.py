@@ -16,8 +16,8 @@ import trio
 
 from node.hearsay import Hearsay
 from node.journal import Journal
-from node.limits import Cores
-from node.state import RunningState, write_state
+from node.limits import Cores, lent_memory, threads_lent
+from node.state import RunningState, Sensed, write_state
 from swarm.blobs import BlobStore
 from swarm.errors import SwarmError
 from swarm.keys import KeyPair, peer_id
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from swarm.envelope import Record
     from swarm.records import TierPolicy
     from swarm.store import Store
+    from training.challenge import TierSpec
 
 
 STATE_SECONDS = 1.0
@@ -64,6 +65,7 @@ class Node:
         self.calibrations: dict[str, bytes] = {}
         self.peers: Callable[[], Iterable[bytes]] = tuple
         self.fetch: Callable[[bytes, int, bytes], Awaitable[Path]] | None = None
+        self.sensed: Sensed | None = None
         self.activity = "starting"
         self.why = ""  # for what reason this is done and nothing else; see node.agenda
         self.researching = True  # False while there is nothing to try
@@ -102,8 +104,18 @@ class Node:
         if tier not in self._cores:
             assert self.data is not None
             threads = self.data.challenge.tier(tier).threads
-            self._cores[tier] = Cores(self.settings.limits.cores, threads)
+            self._cores[tier] = Cores(threads_lent(self.settings.limits, threads), threads)
         return self._cores[tier]
+
+    def tier(self, name: str) -> TierSpec:
+        """The measuring half of a tier, with no more memory than is lent here."""
+        assert self.data is not None
+        return lent_memory(self.data.challenge.tier(name), self.settings.limits)
+
+    def is_short_of_memory(self, tier: str, status: str) -> bool:
+        """Whether a run that ended with ``status`` may have done so for the memory lent here."""
+        assert self.data is not None
+        return status == "memory" and self.tier(tier) != self.data.challenge.tier(tier)
 
     def policy(self, tier: str) -> TierPolicy:
         """The deciding half of a tier."""
@@ -293,6 +305,7 @@ class Node:
             why="" if self.ending else self.why,
             disk=str(self.log.full) if self.log.full else "",
             clock_s=network.transport.clock_ahead(),
+            sensed=self.sensed,
         )
         try:
             write_state(self.home, state)

@@ -45,7 +45,7 @@ async def rescore(node: Node, item: Recheck) -> tuple[Finding, Found | None]:
     if (evident := item.evident) is not None:
         return evident, None
     assert node.data is not None
-    tier, folds = node.data.challenge.tier(item.tier), node.data.challenge.manifest.folds
+    tier, folds = node.tier(item.tier), node.data.challenge.manifest.folds
     if item.said.fold >= len(folds):
         return Finding("unsure", 0, "the challenge has no such fold"), None
     if not can_score(tier):

@@ -114,7 +114,7 @@ class Trials:
         self.node = node
         self.base_id = base_id
         self.base = base
-        self.tier = node.data.challenge.tier(node.settings.tier)
+        self.tier = node.tier(node.settings.tier)
         self.train: Shards = node.data.train()
         self.dev: Documents = node.data.dev()
         self.tokenizer = node.data.tokenizer()
@@ -156,6 +156,8 @@ class Trials:
                 self._scores[seed] = result.base
             cost += result.candidate_cost_ms + (0 if known else result.base_cost_ms)
             status = result.status
+            if self.node.is_short_of_memory(self.tier.name, status):
+                status = "memory_lent"
             if status == "ok" and result.cost_ratio_milli > self.tier.max_cost_ratio_milli:
                 status = "too_costly"
             if status == "ok":

@@ -203,7 +203,7 @@ async def serve(
             node.calibrations = await trio.to_thread.run_sync(own_calibrations, node)
             progress("all data is here and checked; working")
             nursery.start_soon(_guarded, node, "blobs", keep_within_quota)
-            nursery.start_soon(chores.watch_limits)
+            nursery.start_soon(chores.watch_limits, lambda: network.blobs.throttle.total)
             nursery.start_soon(chores.work, work)
     home.state.unlink(missing_ok=True)
 
