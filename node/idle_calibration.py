@@ -17,7 +17,7 @@ import trio
 
 from node.calibrating import PAIRS, Kept, Machine, machine_of, measure, sign
 from node.errors import NodeError
-from node.rechecking import is_due, while_idle
+from node.upkeep import is_due, while_idle
 from node.work import cancellable
 from swarm.errors import SwarmError
 from training.errors import SandboxUnavailable, TrainingError

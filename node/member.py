@@ -14,14 +14,16 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import trio
 
+from node.hearsay import Hearsay
 from node.journal import Journal
-from node.limits import Cores
+from node.limits import Cores, lent_memory, threads_lent
 from node.retracting import sign_retraction
-from node.state import RunningState, write_state
+from node.state import RunningState, Sensed, write_state
 from swarm.blobs import BlobStore
 from swarm.errors import SwarmError
 from swarm.keys import KeyPair, peer_id
@@ -31,7 +33,7 @@ from verification.quarantine import Quarantine
 from verification.states import CLOSED, ClaimState, Stage, State
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable, Iterator
     from pathlib import Path
 
     from node.data import Data
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from swarm.envelope import Record
     from swarm.records import TierPolicy
     from swarm.store import Store
+    from training.challenge import TierSpec
 
 
 STATE_SECONDS = 1.0
@@ -61,13 +64,20 @@ class Node:
         self.blobs = BlobStore(home.blobs, max_total=settings.limits.blob_gib * 1024**3)
         self.log = SwarmLog(store, key, self._hear)
         self.quarantine = Quarantine(store.swarm)
+        self.hearsay = Hearsay(key.public, settings.operator)
         self.state = State(None)
         self.changed = trio.Event()
         self.data: Data | None = None
         self.calibrations: dict[str, bytes] = {}
         self.peers: Callable[[], Iterable[bytes]] = tuple
         self.fetch: Callable[[bytes, int, bytes], Awaitable[Path]] | None = None
+        self.sensed: Sensed | None = None
         self.activity = "starting"
+        self.why = ""  # for what reason this is done and nothing else; see node.agenda
+        self.researching = True  # False while there is nothing to try
+        self.finishing = False  # nothing new is begun
+        self.ending = ""  # what a node that finishes waits for; shown in place of its activity
+        self._at_hand: list[str] = []
         self._heard: list[Record] = [record for _, record in store.records()]
         self._wake = trio.Event()
         self._wake.set()
@@ -101,14 +111,48 @@ class Node:
         if tier not in self._cores:
             assert self.data is not None
             threads = self.data.challenge.tier(tier).threads
-            self._cores[tier] = Cores(self.settings.limits.cores, threads)
+            self._cores[tier] = Cores(threads_lent(self.settings.limits, threads), threads)
         return self._cores[tier]
+
+    def tier(self, name: str) -> TierSpec:
+        """The measuring half of a tier, with no more memory than is lent here."""
+        assert self.data is not None
+        return lent_memory(self.data.challenge.tier(name), self.settings.limits)
+
+    def is_short_of_memory(self, tier: str, status: str) -> bool:
+        """Whether a run that ended with ``status`` may have done so for the memory lent here."""
+        assert self.data is not None
+        return status == "memory" and self.tier(tier) != self.data.challenge.tier(tier)
 
     def policy(self, tier: str) -> TierPolicy:
         """The deciding half of a tier."""
         rules = self.state.rules
         assert rules is not None
         return next(policy for policy in rules.charter.tiers if policy.name == tier)
+
+    @contextmanager
+    def doing(self, what: str) -> Iterator[None]:
+        """Something is at hand while the block lasts; a node that finishes waits for it."""
+        self._at_hand.append(what)
+        try:
+            yield
+        finally:
+            self._at_hand.remove(what)
+            self.wake()
+
+    def may_begin(self) -> bool:
+        """Whether new work may be begun: not once the node is told to finish."""
+        return not self.finishing
+
+    @property
+    def at_hand(self) -> tuple[str, ...]:
+        """What is at hand now, beside pairs for benches."""
+        return tuple(self._at_hand)
+
+    def wake(self) -> None:
+        """Let every loop look again, as after a change of the state."""
+        fired, self.changed = self.changed, trio.Event()
+        fired.set()
 
     # --- the fold ----------------------------------------------------------------------------
 
@@ -138,12 +182,15 @@ class Node:
             heard, self._heard = self._heard, []
             self.state = await trio.to_thread.run_sync(self._fold, heard)
             self._folded_count += len(heard)
-        fired, self.changed = self.changed, trio.Event()
-        fired.set()
+        self.wake()
 
     def _fold(self, heard: list[Record]) -> State:
+        rules = self.log.store.rules
         for record in heard:
             self.quarantine.add(record)
+            line = rules.member(record.envelope.epoch, record.author) if rules else None
+            if line is not None:
+                self.hearsay.hear(record, line.operator)
         return self.quarantine.state()
 
     async def code_of(self, claim: bytes | None) -> bytes:
@@ -292,9 +339,11 @@ class Node:
             peer=peer_id(self.key.public),
             addresses=tuple(network.transport.addresses),
             peers=tuple(sorted(peer_id(key) for key in network.transport.peers())),
-            activity=self.activity,
+            activity=self.ending or self.activity,
+            why="" if self.ending else self.why,
             disk=str(self.log.full) if self.log.full else "",
             clock_s=network.transport.clock_ahead(),
+            sensed=self.sensed,
         )
         try:
             write_state(self.home, state)

@@ -16,6 +16,7 @@ from node.escaping import escaped as escaped
 from node.spending import told
 from node.state import read_state
 from node.tables import table
+from node.times import clock
 from swarm.charter import trust_note
 from swarm.keys import KeyPair, peer_id, short
 from swarm.records import Claim
@@ -216,6 +217,8 @@ def summary(home: Home) -> dict[str, Any]:
         },
         "trust": held.trust,
         "running": running,
+        "paused": held.settings.start == "paused",
+        "paused_until": held.settings.paused_until or None,
         "model_spending": told(home.spending),
     }
 
@@ -235,9 +238,15 @@ def show_status(home: Home, *, as_json: bool) -> int:
         ("epoch", f"{facts['epoch'] or 'none yet'}, {facts['members']} members"),
         ("running", f"yes, pid {running['pid']}" if running else f"no  ({_up(home)})"),
     ]
+    if not running and facts["paused"]:
+        until = facts["paused_until"]
+        lines.append(("paused", f"until {clock(until)}" if until else "until lazaretto resume"))
     if running:
         peers = ", ".join(short(peer) for peer in running["peers"]) or "none"
-        lines += [("doing", escaped(running["activity"], 160)), ("peers", peers)]
+        lines.append(("doing", escaped(running["activity"], 160)))
+        if running["why"] and running["why"] != running["activity"]:
+            lines.append(("why", escaped(running["why"], 160)))
+        lines.append(("peers", peers))
         if running["disk"]:
             lines.append(("disk", escaped(running["disk"])))
         if abs(running["clock_s"] or 0) > CLOCK_TOLERANCE_S:

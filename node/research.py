@@ -114,7 +114,7 @@ class Trials:
         self.node = node
         self.base_id = base_id
         self.base = base
-        self.tier = node.data.challenge.tier(node.settings.tier)
+        self.tier = node.tier(node.settings.tier)
         self.train: Shards = node.data.train()
         self.dev: Documents = node.data.dev()
         self.tokenizer = node.data.tokenizer()
@@ -156,6 +156,8 @@ class Trials:
                 self._scores[seed] = result.base
             cost += result.candidate_cost_ms + (0 if known else result.base_cost_ms)
             status = result.status
+            if self.node.is_short_of_memory(self.tier.name, status):
+                status = "memory_lent"
             if status == "ok" and result.cost_ratio_milli > self.tier.max_cost_ratio_milli:
                 status = "too_costly"
             if status == "ok":
@@ -208,6 +210,9 @@ async def research_forever(node: Node) -> None:
             trials = Trials(node, frontier, await node.code_of(frontier))
             best = None
         best = await claims.claim_if_possible(trials, best)
+        if not node.may_begin():
+            await node.changed.wait()
+            continue
         idle, seconds = "out of ideas for this frontier", IDLE_SECONDS
         proposal = await merges.offer(trials)
         if proposal is None:
@@ -217,12 +222,18 @@ async def research_forever(node: Node) -> None:
                 proposal = await trio.to_thread.run_sync(proposer.propose, context)
             except Paused as pause:
                 idle, seconds = pause.told, pause.seconds
+        node.researching = proposal is not None
         if proposal is None:
             node.activity = idle
             with trio.move_on_after(seconds):
                 await node.changed.wait()
             continue
-        best = await _experiment(node, proposer, trials, proposal, best, claims)
+        if not node.may_begin():  # it was asked for before
+            await trio.to_thread.run_sync(proposer.observe, proposal.id, Outcome("abandoned"))
+            continue
+        with node.doing("experiment"):
+            best = await _experiment(node, proposer, trials, proposal, best, claims)
+            best = await claims.claim_if_possible(trials, best)
 
 
 async def _experiment(

@@ -1,7 +1,7 @@
 """``lazaretto up``: open a member's log and network, run its loops, and close all of it in order.
 
 Loops: ``research`` proposes and claims, ``verify`` reproduces what its seat on a bench asks for,
-``recheck`` scores sealed weights of others again, ``contradict`` doubts discoveries, ``calibrate``
+``upkeep`` checks and keeps the work of others, ``contradict`` doubts discoveries, ``calibrate``
 measures the noise of a verifier's tiers; what else a node does is in ``node.chores``, and how it
 answers strangers in ``node.door``.
 """
@@ -160,9 +160,9 @@ async def serve(
     """
     from node.calibrating import own_calibrations
     from node.idle_calibration import calibrate_when_idle
-    from node.rechecking import recheck_forever
     from node.research import research_forever
     from node.retracting import contradict_forever
+    from node.upkeep import upkeep_forever
     from node.verifying import verify_forever
 
     settings = home.load()
@@ -175,9 +175,9 @@ async def serve(
             async with trio.open_nursery() as loops:
                 loops.start_soon(_guarded, node, "verify", verify or verify_forever)
                 loops.start_soon(_guarded, node, "research", research or research_forever)
-                loops.start_soon(_guarded, node, "recheck", recheck_forever)
                 loops.start_soon(_guarded, node, "contradict", contradict_forever)
                 loops.start_soon(_guarded, node, "calibrate", calibrate_when_idle)
+                loops.start_soon(_guarded, node, "upkeep", upkeep_forever)
 
         door = Door(home, node.log, chores.ready)
         async with (
@@ -199,6 +199,8 @@ async def serve(
             nursery.start_soon(node.keep_telling, network)
             nursery.start_soon(chores.knock, network)
             nursery.start_soon(chores.take_orders)
+            nursery.start_soon(chores.end_pause)
+            nursery.start_soon(chores.finish, nursery.cancel_scope)
             await _fetch_own_feed(node, network)
             node.log.may_sign.set()
             nursery.start_soon(chores.govern)
@@ -206,7 +208,7 @@ async def serve(
             node.calibrations = await trio.to_thread.run_sync(own_calibrations, node)
             progress("all data is here and checked; working")
             nursery.start_soon(_guarded, node, "blobs", keep_within_quota)
-            nursery.start_soon(chores.watch_limits)
+            nursery.start_soon(chores.watch_limits, lambda: network.blobs.throttle.total)
             nursery.start_soon(chores.work, work)
     home.state.unlink(missing_ok=True)
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from node.environment import hardware_class
-from node.reproducing import advance
+from node.reproducing import LentMemorySpent, advance
 from swarm.errors import SwarmError
 from training.errors import TrainingError
 from verification.duty import (
@@ -146,6 +146,8 @@ class _Member:
             self._done.add(_name(duty))
             try:
                 await self._advance(node, duty, self._class(duty.tier))
+            except LentMemorySpent as error:  # not tried again: it would end in the same way
+                self._tell(duty.claim, f"is left to the others: {error}; {error.cure}")
             except (SwarmError, TrainingError, OSError) as error:
                 # Not the candidate's: those are results. Other duties first: one claim must not
                 # hold up the rest.
@@ -161,7 +163,9 @@ class _Member:
         return [
             duty
             for duty in duties(state, self._key, self._secret, self._node.calibrations)
-            if _name(duty) not in self._done and self._would_count(state, duty)
+            if _name(duty) not in self._done
+            and not (self._node.finishing and isinstance(duty, CommitDuty))
+            and self._would_count(state, duty)
         ]
 
     def _tell_lost(self, state: State) -> None:

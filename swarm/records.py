@@ -68,6 +68,7 @@ __all__ = [
     "Seal",
     "Seating",
     "TierPolicy",
+    "Upkeep",
 ]
 
 
@@ -306,6 +307,22 @@ class Experiment:
 
 
 @dataclass(frozen=True, slots=True)
+class Upkeep:
+    """What its author did for the work of others: a receipt, and a hint what needs no more hands.
+
+    ``rescored``: blocks whose sealed weights gave the numbers that they say (what they did not give
+    is a ``Contradiction``); ``audited``: adopted claims that follow from signed bytes; ``stored``:
+    blocks whose weights its author keeps and serves. Nobody can check that it is true, so it is
+    never evidence.
+    """
+
+    KIND: ClassVar[str] = "upkeep"
+    rescored: Annotated[tuple[Hash, ...], Meta(max_length=64)]
+    audited: Annotated[tuple[Hash, ...], Meta(max_length=64)]
+    stored: Annotated[tuple[Hash, ...], Meta(max_length=64)]
+
+
+@dataclass(frozen=True, slots=True)
 class Equivocation:
     """Two signed records of one author with one ``seq``: a proof that needs no witness."""
 
@@ -317,6 +334,6 @@ class Equivocation:
 Payload = (
     Charter | Epoch | Beacon | Draft | Consent | Admission | Rotation | Claim | Commit | Seating
     | Seal | Open | Block | Attest | Adoption | Contradiction | Retraction | Calibration
-    | Experiment | Equivocation
+    | Experiment | Upkeep | Equivocation
 )  # fmt: skip
 KINDS: dict[str, type[Any]] = {kind.KIND: kind for kind in Payload.__args__}
