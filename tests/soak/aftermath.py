@@ -267,8 +267,8 @@ def _table(facts: dict[str, Any]) -> str:
          f"{sum(claims['rejected'].values())} rejected, {claims['total'] - settled} open"),
         ("rejected for", _counts(claims["rejected"])),
         ("open", _counts(claims["open"])),
-        ("verifiers", f"pairs: {_counts(claims['pairs_of_verifiers'])}; {claims['cost_s']:.0f} s of "
-         f"compute, researchers {tried['cost_s']:.0f} s"),
+        ("verifiers' pairs", _counts(claims["pairs_of_verifiers"])),
+        ("compute", f"research {tried['cost_s']:.0f} s, verification {claims['cost_s']:.0f} s"),
         ("agreement", f"claims with different fates: {len(agree['differ'])} of {agree['claims']}; "
          f"frontier {'the same' if agree['same_frontier'] else 'DIFFERS'}; records "
          f"{'the same' if agree['same_records'] else agree['records']}"),
