@@ -140,7 +140,7 @@ async def _score(
             )  # fmt: skip
     except BaseFailed as error:
         return _base_failed(duty, error.status), {}
-    return _pair_of(result, duty.fold()), result.candidate.probes if result.candidate else {}
+    return pair_of(result, duty.fold()), result.candidate.probes if result.candidate else {}
 
 
 def _base_failed(duty: PairDuty, status: str) -> Pair:
@@ -148,7 +148,8 @@ def _base_failed(duty: PairDuty, status: str) -> Pair:
     return Pair(0, duty.fold(), "base_first", 0, f"base_{status}", 0, 0, 0, 0, 0)
 
 
-def _pair_of(result: PairResult, fold: int) -> Pair:
+def pair_of(result: PairResult, fold: int) -> Pair:
+    """A scored pair as it is published."""
     base, candidate, trained = result.base, result.candidate, result.trained
     return Pair(
         index=0,
