@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from fractions import Fraction
 
+import psutil
 import pytest
 
 from node.compare import Options, policy_of, run_compare
@@ -116,3 +122,36 @@ def test_marks():
     assert found["efficient"] is False
     found = marks([row("greedy", 0.1, 0.1, 9.0), row("lazaretto", 0.0, 0.0, 9.0)])
     assert found["honest"] is None
+
+
+@pytest.mark.soak
+@pytest.mark.sandbox
+def test_kill_9_costs_no_finished_run_and_leaves_no_process(tmp_path):
+    words = ["--repeats", "1", "--budget-runs", "4", "--pairs", "2", "--jobs", "2", "--json"]
+    command = [sys.executable, "-m", "node.cli", "compare", *words]
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    kept = tmp_path / "lazaretto" / "experiments" / "runs"
+
+    def start():
+        return subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
+        )
+
+    process = start()
+    while len(before := {path.name: path.stat().st_ino for path in kept.glob("*.run")}) < 3:
+        assert process.poll() is None
+        time.sleep(0.1)
+    mine = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    _, alive = psutil.wait_procs(mine, timeout=30)
+    assert not alive
+    process = start()
+    facts = json.loads(process.communicate(timeout=1800)[0])
+    assert process.returncode == 0
+    assert before.items() <= {path.name: path.stat().st_ino for path in kept.glob("*.run")}.items()
+    assert [row["policy"] for row in facts["repeats"]] == ["greedy", "lazaretto"]
+    for found in facts["repeats"]:
+        assert found["runs"] in (4, 5)
+        assert found["true_pairs"] == 2
+        assert found["kept"] == len(found["steps"])
