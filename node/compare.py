@@ -180,8 +180,8 @@ def compare(
         by_lab = [tuple(trails[at : at + len(LOOPS)]) for at in range(0, len(trails), len(LOOPS))]
         tasks = [
             (_measure, Measure(lab, repeat, index, by_lab[repeat]))
+            for index in range(pairs)  # the first ones are the longest
             for repeat, lab in enumerate(labs)
-            for index in range(pairs)
         ]
         found = [one for part in pool.run("fresh pairs", len(tasks), tasks) for one in part]
     rows = [
