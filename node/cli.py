@@ -257,6 +257,39 @@ def experiment(
 
 
 @app.command
+def compare(
+    *,
+    tier: Annotated[Literal["quick", "cpu"], Parameter(help="Model scale and budget.")] = "quick",
+    proposer: Annotated[
+        Literal["tpe", "random"], Parameter(help="Who has the ideas, for both alike.")
+    ] = "tpe",
+    repeats: Annotated[int, Parameter(help="How often, each from another seed.")] = 3,
+    budget_runs: Annotated[int, Parameter(help="Runs for each policy in each repeat.")] = 120,
+    budget_seconds: Annotated[
+        float, Parameter(help="Seconds of compute at most, instead or besides; 0: no limit.")
+    ] = 0.0,
+    pairs: Annotated[int, Parameter(help="Fresh pairs that tell what the results are worth.")] = 12,
+    seed: Annotated[int, Parameter(help="What everything is drawn from.")] = 0,
+    corpus: CorpusFlag = None,
+    jobs: Annotated[int, Parameter(help="Processes that measure side by side.")] = 1,
+    as_json: JsonFlag = False,
+) -> int:
+    """Greedy keep or revert against this program's rules: the same budget of real experiments.
+
+    Can be stopped at any moment, and taken up again by the same command.
+    """
+    from node.compare import Options, run_compare
+
+    return run_compare(
+        Options(
+            tier=tier, proposer=proposer, repeats=repeats, budget_runs=budget_runs,
+            budget_seconds=budget_seconds, pairs=pairs, seed=seed, corpus=corpus, jobs=jobs,
+            as_json=as_json,
+        )
+    )  # fmt: skip
+
+
+@app.command
 def doctor(*, home: HomeFlag = None, as_json: JsonFlag = False) -> int:
     """What works on this machine, and the cure for what does not."""
     from node.doctor import examine

@@ -160,7 +160,7 @@ async def _score(
         _refuse_lent(node, duty, error.status)
         return _base_failed(duty, error.status), {}
     _refuse_lent(node, duty, result.status)
-    return _pair_of(result, duty.fold()), result.candidate.probes if result.candidate else {}
+    return pair_of(result, duty.fold()), result.candidate.probes if result.candidate else {}
 
 
 def _base_failed(duty: PairDuty, status: str) -> Pair:
@@ -168,7 +168,8 @@ def _base_failed(duty: PairDuty, status: str) -> Pair:
     return Pair(0, duty.fold(), "base_first", 0, f"base_{status}", 0, 0, 0, 0, 0)
 
 
-def _pair_of(result: PairResult, fold: int) -> Pair:
+def pair_of(result: PairResult, fold: int) -> Pair:
+    """A scored pair as it is published."""
     base, candidate, trained = result.base, result.candidate, result.trained
     return Pair(
         index=0,

@@ -1,0 +1,267 @@
+"""Two ways of deciding what is kept, each on a budget of real runs; ``node.compare`` compares them.
+
+- ``greedy``: keep or revert, as autoresearch does. One run for each candidate, always on one seed
+  and one validation text; what scores better than the best so far is kept.
+- ``lazaretto``: what a node and the bench of its claim do, by the code that decides there. Pairs on
+  several seeds say what is worth a claim (``node.research.judge``); a bench measures it on seeds
+  and folds that the loop has never seen until there is a verdict (``verification.verdict``); what
+  an adopted step is worth is told by pairs that had no part in adopting it
+  (``verification.effect``). All of that is paid from the same budget. The bench is this machine,
+  one position after the other; nobody lies, and the screen is left out, as a proposer that edits
+  literals has nothing that it would refuse.
+
+Both propose, train and score alike, in the sandbox, metered. Whatever was measured before is taken
+from ``node.runs`` and costs the budget as much as it did then: a comparison that was killed is
+played again from its seed, in moments, up to where it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import TYPE_CHECKING, Final
+
+from node.corpora import Corpus
+from node.measuring import Measurer, Question, Watcher, draw
+from node.proposers import Outcome, ProposalContext
+from node.reproducing import pair_of
+from node.research import judge
+from swarm.records import Pair, TierPolicy
+from training.challenge import TierSpec
+from training.errors import BaseFailed
+from verification.effect import effect_of
+from verification.evidence import level
+from verification.reproduce import position
+from verification.simulate import POLICIES
+from verification.verdict import BASE_FAILED, Deliberation, Reproduction, Terms
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable
+
+    from node.proposers import Proposal, Proposer
+    from node.runs import Runs
+    from training.documents import SplitRef
+
+GREEDY: Final = POLICIES[0]
+LAZARETTO: Final = POLICIES[-1]
+SLOTS: Final = 16
+"""Claims in all, as of an only researcher in one epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lab:
+    """What both policies are given. ``alpha`` is the charter's.
+
+    ``most_runs``: runs, each trained and scored; ``most_ms``: their cost on the tier's clock, 0 for
+    no other limit.
+    """
+
+    tier: TierSpec
+    corpus: Corpus
+    base: bytes
+    policy: TierPolicy
+    alpha: Fraction
+    seed: int
+    most_runs: int
+    most_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """An edit that was kept, and what it is said to be worth, in nano-bits per byte."""
+
+    code: bytes
+    hypothesis: str
+    claimed_nano: int
+
+
+@dataclass(frozen=True, slots=True)
+class Trail:
+    """What a policy made of its budget: ``steps`` in order, each built on the one before.
+
+    ``experiments``: candidates tried; ``not_adopted``: claims that did not become steps, by reason;
+    ``runs`` and ``cost_ms``: what was spent, for research and for verification.
+    """
+
+    policy: str
+    steps: tuple[Step, ...]
+    experiments: int
+    not_adopted: dict[str, int]
+    runs: dict[str, int]
+    cost_ms: dict[str, int]
+
+
+def dev_text(corpus: Corpus) -> Corpus:
+    """The corpus with the public dev text in place of its folds: what a loop may look at."""
+    return _with_folds(corpus, (corpus.manifest.dev,))
+
+
+def bench_folds(corpus: Corpus) -> Corpus:
+    """The corpus with the half of its folds on which claims are verified."""
+    return _with_folds(corpus, corpus.manifest.folds[::2])
+
+
+def holdout_folds(corpus: Corpus) -> Corpus:
+    """The corpus with the other half, on which nothing is decided."""
+    return _with_folds(corpus, corpus.manifest.folds[1::2])
+
+
+def _with_folds(corpus: Corpus, folds: tuple[SplitRef, ...]) -> Corpus:
+    return replace(corpus, manifest=replace(corpus.manifest, folds=folds))
+
+
+class Loop:
+    """One policy at work: measures pairs, and counts every run once.
+
+    ``tell`` hears how many runs, and how many milliseconds of cost, are spent.
+    """
+
+    def __init__(
+        self,
+        lab: Lab,
+        runs: Runs,
+        cancel: threading.Event | None = None,
+        tell: Callable[[int, int], None] = lambda _runs, _ms: None,
+    ) -> None:
+        self.lab = lab
+        self._runs = runs
+        self._cancel = cancel
+        self._tell = tell
+        self._texts = {"research": dev_text(lab.corpus), "verification": bench_folds(lab.corpus)}
+        self._booked: dict[tuple[str, bytes, int], int] = {}  # (purpose, program, seed): cost
+
+    @property
+    def spent(self) -> bool:
+        """Whether the budget is used up."""
+        lab, cost = self.lab, sum(self._booked.values())
+        return len(self._booked) >= lab.most_runs or bool(lab.most_ms and cost >= lab.most_ms)
+
+    def pair(
+        self, purpose: str, base: bytes, candidate: bytes, seed: int, index: int
+    ) -> tuple[str, Pair]:
+        """Pair ``index`` of those drawn from ``seed``, on the text for ``purpose``; its status
+        (``ok``, ``too_costly``, or how a side failed) comes first.
+
+        Raises SandboxUnavailable, Cancelled and CorpusError.
+        """
+        lab, codes = self.lab, (base, candidate)
+        question = Question(("base", "candidate"), codes, lab.tier, self._texts[purpose], seed)
+        try:
+            done = Measurer(question, self._runs, Watcher()).pair(index, 1, self._cancel)
+            status, pair = done.status, pair_of(done.result, done.fold)
+        except BaseFailed as error:
+            status = f"{BASE_FAILED}{error.status}"
+            pair = Pair(0, 0, "base_first", 0, status, 0, 0, 0, 0, 0)
+        costs = (pair.base_cost_ms, pair.candidate_cost_ms)
+        for code, cost in zip(codes, costs, strict=True):
+            run = (purpose, _hash(code), draw(seed, "training", index))
+            self._booked.setdefault(run, cost)
+        self._tell(len(self._booked), sum(self._booked.values()))
+        return status, pair
+
+    def context(self, code: bytes) -> ProposalContext:
+        """What a proposer is told."""
+        return ProposalContext(code, self.lab.tier)
+
+    def trail(
+        self, policy: str, steps: list[Step], experiments: int, not_adopted: Counter[str]
+    ) -> Trail:
+        """The end of it."""
+        runs, cost = Counter[str](), Counter[str]()
+        for (purpose, _, _), spent in self._booked.items():
+            runs[purpose] += 1
+            cost[purpose] += spent
+        return Trail(policy, tuple(steps), experiments, dict(not_adopted), dict(runs), dict(cost))
+
+
+def greedy(loop: Loop, proposer: Proposer) -> Trail:
+    """Keep what scores better than the best so far; else go back to that."""
+    lab = loop.lab
+    best, steps, tried = lab.base, list[Step](), 0
+    seed = draw(lab.seed, "greedy", 0)
+    while not loop.spent:
+        proposal = proposer.propose(loop.context(best))
+        if proposal is None:
+            break
+        status, pair = loop.pair("research", best, proposal.code, seed, 0)
+        tried += 1
+        ok, gain = status == "ok", pair.d_nano
+        proposer.observe(proposal.id, Outcome("measured", gain) if ok else Outcome("failed"))
+        if ok and gain > 0:
+            best = proposal.code
+            steps.append(Step(best, proposal.hypothesis, gain))
+    return loop.trail(GREEDY, steps, tried, Counter())
+
+
+def lazaretto(loop: Loop, proposer: Proposer) -> Trail:
+    """Research, claim, verify; build on what was adopted."""
+    lab = loop.lab
+    base, steps, tried = lab.base, list[Step](), 0
+    not_adopted = Counter[str]()
+    while not loop.spent and len(steps) + not_adopted.total() < SLOTS:
+        proposal = proposer.propose(loop.context(base))
+        if proposal is None:
+            break
+        tried += 1
+        gains, status = _research(loop, base, proposal.code)
+        ok = status == "ok" and bool(gains)
+        mean = sum(gains) // len(gains) if gains else 0
+        proposer.observe(proposal.id, Outcome("measured", mean) if ok else Outcome("failed"))
+        if not ok or judge(gains, lab.policy.min_effect_nano) != "yes":
+            continue
+        step, reason = _verify(loop, base, proposal, len(steps))
+        if step is None:
+            not_adopted[reason] += 1
+        else:
+            base = step.code
+            steps.append(step)
+    return loop.trail(LAZARETTO, steps, tried, not_adopted)
+
+
+def _research(loop: Loop, base: bytes, candidate: bytes) -> tuple[list[int], str]:
+    """Gains on dev text, seed by seed, until it is clear whether they are worth a claim."""
+    seed = draw(loop.lab.seed, f"research {_hash(base).hex()}", 0)
+    gains = list[int]()
+    while judge(gains, loop.lab.policy.min_effect_nano) == "more" and not loop.spent:
+        status, pair = loop.pair("research", base, candidate, seed, len(gains))
+        if status != "ok":
+            return gains, status
+        gains.append(pair.d_nano)
+    return gains, "ok"
+
+
+def _verify(loop: Loop, base: bytes, proposal: Proposal, ancestors: int) -> tuple[Step | None, str]:
+    """The adopted step, or None and the reason: ``pending`` where the budget has ended before."""
+    lab, policy, code = loop.lab, loop.lab.policy, proposal.code
+    claim = hashlib.sha256(_hash(base) + _hash(code)).digest()
+    at_level = level(lab.alpha, Fraction(1), SLOTS, ancestors)
+    terms = Terms(claim, "improvement", policy, lab.tier.max_cost_ratio_milli, at_level)
+    walk = Deliberation(terms)
+
+    def reproductions(purpose: str, index: int) -> Reproduction:
+        seed = draw(lab.seed, f"{purpose} {claim.hex()}", 0)
+        _, pair = loop.pair("verification", base, code, seed, index)
+        block = hashlib.sha256(f"{purpose} {index}".encode() + claim).digest()
+        round_, rank = position(index, policy.n)
+        return Reproduction(round_, rank, block, bytes([rank]), pair)
+
+    index = 0
+    while walk.outcome == "pending" and not loop.spent:
+        walk.add(reproductions("verdict", index))
+        index += 1
+    verdict = walk.verdict()
+    if verdict.outcome != "adopt":
+        return None, "pending" if verdict.outcome == "pending" else verdict.reason
+    after = list[Reproduction]()
+    while len(after) < policy.effect_pairs and not loop.spent:
+        after.append(reproductions("effect", len(after)))
+    effect = effect_of(after, policy.f)
+    claimed = effect.mean_nano if effect else verdict.mean_nano
+    return Step(code, proposal.hypothesis, claimed), ""
+
+
+def _hash(code: bytes) -> bytes:
+    return hashlib.sha256(code).digest()
