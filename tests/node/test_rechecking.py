@@ -106,7 +106,7 @@ def contradictions(node):
 
 def invent(monkeypatch, wanted=lambda count: True):
     """From now on whoever publishes a pair says that the candidate is better than it is."""
-    honest, count = reproducing._pair_of, []
+    honest, count = reproducing.pair_of, []
 
     def pair_of(result, fold):
         pair = honest(result, fold)
@@ -119,7 +119,7 @@ def invent(monkeypatch, wanted=lambda count: True):
             d_nano=pair.d_nano + INVENTED,
         )
 
-    monkeypatch.setattr(reproducing, "_pair_of", pair_of)
+    monkeypatch.setattr(reproducing, "pair_of", pair_of)
 
 
 @pytest.fixture(scope="module")
