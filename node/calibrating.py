@@ -25,6 +25,7 @@ import trio
 from node.data import Data, describe, missing
 from node.environment import env_digest, hardware_class
 from node.errors import NodeError, UsageError
+from node.lanes import first_executor, open_lanes
 from node.runs import device_name, harness_digest
 from node.service import opened, refuse_while_running
 from node.settings import write_atomic
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from node.progress import Stage
     from node.settings import Home, Settings
     from swarm.records import Charter
+    from training.executor import Executor
 
 NULL_ROWS: Final = (31, 62, 125, 188)
 """How many rows the null changes throw away, of one token each. Batches are read off 251 lanes in
@@ -165,12 +167,15 @@ def calibrate_here(home: Home, *, pairs: int, tier: str | None, as_json: bool, s
     kinds.choose(settings.sandbox)
     refuse_while_running(home, "calibrate")
     key = KeyPair.load(home.key)
-    machine, data = _prepare(home, settings, key, tier or settings.tier)
-    require(machine.tier.device)
-    kept = Kept(home, machine)
-    data.make_tokens(lambda done, total: stage("making tokens of the train text", done, total))
-    while len(kept.pairs) < pairs:
-        kept.add(_measure(data, machine, key.public, len(kept.pairs), pairs, settings, stage))
+    with open_lanes(settings) as lanes:
+        machine, data = _prepare(home, settings, key, tier or settings.tier)
+        require(machine.tier.device)
+        lane = first_executor(lanes, machine.tier)
+        kept = Kept(home, machine)
+        data.make_tokens(lambda done, total: stage("making tokens of the train text", done, total))
+        while len(kept.pairs) < pairs:
+            index = len(kept.pairs)
+            kept.add(_measure(data, machine, key.public, index, pairs, settings, stage, lane))
     calibration = trio.run(_sign, home, machine, tuple(kept.pairs[:pairs]))
     kept.forget()
     _show(calibration, as_json)
@@ -206,7 +211,7 @@ def _prepare(home: Home, settings: Settings, key: KeyPair, tier: str) -> tuple[M
 
 def _measure(
     data: Data, machine: Machine, author: bytes, index: int, total: int, settings: Settings,
-    stage: Stage,
+    stage: Stage, executor: Executor,
 ) -> int:  # fmt: skip
     """One null pair: bpb(base) - bpb(null change) on dev text, in nano."""
     from training.pair import score_pair, train_pair
@@ -225,11 +230,13 @@ def _measure(
     stage("null pairs", 1000 * index, 1000 * total)
     try:
         trained = train_pair(
-            base, null, tier, data.train(), seed, tokenizer=tokenizer, nice=nice, progress=progress
-        )
+            base, null, tier, data.train(), seed,
+            tokenizer=tokenizer, nice=nice, progress=progress, executor=executor,
+        )  # fmt: skip
         result = score_pair(
-            base, null, trained, tier, data.dev(), seed, tokenizer=tokenizer, nice=nice
-        )
+            base, null, trained, tier, data.dev(), seed,
+            tokenizer=tokenizer, nice=nice, executor=executor,
+        )  # fmt: skip
     except BaseFailed as error:
         raise NodeError(
             f"the base failed in tier {tier.name}: {error}; finished pairs are kept",

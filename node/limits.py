@@ -3,26 +3,20 @@
 ``reason_to_pause`` is pure: what was sensed and the limits in, the reason in words out, empty while
 the node may work. A pause stops a run as a kill would: nothing half done counts, and what was
 finished is found again.
-
-Two runs never share cores that were lent for one: :class:`Cores` lets as many run side by side as
-fit, those for a bench before research of one's own.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import psutil
-import trio
 
 from node.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from node.settings import Limits
@@ -133,34 +127,3 @@ def _celsius() -> float | None:
     read = getattr(psutil, "sensors_temperatures", None)
     found = [item.current for items in (read() if read else {}).values() for item in items]
     return max(found, default=None)
-
-
-class Cores:
-    """Room for runs of ``threads`` each on the cores lent; who works for a bench goes first."""
-
-    def __init__(self, lent: int, threads: int) -> None:
-        self.room = max(1, (lent or os.cpu_count() or 1) // threads)
-        self._running = 0
-        self._benches = 0  # waiting for room on behalf of a bench
-        self._freed = trio.Event()
-
-    @asynccontextmanager
-    async def take(self, *, bench: bool) -> AsyncIterator[None]:
-        """Room for one run, for as long as the block lasts."""
-        self._benches += bench
-        try:
-            while self._running >= self.room or (self._benches and not bench):
-                await self._freed.wait()
-            self._running += 1
-        finally:
-            self._benches -= bench
-            self._tell()
-        try:
-            yield
-        finally:
-            self._running -= 1
-            self._tell()
-
-    def _tell(self) -> None:
-        freed, self._freed = self._freed, trio.Event()
-        freed.set()

@@ -32,6 +32,7 @@ class Notebook:
         node, tier = self._node, trials.tier
         await self._read_on()
         nice = node.settings.limits.nice_research
+        executor = node.executor(tier.name)
         rules = node.state.rules
         assert rules is not None
         return ProposalContext(
@@ -41,7 +42,13 @@ class Notebook:
             scope=rules.charter.screen,
             adopted=self._adopted(),
             check=lambda code, cancel: quick_check(
-                code, tier, trials.train, trials.tokenizer, cancel=cancel, nice=nice
+                code,
+                tier,
+                trials.train,
+                trials.tokenizer,
+                cancel=cancel,
+                nice=nice,
+                executor=executor,
             ),
         )
 

@@ -112,6 +112,9 @@ class Settings:
     ``mdns``: announce this node on the local network, and find members there.
     ``portfolio`` names those who share the work where ``proposer = "portfolio"``.
 
+    ``lanes`` names devices that share nothing, on each of which one experiment runs at a time
+    (``node.lanes``); empty for one experiment at a time, on whatever cores are lent.
+
     ``hw_class`` is the class under which measurements on the processor are published; those on a
     GPU are of class ``cuda``. ``sandbox = "landlock"`` does without bubblewrap, see
     ``training.kinds``. All that the node then publishes says so: its class is ``cpu-landlock``, and
@@ -135,6 +138,7 @@ class Settings:
     tier: str = "quick"
     hw_class: str = "cpu"
     sandbox: Literal["bubblewrap", "landlock"] = "bubblewrap"
+    lanes: tuple[str, ...] = ()
     limits: Limits = field(default_factory=Limits)
     claude: ClaudeSettings = field(default_factory=ClaudeSettings)
 

@@ -1,4 +1,4 @@
-"""What a contributor lends: every pause names its reason; cores are shared by a stated rule."""
+"""What a contributor lends: every pause names its reason."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ import time
 from dataclasses import replace
 
 import pytest
-import trio
-import trio.testing
 
 from node.errors import UsageError
-from node.limits import Cores, Sensed, Sensors, check_hours, reason_to_pause
+from node.limits import Sensed, Sensors, check_hours, reason_to_pause
 from node.settings import Limits, modest
 
 FINE = Sensed(
@@ -70,43 +68,3 @@ def test_others_are_others_and_not_this_node(tmp_path) -> None:
     assert 0.0 <= sensed.others <= 1.0
     assert busy >= own
     assert sensed.free_gib > 0
-
-
-async def test_a_bench_goes_first_where_there_is_room_for_one() -> None:
-    cores, order = Cores(1, 1), []
-    assert cores.room == 1
-
-    async def run(name: str, *, bench: bool) -> None:
-        async with cores.take(bench=bench):
-            order.append(name)
-            await trio.testing.wait_all_tasks_blocked()
-
-    async with trio.open_nursery() as nursery, cores.take(bench=False):
-        nursery.start_soon(lambda: run("research", bench=False))
-        await trio.testing.wait_all_tasks_blocked()
-        nursery.start_soon(lambda: run("bench", bench=True))
-        await trio.testing.wait_all_tasks_blocked()
-        assert order == []
-    assert order == ["bench", "research"]
-
-
-async def test_as_many_run_as_there_are_cores_lent() -> None:
-    cores, most, running = Cores(4, 2), 0, 0
-
-    async def run() -> None:
-        nonlocal most, running
-        async with cores.take(bench=False):
-            running += 1
-            most = max(most, running)
-            await trio.sleep(0.01)
-            running -= 1
-
-    async with trio.open_nursery() as nursery:
-        for _ in range(7):
-            nursery.start_soon(run)
-    assert most == cores.room == 2
-    with trio.move_on_after(0.01):
-        async with cores.take(bench=True):
-            await trio.sleep(1)
-    async with cores.take(bench=False), cores.take(bench=False):
-        pass  # who was cancelled holds nothing
