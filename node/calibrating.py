@@ -37,6 +37,7 @@ from swarm.store import Store
 from training import kinds
 from training.challenge import TierSpec
 from training.errors import BaseFailed
+from training.executor import LOCAL, Executor
 from verification.calibration import MIN_PAIRS, SAME_START, bound_of, follows
 
 if TYPE_CHECKING:
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
     from node.progress import Stage
     from node.settings import Home, Settings
     from swarm.records import Charter
-    from training.executor import Executor
 
 NULL_ROWS: Final = (31, 62, 125, 188)
 """How many rows the null changes throw away, of one token each. Batches are read off 251 lanes in
@@ -211,7 +211,7 @@ def _prepare(home: Home, settings: Settings, key: KeyPair, tier: str) -> tuple[M
 
 def _measure(
     data: Data, machine: Machine, author: bytes, index: int, total: int, settings: Settings,
-    stage: Stage, executor: Executor,
+    stage: Stage, executor: Executor = LOCAL,
 ) -> int:  # fmt: skip
     """One null pair: bpb(base) - bpb(null change) on dev text, in nano."""
     from training.pair import score_pair, train_pair

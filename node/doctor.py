@@ -153,16 +153,19 @@ def _lanes(home: Home) -> Callable[[], Iterator[Finding]]:
     def lanes() -> Iterator[Finding]:
         from node.errors import UsageError
         from node.lanes import open_lanes
+        from training.errors import TrainingError
 
         if not home.settings.exists():
             return
         try:
-            with open_lanes(home.load()) as found:
+            settings = home.load()
+            with open_lanes(settings) as found:
                 names = " | ".join(lane.name for lane in found)
-        except UsageError as error:
+        except (UsageError, TrainingError) as error:
             yield Finding("lanes", FAIL, str(error), error.cure)
         else:
-            yield Finding("lanes", OK, names or "one, on whatever cores are lent")
+            where = names or "one, on whatever cores are lent"
+            yield Finding("lanes", OK, f"executor {settings.executor}: {where}")
 
     return lanes
 

@@ -123,7 +123,13 @@ def _ranges(cores: Collection[int]) -> str:
 @contextmanager
 def open_lanes(settings: Settings) -> Iterator[tuple[Lane, ...]]:
     """The lanes of a node, checked against this machine, until the block ends; empty where none is
-    named. Raises UsageError."""
+    named. Raises UsageError; for what a cluster raises see :func:`node.cluster.open_cluster`."""
+    if settings.executor == "ray":
+        from node.cluster import open_cluster
+
+        with open_cluster(settings) as lanes:
+            yield lanes
+        return
     lanes = read_lanes(settings)
     check_gpus(lanes)
     first = next((lane.executor.gpu for lane in lanes if isinstance(lane.executor, LocalExecutor)

@@ -24,7 +24,7 @@ from node.notebook import Notebook
 from node.proposers import Outcome, Paused, Proposal
 from node.work import cancellable, guarded
 from swarm.records import DevPair, Experiment
-from training.errors import TrainingError
+from training.errors import LaneMoved, TrainingError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -123,6 +123,12 @@ class Trials:
         self.tokenizer = node.data.tokenizer()
         self._runs: dict[tuple[Lane | None, int], TrainedRun] = {}
         self._scores: dict[tuple[Lane | None, int], Score] = {}
+
+    def forget(self, lane: Lane | None) -> None:
+        """What was measured on a lane is not comparable with what will be."""
+        for kept in (self._runs, self._scores):
+            for key in [key for key in kept if key[0] is lane]:
+                del kept[key]
 
     def seed(self, index: int) -> int:
         """The ``index``-th seed of this node on this base."""
@@ -273,7 +279,11 @@ class _Research:
             base=trials.base_id.hex() if trials.base_id else "",
         )
         try:
-            return await trials.measure(proposal.code, effect, lane)
+            while True:
+                try:
+                    return await trials.measure(proposal.code, effect, lane)
+                except LaneMoved:  # pairs are of one machine: all of it again, the base too
+                    trials.forget(lane)
         except (TrainingError, OSError):  # not the candidate's: it may be proposed again
             abandoned = Outcome("abandoned")
             await trio.to_thread.run_sync(self.proposer.observe, proposal.id, abandoned)
