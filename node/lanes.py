@@ -23,6 +23,7 @@ from node.errors import UsageError
 from training import accelerator
 from training.errors import TrainingError
 from training.executor import LOCAL, Executor, LocalExecutor
+from training.sandbox import serve_lanes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Iterator, Sequence
@@ -132,6 +133,7 @@ def open_lanes(settings: Settings) -> Iterator[tuple[Lane, ...]]:
         return
     lanes = read_lanes(settings)
     check_gpus(lanes)
+    serve_lanes(len(lanes))
     first = next((lane.executor.gpu for lane in lanes if isinstance(lane.executor, LocalExecutor)
                   and lane.executor.gpu is not None), None)  # fmt: skip
     with accelerator.using(first):  # its name is that of all

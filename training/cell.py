@@ -176,10 +176,11 @@ def _hello(channel: socket.socket) -> int | None:
 
 
 class Pool:
-    """The cells of this process: idle ones are kept, at most ``MAX_IDLE`` of each device and
+    """The cells of this process: idle ones are kept, at most ``max_idle`` of each device and
     kind."""
 
     def __init__(self) -> None:
+        self.max_idle = MAX_IDLE
         self._lock = threading.Lock()
         self._idle: list[Cell] = []
         self._pid = os.getpid()
@@ -198,7 +199,7 @@ class Pool:
         """Keeps the cell for another run, or closes it."""
         with self._lock:
             held = sum(_same(other, cell.device, cell.kind) for other in self._idle)
-            if cell.usable() and held < MAX_IDLE:
+            if cell.usable() and held < self.max_idle:
                 self._idle.append(cell)
                 return
         cell.close()
@@ -208,7 +209,7 @@ class Pool:
         kind = kinds.chosen()
         with self._lock:
             held = sum(_same(cell, device, kind) for cell in self._idle)
-        for _ in range(max(0, min(count, MAX_IDLE) - held)):
+        for _ in range(max(0, min(count, self.max_idle) - held)):
             self.give_back(Cell(device))
 
     def close(self) -> None:

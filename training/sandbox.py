@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Final
 
 from training import accelerator, cgroup, frames, seccomp
 from training.answers import AnswerMemory
-from training.cell import Cell, Pool
+from training.cell import MAX_IDLE, Cell, Pool
 from training.errors import Cancelled, SandboxUnavailable
 from training.layout import hidden_stdlib, readable_files, readable_roots
 from training.processes import descendants, keep_to, status_kib
@@ -49,6 +49,7 @@ __all__ = [
     "readable_files",
     "readable_roots",
     "require",
+    "serve_lanes",
     "shutdown",
 ]
 
@@ -372,6 +373,11 @@ def require(device: str = "cpu", cancel: threading.Event | None = None) -> None:
 def prestart(count: int = 1, device: str = "cpu") -> None:
     """Starts cells ahead of use, without waiting; raises SandboxUnavailable."""
     _pool.prestart(count, device)
+
+
+def serve_lanes(count: int) -> None:
+    """Keeps as many idle cells as so many lanes need at a time: a score takes two."""
+    _pool.max_idle = MAX_IDLE * max(1, count)
 
 
 def shutdown() -> None:
