@@ -138,7 +138,7 @@ def _run(options: Options) -> int:
     watcher = open_watcher()
     try:
         if tier.device == "cpu":
-            sandbox.prestart(2)  # imports torch while the corpus is read
+            sandbox.prestart(3)  # imports torch while the corpus is read
         watcher.stage("reading the corpus")
         corpus = prepare(options.corpus, shape, watcher.note)
         question = Question((options.base, options.candidate), codes, tier, corpus, options.seed)

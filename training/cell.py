@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from training.answers import AnswerMemory
 
 START_TIMEOUT_S: Final = 180.0
-MAX_IDLE: Final = 2
+MAX_IDLE: Final = 3
 MAX_RUNS: Final = 256
 _STDERR_MAX: Final = 4096
 _HELLO_S: Final = 60.0

@@ -1,11 +1,11 @@
 """Sealed scoring: tokens go in, logits come out, and all the rest happens on this side.
 
-Two fresh sandboxes build the model and load the weights. The first is asked for every window of the
-fold, once, with a few batches asked again. The second is asked for probes, and never sees what the
-first has seen, nor the other way round: so neither can remember what the other was told.
+Fresh sandboxes build the model and load the weights. The first is asked for every window of the
+fold, once, with a few batches asked again. The others are asked for probes, and never see what the
+first has seen, nor the other way round: so none can remember what another was told.
 
     probe                 must equal, at every position before the cut       otherwise
-    same batch again      the first answer; also across the two processes    not_repeatable
+    same batch again      the first answer; also across processes            not_repeatable
     other neighbours      the answer among the first neighbours              leaks_across_batch
     lone row              the same                                           leaks_across_batch
     truncated prefix      the answer where the rest was there                non_causal
@@ -59,6 +59,9 @@ CUTS: Final = {"cpu": 256, "cuda": 64}
 """Different positions of those cuts, at most, by device. A leak at one position in the rows that
 hold a share f of the text is missed with probability (1 - f) ** PREFIXES where cuts are spread over
 all positions, as they are where the context is not longer than this."""
+PROBERS: Final = {"cpu": 2, "cuda": 1}
+"""Sandboxes that share the probes. All probes are about three times the work of the fold, and on
+``cpu`` sandboxes work side by side: with two no thread is idle before the end."""
 PERTURBED_BATCHES: Final = 2
 REGROUPED_BATCHES: Final = 2
 LONE_ROWS: Final = 4
@@ -70,7 +73,7 @@ class Score:
 
     ``nano_bpb`` is nano-bits per byte over ``bytes`` raw bytes; 0 unless ``status`` is ``ok``.
     ``probes`` holds what the probes saw: largest differences and the mean gain in nano-nats, and
-    the number of positions with and without a future. Times count both sandboxes; ``cost_ms`` is on
+    the number of positions with and without a future. Times count all sandboxes; ``cost_ms`` is on
     the tier's clock (see ``TrainedRun``), and a pair adds it to the cost of training: a model could
     train while it is being loaded, or asked.
     """
@@ -114,7 +117,9 @@ def score(
     sessions = [_Session(asked)]
     if probes:
         rng = windows.generator(seed, "probes")
-        sessions.append(_Session(_probes(sheet.windows, scored, rng, tier.device)))
+        asked = _probes(sheet.windows, scored, rng, tier.device)
+        shares = PROBERS[tier.device]
+        sessions += [_Session(asked[share::shares]) for share in range(shares)]
     asker = _Asker(code, weights, tier, seed, tokenizer.vocab_size, cancel, nice, trace)
     asker.ask(sessions, sheet.windows.targets)
     times = _times(sessions, asker.together)
@@ -146,7 +151,7 @@ def _with_repeats(scored: list[Request], rng: random.Random) -> list[Request]:
 
 
 def _probes(rows: Windows, scored: list[Request], rng: random.Random, device: str) -> list[Request]:
-    """What the second sandbox is asked, in random order."""
+    """What sandboxes other than the first are asked, in random order."""
     batch = len(scored[0].rows)
     length = rows.inputs.shape[1]
     draw = windows.Draw(len(rows), rng)
@@ -209,7 +214,7 @@ class _Asker:
         """Asks all questions of each session in a sandbox of its own, and notes the answers.
 
         On ``cpu`` the sandboxes work at the same time, with half the threads each. A device belongs
-        to one after the other, and the second is left out where the first was stopped. Raises
+        to one after the other, and the next is left out where one was stopped. Raises
         SandboxUnavailable and Cancelled.
         """
         if not self.together:

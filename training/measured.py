@@ -34,7 +34,6 @@ COMPUTING: Final = {
     "MKL_NUM_THREADS": "1",
     "MKL_DYNAMIC": "FALSE",  # as many threads as were asked for, or sums come out otherwise
     "OMP_DYNAMIC": "FALSE",
-    "GOMP_SPINCOUNT": "3000",  # waits some microseconds, then sleeps: 1.5x as fast as at once
     "MALLOC_MMAP_THRESHOLD_": "33554432",  # memory that was freed is kept: 3 % of a run
     "MALLOC_TRIM_THRESHOLD_": "1073741824",
 }

@@ -29,6 +29,10 @@ _MODULES: Final = (
     "functools", "heapq", "itertools", "math", "operator", "random", "re", "string", "time",
     "types", "typing", "warnings",
 )  # fmt: skip
+_CHOOSING: Final = (
+    "acos", "asin", "atan", "cos", "erf", "erfc", "erfinv", "exp", "expm1", "lgamma", "log",
+    "log10", "log1p", "log2", "rsqrt", "sigmoid", "sin", "sqrt", "tan", "tanh",
+)  # fmt: skip
 COMPILED: Final = "/compiled"
 """Programs that were compiled before anybody came, on ``cuda`` (``training.toolchain``)."""
 _COMPILER: Final = (
@@ -114,8 +118,25 @@ def preload(extra: tuple[str, ...] = (), device: str = "cpu") -> None:
     torch.use_deterministic_algorithms = deterministic  # the original imports the compiler
     torch.set_num_threads(1)
     torch.backends.cpu.get_cpu_capability()  # looked up in /sys once: later there is no /sys
-    torch.mm(torch.ones(8, 8), torch.ones(8, 8))
+    choose_kernels()
     forget_texts()
+
+
+def choose_kernels() -> None:
+    """Calls, in one thread, what picks its code path for this processor when it is first called.
+
+    MKL does not guard that choice: where two threads of a run made it together, one of 25 runs
+    computed its first square roots in another way, and the same seed gave other weights.
+    """
+    import torch
+
+    for dtype in (torch.float32, torch.float64):
+        numbers = torch.linspace(0.1, 0.9, 64, dtype=dtype)
+        for name in _CHOOSING:
+            getattr(torch, name)(numbers)
+        square = numbers.view(8, 8)
+        torch.mm(square, square)
+        torch.bmm(square[None], square[None])
 
 
 def _take_compiled() -> None:

@@ -151,7 +151,7 @@ def measure(pairs: int, keep: Path, out: Path) -> None:
         for edit in EDITS
     ]  # fmt: skip
     found: list[list[int]] = [[] for _ in EDITS]
-    sandbox.prestart(2)
+    sandbox.prestart(3)
     began, done = time.monotonic(), 0
     for index in range(pairs):
         for edit, measurer, gains in zip(EDITS, measurers, found, strict=True):

@@ -138,7 +138,7 @@ def tier_rows(name: str, mark: str) -> Iterator[Row]:
     """Speed, quality and share of the harness for the baseline of a tier; both sides in turn."""
     text, fold = texts()
     code, tier = baselines.load(name), baselines.tier(name)
-    prestart(2)
+    prestart(3)
     sides: dict[str, list[Side]] = {"plain": [], "sealed": []}
     order = [("plain", plain), ("sealed", sealed)]
     if RUNS[name] > 1:
