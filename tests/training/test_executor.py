@@ -11,7 +11,6 @@ from tests.training.candidates import TIER, load, text
 from training import accelerator
 from training.errors import Cancelled, SandboxUnavailable
 from training.executor import LOCAL, LocalExecutor
-from training.pair import score_pair, train_pair
 from training.runner import limits_of
 from training.sandbox import Sandbox
 
@@ -50,17 +49,16 @@ def test_two_lanes_at_once_measure_what_one_alone_does():
 
     def measure(core: int) -> None:
         lane = LocalExecutor([core])
-        trained = train_pair(code, code, TIER, train_text, 5, executor=lane)
-        result = score_pair(code, code, trained, TIER, fold, 6, executor=lane)
-        assert result.base is not None
-        found[core] = (trained.candidate.weights_digest, result.base.nano_bpb)
+        run = lane.train(code, TIER, train_text, 5)
+        result = lane.score(code, run.weights or b"", TIER, fold, 6)
+        found[core] = (run.weights_digest, result.nano_bpb)
 
     threads = [threading.Thread(target=measure, args=(core,)) for core in sorted(ALL)[:2]]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    alone = train_pair(code, code, TIER, train_text, 5).candidate.weights_digest
+    alone = LOCAL.train(code, TIER, train_text, 5).weights_digest
     assert len(found) == 2
     assert len(set(found.values())) == 1
     assert {digest for digest, _ in found.values()} == {alone}
