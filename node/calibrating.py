@@ -41,6 +41,7 @@ from training.executor import LOCAL, Executor
 from verification.calibration import MIN_PAIRS, SAME_START, bound_of, follows
 
 if TYPE_CHECKING:
+    import threading
     from pathlib import Path
 
     from node.member import Node
@@ -51,6 +52,8 @@ if TYPE_CHECKING:
 NULL_ROWS: Final = (31, 62, 125, 188)
 """How many rows the null changes throw away, of one token each. Batches are read off 251 lanes in
 turn (``training.tokens``): so the runs read a lane 4 to 23 steps of 8 rows apart."""
+PAIRS: Final = 20
+"""As many as a node measures by itself."""
 MAX_PAIRS: Final = 200
 _SEED_DOMAIN: Final = b"lazaretto/calibration-seed/1"
 _DETAIL_DOMAIN: Final = b"lazaretto/calibration-detail/1"
@@ -175,7 +178,9 @@ def calibrate_here(home: Home, *, pairs: int, tier: str | None, as_json: bool, s
         data.make_tokens(lambda done, total: stage("making tokens of the train text", done, total))
         while len(kept.pairs) < pairs:
             index = len(kept.pairs)
-            kept.add(_measure(data, machine, key.public, index, pairs, settings, stage, lane))
+            kept.add(
+                measure(data, machine, key.public, index, pairs, settings, stage, executor=lane)
+            )
     calibration = trio.run(_sign, home, machine, tuple(kept.pairs[:pairs]))
     kept.forget()
     _show(calibration, as_json)
@@ -209,11 +214,16 @@ def _prepare(home: Home, settings: Settings, key: KeyPair, tier: str) -> tuple[M
     return machine, Data(challenge, blobs)
 
 
-def _measure(
+def measure(
     data: Data, machine: Machine, author: bytes, index: int, total: int, settings: Settings,
-    stage: Stage, executor: Executor = LOCAL,
+    stage: Stage, *, cancel: threading.Event | None = None, executor: Executor = LOCAL,
 ) -> int:  # fmt: skip
-    """One null pair: bpb(base) - bpb(null change) on dev text, in nano."""
+    """One null pair: bpb(base) - bpb(null change) on dev text, in nano.
+
+    Raises:
+        NodeError: the base or the null change failed.
+        Cancelled: ``cancel`` was set.
+    """
     from training.pair import score_pair, train_pair
 
     tier, nice = machine.tier, settings.limits.nice_verify
@@ -230,12 +240,12 @@ def _measure(
     stage("null pairs", 1000 * index, 1000 * total)
     try:
         trained = train_pair(
-            base, null, tier, data.train(), seed,
-            tokenizer=tokenizer, nice=nice, progress=progress, executor=executor,
+            base, null, tier, data.train(), seed, tokenizer=tokenizer, nice=nice,
+            progress=progress, cancel=cancel, executor=executor,
         )  # fmt: skip
         result = score_pair(
-            base, null, trained, tier, data.dev(), seed,
-            tokenizer=tokenizer, nice=nice, executor=executor,
+            base, null, trained, tier, data.dev(), seed, tokenizer=tokenizer, nice=nice,
+            cancel=cancel, executor=executor,
         )  # fmt: skip
     except BaseFailed as error:
         raise NodeError(
@@ -255,32 +265,38 @@ def _rows(index: int, tier: TierSpec) -> int:
 
 
 async def _sign(home: Home, machine: Machine, pairs: tuple[int, ...]) -> Calibration:
-    """Sign the calibration, unless an earlier invocation was killed just after it had."""
-    bound = bound_of(pairs)
     async with opened(home, "calibrate") as (node, _):
-        for record in node.own_records():
-            said = record.payload
-            if isinstance(said, Calibration) and said.pairs == pairs:
-                return said
-        calibration = Calibration(
-            tier=machine.tier.name,
-            noise_class=SAME_START,
-            hw_class=machine.hw_class,
-            detail_hash=machine.detail,
-            env_digest=env_digest(),
-            null_changes=tuple(
-                f"{_rows(index, machine.tier)} rows thrown away first"
-                for index in range(min(len(pairs), len(NULL_ROWS)))
-            ),
-            pairs=pairs,
-            n=bound.n,
-            s_nano=bound.s_nano,
-            factor_milli=bound.factor_milli,
-            sigma0_nano=bound.sigma0_nano,
-            epochs=(node.epoch,),
-        )
-        await node.log.append(calibration)
+        _, calibration = await sign(node, machine, pairs)
         return calibration
+
+
+async def sign(node: Node, machine: Machine, pairs: tuple[int, ...]) -> tuple[bytes, Calibration]:
+    """Sign what ``pairs`` say of ``machine``, unless an earlier invocation was killed just after it
+    had; returns the record's id and what it says.
+    """
+    for record in node.own_records():
+        said = record.payload
+        if isinstance(said, Calibration) and said.pairs == pairs:
+            return record.id, said
+    bound = bound_of(pairs)
+    calibration = Calibration(
+        tier=machine.tier.name,
+        noise_class=SAME_START,
+        hw_class=machine.hw_class,
+        detail_hash=machine.detail,
+        env_digest=env_digest(),
+        null_changes=tuple(
+            f"{_rows(index, machine.tier)} rows thrown away first"
+            for index in range(min(len(pairs), len(NULL_ROWS)))
+        ),
+        pairs=pairs,
+        n=bound.n,
+        s_nano=bound.s_nano,
+        factor_milli=bound.factor_milli,
+        sigma0_nano=bound.sigma0_nano,
+        epochs=(node.epoch,),
+    )
+    return (await node.log.append(calibration)).id, calibration
 
 
 def _show(said: Calibration, as_json: bool) -> None:

@@ -1,9 +1,12 @@
 """What a running node does on the side: it carries out orders, signs what a governor owes to the
-others, opens epochs for those who join, knocks until it is let in, and pauses.
+others, opens epochs for those who join, knocks until it is let in, pauses, and finishes.
 """
 
 from __future__ import annotations
 
+import math
+import time
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +14,11 @@ import trio
 
 from node import epochs
 from node.errors import NodeError
+from node.finishing import Promises, awaited
 from node.knocking import doors, knock, request_of
 from node.limits import SENSE_SECONDS, Sensors, reason_to_pause
-from node.orders import answer_all, carry_out
+from node.orders import answer_all, carry_out, turn
+from node.times import clock
 from swarm.errors import SwarmError
 
 if TYPE_CHECKING:
@@ -26,6 +31,9 @@ if TYPE_CHECKING:
 ORDER_SECONDS = 0.25
 KNOCK_SECONDS = 10.0
 PAUSED = "paused; lazaretto resume goes on"
+PAUSED_UNTIL = "paused until {}; lazaretto resume goes on now"
+LAST_WORD_SECONDS = 5.0
+"""How long a node that has finished stays, so that peers hear what it signed last."""
 
 
 class Chores:
@@ -34,6 +42,7 @@ class Chores:
     def __init__(self, node: Node) -> None:
         self.node = node
         self._paused = node.settings.start == "paused"
+        self._until = node.settings.paused_until
         self._limited = ""  # why the limits forbid work now
         self._turned = trio.Event()
         self._next_epoch_at = 0.0
@@ -99,24 +108,46 @@ class Chores:
     def _carry_out(self, order: dict[str, Any]) -> dict[str, Any]:
         """In a worker thread, while nobody else writes the log."""
         if order.get("do") in ("pause", "resume"):
-            trio.from_thread.run_sync(self._turn, order["do"] == "pause")
-            return {"paused": order["do"] == "pause"}
+            answer = turn(self.node.home, order)
+            trio.from_thread.run_sync(self._turn, answer["paused"], answer["until"])
+            return answer
+        if order.get("do") == "finish":
+            return {"waits": trio.from_thread.run_sync(self._begin_to_finish)}
         return carry_out(self.node.home, self.node.log.store, self.node.key, order)
 
     # --- pausing ------------------------------------------------------------------------------
 
-    def _turn(self, paused: bool) -> None:
-        self._paused = paused
-        home = self.node.home
-        home.save(replace(home.load(), start="paused" if paused else "running"))
+    def _turn(self, paused: bool, until: int = 0) -> None:
+        self._paused, self._until = paused, until
+        if not paused:
+            self.node.finishing = False
         fired, self._turned = self._turned, trio.Event()
         fired.set()
 
-    async def watch_limits(self) -> None:
-        """Pause while the limits forbid work, and say why."""
-        limits, sensors = self.node.settings.limits, Sensors(self.node.home.path)
+    def _why_paused(self) -> str:
+        """Why nothing is trained here now; empty where something may be."""
+        if self._paused:
+            return PAUSED_UNTIL.format(clock(self._until)) if self._until else PAUSED
+        return self._limited
+
+    async def end_pause(self) -> None:
+        """Go on when the time of a pause is over, by the clock on the wall: a machine may sleep."""
+        home = self.node.home
         while True:
-            sensed = await trio.to_thread.run_sync(sensors.sense)
+            left = self._until - time.time() if self._paused and self._until else SENSE_SECONDS
+            if left <= 0:
+                with suppress(OSError):  # on a full disk: again at the next start
+                    home.save(replace(home.load(), start="running", paused_until=0))
+                self.node.journal.write("goes on", reason="the time of the pause is over")
+                self._turn(False)
+                continue
+            await trio.sleep(min(left, SENSE_SECONDS))
+
+    async def watch_limits(self, traffic: Callable[[], int] = int) -> None:
+        """Pause while the limits forbid work, and say why; ``traffic``: see ``Sensors``."""
+        limits, sensors = self.node.settings.limits, Sensors(self.node.home.path, traffic)
+        while True:
+            self.node.sensed = sensed = await trio.to_thread.run_sync(sensors.sense)
             before, self._limited = self._limited, reason_to_pause(limits, sensed)
             if bool(before) != bool(self._limited):
                 what = "paused" if self._limited else "goes on"
@@ -131,7 +162,7 @@ class Chores:
         """Run ``loops`` while the node is not paused; a pause stops them as a kill would."""
         while True:
             turned = self._turned
-            if why := PAUSED if self._paused else self._limited:
+            if why := self._why_paused():
                 self.node.activity = why
                 await turned.wait()
                 self.node.activity = "ready"
@@ -140,6 +171,33 @@ class Chores:
                 nursery.start_soon(loops)
                 await turned.wait()
                 nursery.cancel_scope.cancel()
+
+    # --- finishing ----------------------------------------------------------------------------
+
+    def _begin_to_finish(self) -> list[str]:
+        self.node.finishing = True
+        self.node.wake()
+        return self._awaited(Promises())
+
+    def _awaited(self, promises: Promises) -> list[str]:
+        return [] if self._why_paused() else awaited(self.node, promises)
+
+    async def finish(self, scope: trio.CancelScope) -> None:
+        """When that was ordered: see to the end of what is promised, then cancel ``scope``."""
+        node, promises = self.node, Promises()
+        while True:
+            changed = node.changed
+            waits = self._awaited(promises) if node.finishing else []
+            if node.finishing and not waits:
+                break
+            node.ending = f"finishing; waits for {', '.join(waits)}" if waits else ""
+            with trio.move_on_after(1.0 if waits else math.inf):
+                await changed.wait()
+        node.ending = "finished; tells its peers"
+        node.journal.write("finished", reason=self._why_paused())
+        if tuple(node.peers()):
+            await trio.sleep(LAST_WORD_SECONDS)
+        scope.cancel()
 
     # --- being let in -------------------------------------------------------------------------
 

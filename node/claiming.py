@@ -11,7 +11,7 @@ from node.environment import env_digest
 from node.verifying import patience
 from swarm.records import Claim, DevPair
 from verification.reproduce import draw_bench
-from verification.states import CLOSED
+from verification.states import CLOSED, Stage
 
 if TYPE_CHECKING:
     from node.member import Node
@@ -65,7 +65,8 @@ class Claims:
     def _open(self) -> list[ClaimState]:
         own = self._node.key.public
         claims = self._node.state.claims.values()
-        return [claim for claim in claims if claim.author == own and claim.stage not in CLOSED]
+        done = CLOSED | {Stage.FROZEN}
+        return [claim for claim in claims if claim.author == own and claim.stage not in done]
 
     def _is_on_its_way(self, claim: ClaimState) -> bool:
         """Not one whose epoch has too few verifiers for ever, nor one that its bench has left alone

@@ -7,6 +7,7 @@ interrupted. ``experiment``: 1 the candidate failed, 2 nothing could be measured
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -160,6 +161,34 @@ def recheck(
 
     with bar(progress) as stage:
         return recheck_here(find_home(home), claim, as_json=as_json, say=progress, stage=stage)
+
+
+@app.command
+def contradict(
+    claim: Annotated[str, Parameter(help="Id of an adopted claim, or its first digits.")],
+    *,
+    reason: Annotated[str, Parameter(help="Why, for everybody to read.")],
+    home: HomeFlag = None,
+    as_json: JsonFlag = False,
+) -> int:
+    """Put an adopted discovery before a fresh bench: is it worth half of what it was adopted for?
+
+    Takes one of this node's slots for contradictions. If it is upheld, every node retracts the
+    discovery and freezes what was built on it.
+    """
+    from node.orders import submit
+
+    where = find_home(home)
+    answer = submit(where, {"do": "contradict", "claim": claim, "reason": reason})
+    if as_json:
+        print(json.dumps({"schema": "lazaretto.contradict/1", **answer}))
+        return 0
+    print(
+        f"contradiction {answer['contradiction'][:12]} of claim {answer['claim'][:12]}: is it "
+        f"worth less than {answer['margin_bpb']:+.4f} bits per byte?"
+    )
+    hint("what comes of it", f"lazaretto audit {answer['claim'][:12]}", home)
+    return 0
 
 
 @app.command

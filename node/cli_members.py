@@ -26,7 +26,9 @@ epoch = App(name="epoch", help="Epochs: list them, open the next one, sign what 
 
 def register(app: App) -> None:
     """Add these commands to ``app``."""
-    for command in (invite, join, requests, accept, ignore, dismiss, members, pause, resume):
+    for command in (invite, join, requests, accept, ignore, dismiss, members):
+        app.command(command)
+    for command in (pause, resume, finish, limits):
         app.command(command)
     app.command(rotate_key, name="rotate-key")
     app.command(epoch)
@@ -94,6 +96,9 @@ def join(
     paused: Annotated[
         bool, Parameter(negative="", help="Train nothing before lazaretto resume.")
     ] = False,
+    no_calibrate: Annotated[
+        bool, Parameter(negative="", help="Do not measure how noisy a verifier's pairs are here.")
+    ] = False,
     listen: Annotated[str, Parameter(help="Address to listen on.")] = "/ip4/127.0.0.1/tcp/0",
     home: HomeFlag = None,
 ) -> int:
@@ -130,7 +135,7 @@ def join(
         raise UsageError(str(error), cure=error.cure) from None
     done = join_here(
         find_home(home), way, name=name, cpu_only=cpu_only, listen=listen, progress=progress,
-        paused=paused,
+        paused=paused, calibrate=not no_calibrate,
     )  # fmt: skip
     if done.waiting:
         print(f"asked {done.swarm}")
@@ -138,6 +143,14 @@ def join(
         return 0
     print(f"joined {done.swarm}")
     hint("start contributing", "lazaretto up", home)
+    settings = find_home(home).load()
+    if settings.calibrate and "verifier" in settings.roles:
+        from node.calibrating import PAIRS
+
+        progress(
+            f"it will measure how noisy pairs are here, in {2 * PAIRS} runs of the base beside its "
+            "other work; lazaretto status says how long once two are done"
+        )
     if paused:
         hint("it starts paused", "lazaretto resume", home)
     return 0
@@ -263,19 +276,46 @@ def rotate_key(*, home: HomeFlag = None, as_json: JsonFlag = False) -> int:
     return 0
 
 
-def pause(*, home: HomeFlag = None, as_json: JsonFlag = False) -> int:
+def pause(
+    *,
+    for_: Annotated[
+        str, Parameter(name="--for", help="Go on by itself after 90m, 2h, 1d; else at resume.")
+    ] = "",
+    home: HomeFlag = None,
+    as_json: JsonFlag = False,
+) -> int:
     """Stop training here; go on listening, storing and serving."""
-    return _turn(home, "pause", as_json)
+    from node.times import clock, seconds_of
+
+    answer = _order(home, do="pause", seconds=seconds_of(for_) if for_ else 0)
+    until = answer["until"]
+    text = f"paused until {clock(until)}" if until else "paused"
+    return _tell("paused", answer, text, as_json)
 
 
 def resume(*, home: HomeFlag = None, as_json: JsonFlag = False) -> int:
     """Go on training here."""
-    return _turn(home, "resume", as_json)
+    return _tell("paused", _order(home, do="resume"), "running", as_json)
 
 
-def _turn(home: Path | None, verb: str, as_json: bool) -> int:
-    answer = _order(home, do=verb)
-    return _tell("paused", answer, "paused" if answer["paused"] else "running", as_json)
+def finish(*, home: HomeFlag = None, as_json: JsonFlag = False) -> int:
+    """Let the node end what is at hand and what it promised to benches, then stop it.
+
+    Waits until it has ended. Ctrl-C ends the waiting only; resume makes the node go on after all.
+    """
+    from node.stopping import finished
+
+    where = find_home(home)
+    answer = _order(home, do="finish")
+    pid = finished(where, progress)
+    return _tell("finished", {**answer, "pid": pid}, f"finished; process {pid} ended", as_json)
+
+
+def limits(*, home: HomeFlag = None, as_json: JsonFlag = False) -> int:
+    """What this node lends, each limit beside what is measured, and why it pauses if it does."""
+    from node.limits_table import show_limits
+
+    return show_limits(find_home(home), as_json=as_json)
 
 
 def _order(home: Path | None, **order: object) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import os
-import re
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -18,6 +17,7 @@ import msgspec
 from node.errors import UsageError
 from node.settings import ROLES, is_name, write_atomic
 from node.state import read_state
+from node.times import seconds_of
 from swarm.addresses import parse_address
 from swarm.joining import MAX_ADDRESSES, TOKEN_SIZE, Invitation
 from swarm.keys import KeyPair
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 MAX_USES = 100
 DEFAULT_EXPIRY = "7d"
-_UNITS = {"m": 60, "h": 3600, "d": 86_400}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,19 +60,6 @@ class Given:
         if len(self.used_by) < self.uses:
             return ""
         return f"this invitation was used by {'another node' if self.uses == 1 else 'others'}"
-
-
-def seconds_of(text: str) -> int:
-    """Seconds of a time such as ``30m``, ``12h`` or ``7d``.
-
-    Raises:
-        UsageError: not such a time, or more than a year.
-    """
-    match = re.fullmatch(r"([1-9][0-9]{0,5})([mhd])", text)
-    seconds = int(match[1]) * _UNITS[match[2]] if match else 0
-    if not 0 < seconds <= 366 * _UNITS["d"]:
-        raise UsageError(f"{text!r} is not a time", cure="for example 30m, 12h or 7d")
-    return seconds
 
 
 class Invitations:

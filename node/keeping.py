@@ -9,7 +9,7 @@ import trio
 from node.data import describe, needed
 from swarm.records import Seal
 from training.errors import TrainingError
-from verification.states import CLOSED, Stage
+from verification.states import FAILED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -39,10 +39,8 @@ def to_keep(state: State, records: Iterable[Record]) -> frozenset[bytes] | None:
     keep = {reference.sha256 for reference in needed(challenge)}
     done = {
         claim.id
-        for claim in state.claims.values()
-        if claim.stage in CLOSED
-        and claim.stage is not Stage.ADOPTED
-        and claim.epoch < rules.current.number
+        for claim in state.cases.values()
+        if claim.stage in FAILED and claim.epoch < rules.current.number
     }
     for record in records:
         seal = record.payload

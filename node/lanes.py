@@ -2,8 +2,8 @@
 
 A *lane* is a device of its own: some cores, or a GPU, or both; one experiment's half runs there at
 a time, base and candidate both on it. Settings name lanes (``lanes = ["0-3", "4-5 cuda:0"]``), and
-they share nothing. Where none is named there is one line of work, and runs have as much room as
-cores are lent.
+they share nothing. Where none is named there is one line of work, and as many runs go side by side
+as fit into the cores and the memory lent.
 
 Who comes first: work for a bench takes any lane that is free, because others wait for it; research
 and rechecks take what no bench waits for. Nobody is stopped half way.
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from node.errors import UsageError
+from node.limits import threads_lent
 from training import accelerator
 from training.errors import TrainingError
 from training.executor import LOCAL, Executor, LocalExecutor
@@ -28,7 +29,7 @@ from training.sandbox import serve_lanes
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 
-    from node.settings import Settings
+    from node.settings import Limits, Settings
     from training.challenge import TierSpec
 
 _CORES: Final = re.compile(r"([0-9]{1,4})(?:-([0-9]{1,4}))?\Z")
@@ -190,9 +191,9 @@ class Lanes:
         self._freed = trio.Event()
 
     @classmethod
-    def anywhere(cls, lent: int, threads: int) -> Lanes:
-        """Room for runs of ``threads`` each on ``lent`` cores (0: all of them), bound to none."""
-        room = max(1, (lent or os.cpu_count() or 1) // threads)
+    def anywhere(cls, limits: Limits, threads: int) -> Lanes:
+        """Room for runs of ``threads`` each on what is lent of cores and memory, bound to none."""
+        room = threads_lent(limits, threads) // threads
         return cls([Lane(f"{number}", LOCAL, 0, True) for number in range(room)])
 
     def fitting(self, tier: TierSpec) -> list[Lane]:

@@ -3,19 +3,28 @@
 Every record heard, our own included, goes into the quarantine's fold; work loops look at the folded
 state and wait for it to change. Nothing else is remembered, so a node that was killed looks at its
 log and goes on.
+
+What is adopted follows from the records, on every node alike. Those who answer for it sign that it
+did: who claimed it, who sits on its bench, and who makes a claim on top of it. Ten thousand
+signatures under each discovery would say no more, and be nine tenths of all that a large swarm
+sends.
 """
 
 from __future__ import annotations
 
 import os
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import trio
 
+from node.hearsay import Hearsay
 from node.journal import Journal
 from node.lanes import Lane, Lanes, first_executor
-from node.state import RunningState, write_state
+from node.limits import lent_memory
+from node.retracting import sign_retraction
+from node.state import RunningState, Sensed, write_state
 from swarm.blobs import BlobStore
 from swarm.errors import SwarmError
 from swarm.keys import KeyPair, peer_id
@@ -25,7 +34,7 @@ from verification.quarantine import Quarantine
 from verification.states import CLOSED, ClaimState, Stage, State
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
@@ -35,6 +44,7 @@ if TYPE_CHECKING:
     from swarm.envelope import Record
     from swarm.records import TierPolicy
     from swarm.store import Store
+    from training.challenge import TierSpec
     from training.executor import Executor
 
 
@@ -58,13 +68,20 @@ class Node:
         self.blobs = BlobStore(home.blobs, max_total=settings.limits.blob_gib * 1024**3)
         self.log = SwarmLog(store, key, self._hear)
         self.quarantine = Quarantine(store.swarm)
+        self.hearsay = Hearsay(key.public, settings.operator)
         self.state = State(None)
         self.changed = trio.Event()
         self.data: Data | None = None
         self.calibrations: dict[str, bytes] = {}
         self.peers: Callable[[], Iterable[bytes]] = tuple
         self.fetch: Callable[[bytes, int, bytes], Awaitable[Path]] | None = None
+        self.sensed: Sensed | None = None
         self.activity = "starting"
+        self.why = ""  # for what reason this is done and nothing else; see node.agenda
+        self.researching = True  # False while there is nothing to try
+        self.finishing = False  # nothing new is begun
+        self.ending = ""  # what a node that finishes waits for; shown in place of its activity
+        self._at_hand: list[str] = []
         self._heard: list[Record] = [record for _, record in store.records()]
         self._wake = trio.Event()
         self._wake.set()
@@ -75,6 +92,7 @@ class Node:
         self._named: Lanes | None = None
         self.lane_of: dict[str, Lane] = {}
         self._told: dict[bytes, str] = {}
+        self._signed: set[tuple[bytes, Stage]] = set()  # adoptions and retractions of ours
         self._started = time.time()
 
     @property
@@ -106,7 +124,7 @@ class Node:
         spec = self.data.challenge.tier(tier)
         lanes = self._named or self._lanes.get(tier)
         if lanes is None:
-            lanes = self._lanes[tier] = Lanes.anywhere(self.settings.limits.cores, spec.threads)
+            lanes = self._lanes[tier] = Lanes.anywhere(self.settings.limits, spec.threads)
         return lanes.take(spec, bench=bench, wanted=wanted)
 
     def lanes_for(self, tier: str) -> Sequence[Lane | None]:
@@ -126,11 +144,46 @@ class Node:
         """How many pairs of benches this node works on at a time."""
         return len(self._named.lanes) if self._named else 1
 
+    def tier(self, name: str) -> TierSpec:
+        """The measuring half of a tier, with no more memory than is lent here."""
+        assert self.data is not None
+        lanes = len(self._named.lanes) if self._named else 0
+        return lent_memory(self.data.challenge.tier(name), self.settings.limits, lanes)
+
+    def is_short_of_memory(self, tier: str, status: str) -> bool:
+        """Whether a run that ended with ``status`` may have done so for the memory lent here."""
+        assert self.data is not None
+        return status == "memory" and self.tier(tier) != self.data.challenge.tier(tier)
+
     def policy(self, tier: str) -> TierPolicy:
         """The deciding half of a tier."""
         rules = self.state.rules
         assert rules is not None
         return next(policy for policy in rules.charter.tiers if policy.name == tier)
+
+    @contextmanager
+    def doing(self, what: str) -> Iterator[None]:
+        """Something is at hand while the block lasts; a node that finishes waits for it."""
+        self._at_hand.append(what)
+        try:
+            yield
+        finally:
+            self._at_hand.remove(what)
+            self.wake()
+
+    def may_begin(self) -> bool:
+        """Whether new work may be begun: not once the node is told to finish."""
+        return not self.finishing
+
+    @property
+    def at_hand(self) -> tuple[str, ...]:
+        """What is at hand now, beside pairs for benches."""
+        return tuple(self._at_hand)
+
+    def wake(self) -> None:
+        """Let every loop look again, as after a change of the state."""
+        fired, self.changed = self.changed, trio.Event()
+        fired.set()
 
     # --- the fold ----------------------------------------------------------------------------
 
@@ -160,12 +213,15 @@ class Node:
             heard, self._heard = self._heard, []
             self.state = await trio.to_thread.run_sync(self._fold, heard)
             self._folded_count += len(heard)
-        fired, self.changed = self.changed, trio.Event()
-        fired.set()
+        self.wake()
 
     def _fold(self, heard: list[Record]) -> State:
+        rules = self.log.store.rules
         for record in heard:
             self.quarantine.add(record)
+            line = rules.member(record.envelope.epoch, record.author) if rules else None
+            if line is not None:
+                self.hearsay.hear(record, line.operator)
         return self.quarantine.state()
 
     async def code_of(self, claim: bytes | None) -> bytes:
@@ -185,25 +241,56 @@ class Node:
         return record.payload
 
     async def _act_on_decisions(self) -> None:
-        """Write down what is new, and sign the adoption of what was adopted."""
-        for claim in list(self.state.claims.values()):
-            before = self._told.get(claim.id)
-            if before == claim.stage.value:
+        """Write down what is new; sign the adoptions that are ours to sign, and retractions."""
+        own = self.key.public
+        used = {claim.base for claim in self.state.claims.values() if claim.author == own}
+        for claim in list(self.state.cases.values()):
+            if claim.target is not None:
+                self._tell_contradiction(claim)
                 continue
-            if before is None:
-                payload = await self.claim_record(claim.id)
-                gains = [pair.d_nano for pair in payload.dev_pairs]
-                self.journal.write(
-                    "quarantined",
-                    claim=claim.id.hex(),
-                    author=claim.author.hex(),
-                    claimed_bpb=sum(gains) / len(gains) / 1e9 if gains else 0.0,
-                )
-            if claim.stage in CLOSED:
-                self._tell_verdict(claim)
-            if claim.stage is Stage.ADOPTED and not await self._sign_adoption(claim):
-                continue  # a full disk, say: tried again with the next news
-            self._told[claim.id] = claim.stage.value
+            if self._told.get(claim.id) != claim.stage.value:
+                await self._tell_stage(claim)
+            if (claim.id, claim.stage) in self._signed:
+                continue
+            signed = False  # on a full disk, say: again with the next news
+            if claim.stage is Stage.ADOPTED:
+                seated = claim.bench is not None and claim.bench.rank_of(own) is not None
+                if seated or claim.author == own or claim.id in used:
+                    signed = await self._sign_adoption(claim)
+            elif claim.stage is Stage.RETRACTED:
+                signed = await sign_retraction(self, claim)
+            if signed:
+                self._signed.add((claim.id, claim.stage))
+
+    async def _tell_stage(self, claim: ClaimState) -> None:
+        if claim.id not in self._told:
+            payload = await self.claim_record(claim.id)
+            gains = [pair.d_nano for pair in payload.dev_pairs]
+            self.journal.write(
+                "quarantined",
+                claim=claim.id.hex(),
+                author=claim.author.hex(),
+                claimed_bpb=sum(gains) / len(gains) / 1e9 if gains else 0.0,
+            )
+        if claim.stage in (Stage.RETRACTED, Stage.FROZEN):
+            self.journal.write(claim.stage.value, claim=claim.id.hex(), reason=claim.reason)
+        elif claim.stage in CLOSED:
+            self._tell_verdict(claim)
+        self._told[claim.id] = claim.stage.value
+
+    def _tell_contradiction(self, one: ClaimState) -> None:
+        if one.target is None or self._told.get(one.id) == one.stage.value:
+            return
+        self._told[one.id] = one.stage.value
+        self.journal.write(
+            "contradiction",
+            id=one.id.hex(),
+            claim=one.target.hex(),
+            author=one.author.hex(),
+            stage=one.stage.value,
+            reason=one.reason,
+            pairs=one.verdict.pairs if one.verdict else 0,
+        )
 
     def _tell_verdict(self, claim: ClaimState) -> None:
         decision = claim.verdict
@@ -283,9 +370,11 @@ class Node:
             peer=peer_id(self.key.public),
             addresses=tuple(network.transport.addresses),
             peers=tuple(sorted(peer_id(key) for key in network.transport.peers())),
-            activity=self.activity,
+            activity=self.ending or self.activity,
+            why="" if self.ending else self.why,
             disk=str(self.log.full) if self.log.full else "",
             clock_s=network.transport.clock_ahead(),
+            sensed=self.sensed,
         )
         try:
             write_state(self.home, state)

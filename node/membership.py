@@ -135,6 +135,7 @@ def join_here(
     listen: str,
     progress: Callable[[str], None],
     paused: bool = False,
+    calibrate: bool = True,
 ) -> Joined:
     """Join by an invitation or by asking; bring home charter, records and data, all checked.
 
@@ -156,6 +157,7 @@ def join_here(
         token=way.token.hex() if isinstance(way, Invitation) else "",
         asked=isinstance(way, Asking),
         start="paused" if paused else "running",
+        calibrate=calibrate,
         roles=tuple(way.role.split(",")) if isinstance(way, Invitation) else way.roles,
         limits=modest() if cpu_only else Limits(),
     )

@@ -61,7 +61,7 @@ async def open_network(
     sync = Sync(transport, log)
     gossip = Gossip(transport, log, sync)
     store = BlobStore(home.blobs, max_total=settings.limits.blob_gib * 1024**3)
-    blobs = Blobs(transport, store)
+    blobs = Blobs(transport, store, settings.limits.net_kib_s * 1024)
     book = AddressBook(home.path / "peers")
     discovery = Discovery(transport, book)
     if join_handler is not None:

@@ -1,4 +1,7 @@
-"""This node's own experiments, and what else its proposer may know. Nothing of a peer gets in."""
+"""This node's own experiments, and what else its proposer may know.
+
+Of peers only this gets in: whether a program of a given syntax hash was tried by them.
+"""
 
 from __future__ import annotations
 
@@ -41,6 +44,7 @@ class Notebook:
             history=tuple(past(one) for one in self._experiments if one.tier == tier.name),
             scope=rules.charter.screen,
             adopted=self._adopted(),
+            elsewhere=lambda identity: node.hearsay.is_tried(tier.name, trials.base_id, identity),
             check=lambda code, cancel: quick_check(
                 code,
                 tier,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -18,8 +18,10 @@ from node import epochs
 from node.errors import NetworkError, NodeError, NotRunning, UsageError
 from node.governing import new_member
 from node.requests import Request, Requests
+from node.retracting import contradict_order
 from node.settings import ROLES, write_atomic
 from node.state import read_state
+from node.times import MOST_SECONDS
 from swarm.errors import SwarmError
 from swarm.keys import KeyPair, peer_id
 from swarm.records import Draft
@@ -46,10 +48,10 @@ def submit(home: Home, order: dict[str, Any]) -> Answer:
     try:
         read_state(home)
     except NotRunning:
+        if order.get("do") == "finish":
+            raise
         if order.get("do") in ("pause", "resume"):
-            paused = order["do"] == "pause"
-            home.save(replace(settings, start="paused" if paused else "running"))
-            return {"paused": paused}
+            return turn(home, order)
         with Store(home.log, settings.swarm_id) as store:
             return carry_out(home, store, key, order)
     folder = home.path / "orders"
@@ -70,6 +72,20 @@ def submit(home: Home, order: dict[str, Any]) -> Answer:
         error.exit_code = answer["exit_code"]  # type: ignore[misc]
         raise error
     return answer
+
+
+def turn(home: Home, order: dict[str, Any]) -> Answer:
+    """Carry out ``pause`` or ``resume`` in the settings, so that it outlives a restart.
+
+    ``seconds``: how long to pause, 0 until ``resume``. Tells ``until`` when, in seconds since 1970.
+    """
+    paused, seconds = order["do"] == "pause", order.get("seconds") or 0
+    if type(seconds) is not int or not 0 <= seconds <= MOST_SECONDS:
+        raise UsageError("a pause of an impossible length", cure="lazaretto pause --for 2h")
+    until = int(time.time()) + seconds if paused and seconds else 0
+    start: Literal["paused", "running"] = "paused" if paused else "running"
+    home.save(replace(home.load(), start=start, paused_until=until))
+    return {"paused": paused, "until": until}
 
 
 def answer_all(home: Home, work: Callable[[dict[str, Any]], Answer]) -> int:
@@ -106,6 +122,7 @@ def carry_out(home: Home, store: Store, key: KeyPair, order: dict[str, Any]) -> 
         "dismiss": _dismiss,
         "open_epoch": _open_epoch,
         "sign_draft": _sign_draft,
+        "contradict": contradict_order,
     }
     arguments = dict(order)
     verb = verbs.get(arguments.pop("do", ""))

@@ -16,6 +16,7 @@ from node.escaping import escaped as escaped
 from node.spending import told
 from node.state import read_state
 from node.tables import table
+from node.times import clock
 from swarm.charter import trust_note
 from swarm.keys import KeyPair, peer_id, short
 from swarm.records import Claim
@@ -85,7 +86,26 @@ class Held:
             "needed": str(1 / state.level) if state.level else None,
             "waiting_for": peer_id(state.turn.seat.key) if state.turn else None,
             "contradictions": [_dispute(one) for one in self.disputes if one.claim == state.id],
+            "contradicted": self._tests_of(state.id),
+            "retracted_by": state.retracted_by.hex() if state.retracted_by else None,
+            "bridge": state.bridge.hex() if state.bridge else None,
         }
+
+    def _tests_of(self, claim: bytes) -> list[dict[str, Any]]:
+        """The contradictions of a claim, as plain values."""
+        found = [one for one in self.state.contradictions.values() if one.target == claim]
+        return [
+            {
+                "id": one.id.hex(),
+                "by": peer_id(one.author),
+                "stage": one.stage.value,
+                "reason": one.reason,
+                "pairs": one.verdict.pairs if one.verdict else 0,
+                "e_value": one.verdict.e_value if one.verdict else None,
+                "needed": str(1 / one.level) if one.level else None,
+            }
+            for one in sorted(found, key=lambda one: (one.epoch, one.author, one.slot))
+        ]
 
     def claims(self, stages: Iterable[Stage]) -> list[dict[str, Any]]:
         """Claims in these stages, in a stable order: by author, epoch and slot."""
@@ -136,6 +156,12 @@ def _show_disputes(claims: Iterable[dict[str, Any]]) -> None:
                 f"{short(one['member'])} by {short(one['by'])}, off by {one['margin_bpb']:+.4f} "
                 "(a fact; no verdict is changed by it)"
             )
+        for one in claim["contradicted"]:
+            why = one["reason"].replace("_", " ")
+            print(
+                f"contradiction {one['id'][:12]} of claim {claim['id'][:12]} by "
+                f"{short(one['by'])}: {one['stage']} ({why}) after {one['pairs']} pairs"
+            )
 
 
 def _folds(held: Held) -> dict[str, Any]:
@@ -153,6 +179,10 @@ def _folds(held: Held) -> dict[str, Any]:
 def _outcome(state: ClaimState) -> str:
     if state.stage is Stage.ADOPTED:
         return "adopt"
+    if state.stage is Stage.RETRACTED:
+        return "retract"
+    if state.stage is Stage.EXPIRED:
+        return "expire"
     return "reject" if state.stage in CLOSED else "pending"
 
 
@@ -187,6 +217,8 @@ def summary(home: Home) -> dict[str, Any]:
         },
         "trust": held.trust,
         "running": running,
+        "paused": held.settings.start == "paused",
+        "paused_until": held.settings.paused_until or None,
         "model_spending": told(home.spending),
     }
 
@@ -206,9 +238,15 @@ def show_status(home: Home, *, as_json: bool) -> int:
         ("epoch", f"{facts['epoch'] or 'none yet'}, {facts['members']} members"),
         ("running", f"yes, pid {running['pid']}" if running else f"no  ({_up(home)})"),
     ]
+    if not running and facts["paused"]:
+        until = facts["paused_until"]
+        lines.append(("paused", f"until {clock(until)}" if until else "until lazaretto resume"))
     if running:
         peers = ", ".join(short(peer) for peer in running["peers"]) or "none"
-        lines += [("doing", escaped(running["activity"], 160)), ("peers", peers)]
+        lines.append(("doing", escaped(running["activity"], 160)))
+        if running["why"] and running["why"] != running["activity"]:
+            lines.append(("why", escaped(running["why"], 160)))
+        lines.append(("peers", peers))
         if running["disk"]:
             lines.append(("disk", escaped(running["disk"])))
         if abs(running["clock_s"] or 0) > CLOCK_TOLERANCE_S:
@@ -216,8 +254,10 @@ def show_status(home: Home, *, as_json: bool) -> int:
     counts = {
         word: outcomes.count(outcome)
         for word, outcome in (
-            ("in quarantine", "pending"), ("adopted", "adopt"), ("rejected", "reject")
+            ("in quarantine", "pending"), ("adopted", "adopt"), ("rejected", "reject"),
+            ("retracted", "retract"), ("expired", "expire"),
         )
+        if outcome in outcomes or outcome not in ("retract", "expire")
     }  # fmt: skip
     lines.append(("records", str(facts["records"])))
     lines.append(("claims", ", ".join(f"{count} {word}" for word, count in counts.items())))
@@ -274,10 +314,16 @@ def show_inbox(home: Home, *, as_json: bool) -> int:
     return 0
 
 
+_MARKS = {
+    "adopted": "+ adopted", "retracted": "x retracted", "frozen": "~ frozen",
+    "expired": "- expired",
+}  # fmt: skip
+
+
 def show_discoveries(home: Home, *, as_json: bool) -> int:
-    """``lazaretto discoveries``: what was adopted and what was rejected."""
+    """``lazaretto discoveries``: what was adopted, rejected, retracted, and frozen by that."""
     held = Held(home)
-    decided = held.claims(CLOSED)
+    decided = held.claims(CLOSED | {Stage.FROZEN})
     if as_json:
         answer = {"schema": "lazaretto.discoveries/1", "claims": decided, "trust": held.trust}
         print(json.dumps(answer))
@@ -287,7 +333,7 @@ def show_discoveries(home: Home, *, as_json: bool) -> int:
         return 0
     rows = [
         (
-            "+ adopted" if claim["outcome"] == "adopt" else "- rejected",
+            _MARKS.get(claim["stage"], "- rejected"),
             claim["id"][:12],
             _author(held, claim["author"]),
             _bpb(claim["claimed_bpb"]),

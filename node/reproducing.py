@@ -29,11 +29,16 @@ class SealedWeightsLost(NodeError):
     """What was trained again is not what was sealed: the position cannot be filled honestly."""
 
 
+class LentMemorySpent(NodeError):
+    """A run ended for the memory that is lent here, of which the tier allows more."""
+
+
 async def advance(node: Node, duty: PairDuty, hw_class: str) -> None:
     """Train and seal the pair of a duty, or score the sealed pair and publish it.
 
     Raises:
         SealedWeightsLost: the weights behind our seal are gone; the others will call us absent.
+        LentMemorySpent: with the memory lent here nothing can be said of this claim.
         SwarmError, TrainingError, OSError: it was not done, and can be tried again.
     """
     shown = duty.claim.hex()
@@ -91,8 +96,8 @@ async def _train(node: Node, duty: PairDuty) -> TrainedPair | BaseFailure:
     data = node.data
     assert data is not None
     base = await node.code_of(duty.base)
-    candidate = (await node.claim_record(duty.claim)).code
-    tier, text = data.challenge.tier(duty.tier), data.train()
+    candidate = await node.code_of(duty.candidate)
+    tier, text = node.tier(duty.tier), data.train()
     tokenizer, nice = data.tokenizer(), node.settings.limits.nice_verify
     try:
         async with node.lane(duty.tier, bench=True) as lane:
@@ -102,10 +107,22 @@ async def _train(node: Node, duty: PairDuty) -> TrainedPair | BaseFailure:
                     tokenizer=tokenizer, cancel=cancel, nice=nice, executor=lane.executor,
                 )
             )  # fmt: skip
-            node.lane_of[_name(duty)] = lane
-            return trained
     except BaseFailed as error:
+        _refuse_lent(node, duty, error.status)
         return BaseFailure(error.status)
+    _refuse_lent(node, duty, trained.candidate.status)
+    node.lane_of[_name(duty)] = lane
+    return trained
+
+
+def _refuse_lent(node: Node, duty: PairDuty, status: str) -> None:
+    """A pair is never published as failed for a limit that is this machine's own."""
+    if node.is_short_of_memory(duty.tier, status):
+        mib = node.tier(duty.tier).max_memory_bytes >> 20
+        raise LentMemorySpent(
+            f"claim {duty.claim.hex()[:12]} needs more than the {mib} MiB that a run may take here",
+            cure="raise limits.memory_mib in node.toml, and start the node again",
+        )
 
 
 async def _train_again(node: Node, duty: PairDuty) -> TrainedPair | BaseFailure:
@@ -135,8 +152,8 @@ async def _score(
     data = node.data
     assert data is not None
     base = await node.code_of(duty.base)
-    candidate = (await node.claim_record(duty.claim)).code
-    tier, text = data.challenge.tier(duty.tier), data.fold(duty.fold())
+    candidate = await node.code_of(duty.candidate)
+    tier, text = node.tier(duty.tier), data.fold(duty.fold())
     tokenizer, nice = data.tokenizer(), node.settings.limits.nice_verify
     try:
         wanted = node.lane_of.get(_name(duty))  # the device that trained it, if it is known
@@ -148,7 +165,9 @@ async def _score(
                 )
             )  # fmt: skip
     except BaseFailed as error:
+        _refuse_lent(node, duty, error.status)
         return _base_failed(duty, error.status), {}
+    _refuse_lent(node, duty, result.status)
     return _pair_of(result, duty.fold()), result.candidate.probes if result.candidate else {}
 
 

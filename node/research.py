@@ -117,7 +117,7 @@ class Trials:
         self.node = node
         self.base_id = base_id
         self.base = base
-        self.tier = node.data.challenge.tier(node.settings.tier)
+        self.tier = node.tier(node.settings.tier)
         self.train: Shards = node.data.train()
         self.dev: Documents = node.data.dev()
         self.tokenizer = node.data.tokenizer()
@@ -169,6 +169,8 @@ class Trials:
                 self._scores[lane, seed] = result.base
             cost += result.candidate_cost_ms + (0 if known else result.base_cost_ms)
             status = result.status
+            if self.node.is_short_of_memory(self.tier.name, status):
+                status = "memory_lent"
             if status == "ok" and result.cost_ratio_milli > self.tier.max_cost_ratio_milli:
                 status = "too_costly"
             if status == "ok":
@@ -240,12 +242,13 @@ class _Research:
                 with trio.move_on_after(seconds):
                     await node.changed.wait()
                 continue
-            measured = await self._measure(trials, proposal, lane)
-            async with self._turn:
-                await self._judge(trials, proposal, measured)
+            with node.doing("experiment"):
+                measured = await self._measure(trials, proposal, lane)
+                async with self._turn:
+                    await self._judge(trials, proposal, measured)
 
     async def _idea(self) -> tuple[Trials, Proposal | None, float]:
-        """What to try next, and against what; or how many seconds to wait for an idea."""
+        """What to try next, and against what; or how many seconds to wait for one."""
         node = self.node
         state = await node.caught_up()
         frontier = state.frontier.get(node.settings.tier)
@@ -256,6 +259,8 @@ class _Research:
             trials = self.trials = Trials(node, frontier, await node.code_of(frontier))
             self.best = None
         self.best = await self.claims.claim_if_possible(trials, self.best)
+        if not node.may_begin():
+            return trials, None, math.inf
         idle, seconds = "out of ideas for this frontier", IDLE_SECONDS
         proposal = await self.merges.offer(trials)
         if proposal is None:
@@ -265,8 +270,12 @@ class _Research:
                 proposal = await trio.to_thread.run_sync(self.proposer.propose, context)
             except Paused as pause:
                 idle, seconds = pause.told, pause.seconds
+        node.researching = proposal is not None
         if proposal is None:
             node.activity = idle
+        elif not node.may_begin():  # it was asked for before
+            await self._abandon(proposal)
+            return trials, None, 0.0
         return trials, proposal, seconds
 
     async def _measure(self, trials: Trials, proposal: Proposal, lane: Lane | None) -> Measured:
@@ -285,9 +294,11 @@ class _Research:
                 except LaneMoved:  # pairs are of one machine: all of it again, the base too
                     trials.forget(lane)
         except (TrainingError, OSError):  # not the candidate's: it may be proposed again
-            abandoned = Outcome("abandoned")
-            await trio.to_thread.run_sync(self.proposer.observe, proposal.id, abandoned)
+            await self._abandon(proposal)
             raise
+
+    async def _abandon(self, proposal: Proposal) -> None:
+        await trio.to_thread.run_sync(self.proposer.observe, proposal.id, Outcome("abandoned"))
 
     async def _judge(self, trials: Trials, proposal: Proposal, measured: Measured) -> None:
         """Sign the result of an experiment; claim it, or keep it as the best to be claimed."""
@@ -337,7 +348,7 @@ class _Research:
             gain_bpb=gain / 1e9 if gain is not None else None,
             cost_ms=measured.cost_ms,
         )
-        if outcome == "claimed":
+        if trials is self.trials:
             self.best = await claims.claim_if_possible(trials, self.best)
 
 

@@ -1,8 +1,9 @@
 """``lazaretto up``: open a member's log and network, run its loops, and close all of it in order.
 
 Loops: ``research`` proposes and claims, ``verify`` reproduces what its seat on a bench asks for,
-``recheck`` scores sealed weights of others again; what else a node does is in ``node.chores``, and
-how it answers strangers in ``node.door``.
+``upkeep`` checks and keeps the work of others, ``contradict`` doubts discoveries, ``calibrate``
+measures the noise of a verifier's tiers; what else a node does is in ``node.chores``, and how it
+answers strangers in ``node.door``.
 """
 
 from __future__ import annotations
@@ -147,8 +148,10 @@ async def serve(
         UsageError, KeyFileError, StoreError: the home is not in order; nothing was changed.
     """
     from node.calibrating import own_calibrations
-    from node.rechecking import recheck_forever
+    from node.idle_calibration import calibrate_when_idle
     from node.research import research_forever
+    from node.retracting import contradict_forever
+    from node.upkeep import upkeep_forever
     from node.verifying import verify_forever
 
     settings = home.load()
@@ -161,7 +164,9 @@ async def serve(
             async with trio.open_nursery() as loops:
                 loops.start_soon(guarded, node, "verify", verify or verify_forever)
                 loops.start_soon(guarded, node, "research", research or research_forever)
-                loops.start_soon(guarded, node, "recheck", recheck_forever)
+                loops.start_soon(guarded, node, "contradict", contradict_forever)
+                loops.start_soon(guarded, node, "calibrate", calibrate_when_idle)
+                loops.start_soon(guarded, node, "upkeep", upkeep_forever)
 
         door = Door(home, node.log, chores.ready)
         async with (
@@ -183,6 +188,8 @@ async def serve(
             nursery.start_soon(node.keep_telling, network)
             nursery.start_soon(chores.knock, network)
             nursery.start_soon(chores.take_orders)
+            nursery.start_soon(chores.end_pause)
+            nursery.start_soon(chores.finish, nursery.cancel_scope)
             await _fetch_own_feed(node, network)
             node.log.may_sign.set()
             nursery.start_soon(chores.govern)
@@ -191,7 +198,7 @@ async def serve(
             node.use_lanes(lanes)
             progress("all data is here and checked; working")
             nursery.start_soon(guarded, node, "blobs", keep_within_quota)
-            nursery.start_soon(chores.watch_limits)
+            nursery.start_soon(chores.watch_limits, lambda: network.blobs.throttle.total)
             nursery.start_soon(chores.work, work)
     home.state.unlink(missing_ok=True)
 

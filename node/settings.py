@@ -48,6 +48,8 @@ class Limits:
     ``blob_gib``: disk for blobs; above four fifths of it, those that nothing needs are dropped.
     ``recheck_share_milli``: of the settled blocks of others, how many this node scores again when
     it has nothing else to do, in thousandths; 0 for none.
+    ``memory_mib``: memory for all runs together, 0 for what the tiers allow; ``net_kib_s``: data by
+    hash sent and fetched, in KiB a second, 0 for no limit (records are small and not counted).
     ``cores``: cores for training, 0 for all; ``on_battery``: work on battery too; ``idle_only``:
     only while nobody else uses the machine; ``hours``: local hours lent, like 22-7, empty for all;
     ``max_celsius``: of the processor, 0 for no limit; ``min_free_gib``: room that stays free on the
@@ -65,12 +67,19 @@ class Limits:
     hours: str = ""
     max_celsius: Annotated[int, msgspec.Meta(ge=0, le=150)] = 0
     min_free_gib: Annotated[int, msgspec.Meta(ge=0, le=10**6)] = 1
+    memory_mib: Annotated[int, msgspec.Meta(ge=0, le=10**9)] = 0
+    net_kib_s: Annotated[int, msgspec.Meta(ge=0, le=10**9)] = 0
 
 
 def modest() -> Limits:
-    """What ``join --cpu-only`` lends: half the cores, at the lowest priority, never on battery."""
+    """What ``join --cpu-only`` lends: half the cores, 2 GiB of memory, 16 GiB of disk and a MiB a
+    second, at the lowest priority, never on battery.
+    """
     half = max(1, (os.cpu_count() or 2) // 2)
-    return Limits(nice_verify=19, nice_research=19, cores=half, on_battery=False)
+    return Limits(
+        nice_verify=19, nice_research=19, cores=half, on_battery=False, memory_mib=2048,
+        net_kib_s=1024, blob_gib=16,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,10 +132,12 @@ class Settings:
     """``node.toml``. ``bootstrap``: multiaddrs to dial first. ``token``: of the invitation.
 
     ``asked``: this node asked to join, without an invitation. ``start = "paused"``: it listens,
-    stores and serves, and trains nothing until ``lazaretto resume``. ``open_epochs = "join"``: a
+    stores and serves, and trains nothing until ``lazaretto resume``, or until ``paused_until``
+    (seconds since 1970) where that is not 0. ``open_epochs = "join"``: a
     sole governor's node opens an epoch by itself for those who join, at most one each
     ``epoch_pause_s`` seconds; with ``"hand"`` only ``lazaretto epoch open`` does.
     ``mdns``: announce this node on the local network, and find members there.
+    ``calibrate``: a node that verifies measures how noisy pairs are here, beside its other work.
     ``portfolio`` names those who share the work where ``proposer = "portfolio"``.
 
     ``lanes`` names devices that share nothing, on each of which one experiment runs at a time
@@ -147,6 +158,7 @@ class Settings:
     token: str = ""
     asked: bool = False
     start: Literal["running", "paused"] = "running"
+    paused_until: Annotated[int, msgspec.Meta(ge=0, le=10**11)] = 0
     open_epochs: Literal["join", "hand"] = "join"
     epoch_pause_s: int = 300
     mdns: bool = False
@@ -154,6 +166,7 @@ class Settings:
     proposer: str = "tpe"
     portfolio: tuple[str, ...] = ("tpe", "random")
     tier: str = "quick"
+    calibrate: bool = True
     hw_class: str = "cpu"
     sandbox: Literal["bubblewrap", "landlock"] = "bubblewrap"
     lanes: tuple[str, ...] = ()

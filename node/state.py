@@ -17,11 +17,35 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class Sensed:
+    """What limits look at. None: this machine does not tell.
+
+    ``others``: share of all cores that other programs use; ``quiet``: seconds for which it was
+    small; ``hour``: local time of day in hours; ``free_gib``: room on the disk of the home;
+    ``busy``: cores that this node and its runs use; ``run_mib``: resident memory of its runs, what
+    they share counted in each; ``nice``: of the busiest of them, None without any;
+    ``sent_kib_s``: data by hash, sent and fetched.
+    """
+
+    on_battery: bool | None
+    others: float
+    quiet: float
+    hour: float
+    free_gib: float
+    celsius: float | None
+    busy: float = 0.0
+    run_mib: int = 0
+    nice: int | None = None
+    sent_kib_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class RunningState:
     """A running node: times in seconds since 1970, peers and itself as peer ids.
 
     ``disk`` is the last failure to write the log, empty while all is well. ``clock_s``: how far
-    peers' clocks are ahead of ours, in the median; None without peers.
+    peers' clocks are ahead of ours, in the median; None without peers. ``why``: for what reason
+    the node does what it does (:mod:`node.agenda`). ``sensed``: what limits look at.
     """
 
     pid: int
@@ -33,6 +57,8 @@ class RunningState:
     activity: str
     disk: str
     clock_s: float | None = None
+    why: str = ""
+    sensed: Sensed | None = None
 
 
 def write_state(home: Home, state: RunningState) -> None:

@@ -1,4 +1,4 @@
-"""``lazaretto down``: end the node of a home, and wait until it has let go of its log."""
+"""``lazaretto down``, ``finish``: end the node of a home, and wait until it let go of its log."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from node.errors import NodeError, NotRunning
 from node.state import read_state
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from node.settings import Home
 
 PATIENCE_SECONDS: Final = 30.0
@@ -47,3 +49,26 @@ def stop(home: Home, patience: float = PATIENCE_SECONDS) -> int:
         f"the node (process {pid}) was asked to end and has not yet; nothing is lost either way",
         cure=f"wait, or: kill -9 {pid}",
     )
+
+
+def finished(home: Home, tell: Callable[[str], None], every: float = 0.25) -> int:
+    """Wait until a node that was told to finish has ended; returns its process id.
+
+    ``tell`` is given what it waits for, whenever that is something else.
+
+    Raises:
+        NodeError: it goes on after all, because somebody said ``resume``.
+    """
+    pid, told = 0, ""
+    while True:
+        try:
+            state = read_state(home)
+        except NotRunning:
+            return pid
+        pid = state.pid
+        if state.activity != told and state.activity.startswith("finish"):
+            told = state.activity
+            tell(told)
+        elif told and not state.activity.startswith("finish"):
+            raise NodeError("the node goes on: somebody said resume", cure="lazaretto status")
+        time.sleep(every)

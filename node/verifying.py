@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from node.environment import hardware_class
-from node.reproducing import advance
+from node.reproducing import LentMemorySpent, advance
 from swarm.errors import SwarmError
 from training.errors import TrainingError
 from verification.duty import (
@@ -115,7 +115,7 @@ class _Member:
         if not self._node.peers():  # it may be us who are gone
             self._since.clear()
         since = self._since.setdefault(_name(duty), now)
-        return since + patience(self._node, state.claims[duty.claim].tier) - now
+        return since + patience(self._node, state.cases[duty.claim].tier) - now
 
     async def _say(self, duty: Word) -> None:
         await self._node.log.append(duty.payload, refs=_refs(duty))
@@ -152,6 +152,8 @@ class _Member:
             self._done.add(_name(duty))
             try:
                 await self._advance(node, duty, self._class(duty.tier))
+            except LentMemorySpent as error:  # not tried again: it would end in the same way
+                self._tell(duty.claim, f"is left to the others: {error}; {error.cure}")
             except (SwarmError, TrainingError, OSError) as error:
                 # Not the candidate's: those are results. Other duties first: one claim must not
                 # hold up the rest.
@@ -167,7 +169,9 @@ class _Member:
         return [
             duty
             for duty in duties(state, self._key, self._secret, self._node.calibrations)
-            if _name(duty) not in self._done and self._would_count(state, duty)
+            if _name(duty) not in self._done
+            and not (self._node.finishing and isinstance(duty, CommitDuty))
+            and self._would_count(state, duty)
         ]
 
     def _tell_lost(self, state: State) -> None:
@@ -186,7 +190,7 @@ class _Member:
 
     def _would_count(self, state: State, duty: Word | PairDuty) -> bool:
         """Whether the charter takes what this machine measures for the duty's tier."""
-        tier = state.claims[duty.claim].tier
+        tier = state.cases[duty.claim].tier
         rules = state.rules
         assert rules is not None
         classes = next(policy.classes for policy in rules.charter.tiers if policy.name == tier)
@@ -234,6 +238,6 @@ def _refs(duty: Word) -> tuple[bytes, ...]:
 
 def _precedence(state: State, duty: PairDuty) -> tuple[bool, bool, int, bytes]:
     """What is sealed first; verdicts before effects; then the claim that has come furthest."""
-    settlement = state.claims[duty.claim].settlement
+    settlement = state.cases[duty.claim].settlement
     done = len(settlement.reproductions) if settlement else 0
     return (duty.sealed is None, duty.purpose != "verdict", -done, duty.claim)

@@ -47,15 +47,41 @@ _RANGE = struct.Struct("!32sQQQ")
 _RESPONSE = struct.Struct("!BQ")
 
 
+class Throttle:
+    """At most ``rate`` bytes a second in both directions together, 0 for no limit.
+
+    A frame is sent whole, so frames are at most a quarter of what a second may have: with a limit,
+    and all streams in use, each peer still hears something before it gives up.
+    """
+
+    LEAST = 64 * 1024
+
+    def __init__(self, rate: int = 0) -> None:
+        self.total = 0
+        self.rate = max(rate, self.LEAST) if rate else 0
+        self.frame = min(CHUNK, self.rate // 4) if rate else CHUNK
+        self._bucket = TokenBucket(self.rate, max(self.rate, CHUNK)) if rate else None
+
+    async def spend(self, amount: int) -> None:
+        """Wait until ``amount`` bytes fit."""
+        self.total += amount
+        while True:
+            if self._bucket is None or self._bucket.take(b"", amount):
+                return
+            await trio.sleep(self._bucket.delay(b"", amount))
+
+
 class Blobs:
     """Serves blobs to members and fetches them.
 
     Args:
         transport: the node's transport; the protocol's handler is set here.
         store: where blobs are.
+        rate: bytes a second that may be sent and fetched, 0 for no limit.
     """
 
-    def __init__(self, transport: Transport, store: BlobStore) -> None:
+    def __init__(self, transport: Transport, store: BlobStore, rate: int = 0) -> None:
+        self.throttle = Throttle(rate)
         self._transport = transport
         self._store = store
         self._rate = TokenBucket(rate=40.0, burst=200.0)
@@ -84,7 +110,9 @@ class Blobs:
             await stream.write_frame(_RESPONSE.pack(FOLLOWS, size))
             file.seek(offset)
             left = size - offset if length is None else min(length, size - offset)
-            while left and (chunk := file.read(min(CHUNK, left))):  # from the page cache mostly
+            # from the page cache mostly
+            while left and (chunk := file.read(min(self.throttle.frame, left))):
+                await self.throttle.spend(len(chunk))
                 await stream.write_frame(chunk)
                 left -= len(chunk)
 
@@ -116,7 +144,8 @@ class Blobs:
         part = await trio.to_thread.run_sync(self._store.part, digest)
         download = None
         try:
-            download = await self._fetch_in_pieces(order, part, digest, max_size)
+            if not self.throttle.rate:  # slowly is done from one peer at a time
+                download = await self._fetch_in_pieces(order, part, digest, max_size)
             if part.offset and part.right():
                 await trio.to_thread.run_sync(part.commit)
                 return
@@ -199,6 +228,7 @@ class Blobs:
                 chunk = await stream.read_frame(CHUNK)
                 if not chunk or len(chunk) > left:
                     raise Misbehaviour("a blob response that does not add up")
+                await self.throttle.spend(len(chunk))
                 chunks.append(chunk)
                 left -= len(chunk)
         return b"".join(chunks)
@@ -229,6 +259,7 @@ class Blobs:
                     chunk = await stream.read_frame(CHUNK)
                     if not chunk or part.offset + len(chunk) > size:
                         raise Misbehaviour("a blob response that does not add up")
+                    await self.throttle.spend(len(chunk))
                     part.write(chunk)
             return True
         except (PeerGone, Misbehaviour) as error:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from swarm.errors import StoreError
+from swarm.feed import Head
 from swarm.records import Admission, Beacon, Charter, Epoch, Equivocation, Rotation
 
 if TYPE_CHECKING:
@@ -64,6 +65,21 @@ def open_database(path: Path, *, read_only: bool) -> sqlite3.Connection:
         if empty:
             db.executescript(_SCHEMA)
     return db
+
+
+def load_heads(db: sqlite3.Connection) -> dict[bytes, Head]:
+    """Author key -> the last record held of its feed."""
+    rows = db.execute("SELECT author, MAX(seq), id FROM records WHERE branch = 0 GROUP BY author")
+    return {author: Head(seq, record_id) for author, seq, record_id in rows}
+
+
+def load_spent(db: sqlite3.Connection) -> dict[tuple[bytes, int], tuple[int, int]]:
+    """(author key, epoch) -> records that the author signed in the epoch, and their bytes."""
+    rows = db.execute(
+        "SELECT author, epoch, COUNT(*), SUM(LENGTH(data)) FROM records WHERE branch = 0"
+        " GROUP BY author, epoch"
+    )
+    return {(author, epoch): (count, size) for author, epoch, count, size in rows}
 
 
 @dataclass(frozen=True, slots=True)

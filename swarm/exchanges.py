@@ -44,6 +44,10 @@ class Exchanges(ABC):
     def penalise(self, key: bytes, reason: str, points: float = 1.0) -> None:
         """Count something that the peer did wrong."""
 
+    @abstractmethod
+    def suspect(self, key: bytes) -> None:
+        """Note that a connected peer did not answer in time: it may be gone."""
+
     def set_handler(
         self,
         protocol: str,
@@ -131,6 +135,7 @@ class Exchanges(ABC):
             with trio.fail_after(seconds):
                 raw = await self._libp2p_host().new_stream(peer_id_of(peer), [protocol])
         except trio.TooSlowError:
+            self.suspect(peer)
             raise PeerSilent(f"{short(peer)} did not take {protocol} in time") from None
         except Exception as error:
             raise PeerGone(f"{short(peer)} does not take {protocol}") from error
@@ -141,6 +146,8 @@ class Exchanges(ABC):
             await stream.reset()
             if isinstance(error, Misbehaviour):
                 self.penalise(peer, f"{protocol}: {error}", 5.0)
+            elif isinstance(error, PeerSilent):
+                self.suspect(peer)
             raise
         await stream.finish()
 
@@ -165,4 +172,5 @@ class Exchanges(ABC):
                     await stream.write_frame(payload)
                     return await stream.read_frame(max_response)
         except trio.TooSlowError:
+            self.suspect(peer)
             raise PeerSilent(f"{short(peer)} did not answer in time") from None

@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 PROTOCOL = "/lazaretto/alive/1"
 ANSWER_S = 5.0
+PATIENCE = 4
 
 
 class Liveness:
@@ -40,7 +41,9 @@ class Liveness:
 
     Args:
         transport: the transport; the protocol's handler is set here.
-        interval: seconds between two checks of a peer.
+        interval: seconds between two checks of a peer; each good answer doubles them, up to
+            ``PATIENCE`` times that, and a failed check brings them back. Who does not answer
+            something else in time (``suspect``) is checked at once.
         strikes: failed checks in a row after which it is disconnected.
         clock: seconds since 1970.
     """
@@ -56,6 +59,8 @@ class Liveness:
         self._interval = interval
         self._limit = strikes
         self._strikes: dict[bytes, int] = {}
+        self._pauses: dict[bytes, float] = {}
+        self._due: dict[bytes, float] = {}
         self._checking: set[bytes] = set()
         self._clock = clock
         self._ahead: dict[bytes, float] = {}
@@ -72,19 +77,25 @@ class Liveness:
         """
         return median(self._ahead.values()) if self._ahead else None
 
+    def suspect(self, key: bytes) -> None:
+        """Check a peer at once: it did not answer something else in time."""
+        if key in self._due and key not in self._checking and key not in self._strikes:
+            self._due[key] = trio.current_time()
+
     async def run(self) -> None:
         """Check until cancelled."""
-        due: dict[bytes, float] = {}
         async with trio.open_nursery() as nursery:
             while True:
                 now = trio.current_time()
                 peers = self._transport.peers()
-                due = {key: due.get(key, now + self._interval) for key in peers}
+                self._due = {key: self._due.get(key, now + self._interval) for key in peers}
+                self._pauses = {key: s for key, s in self._pauses.items() if key in peers}
                 self._strikes = {key: n for key, n in self._strikes.items() if key in peers}
                 self._ahead = {key: s for key, s in self._ahead.items() if key in peers}
                 for key in peers - self._checking:
-                    if now >= due[key]:
-                        due[key] = now + self._interval * random.uniform(0.8, 1.2)
+                    if now >= self._due[key]:
+                        pause = self._pauses.get(key, self._interval)
+                        self._due[key] = now + pause * random.uniform(0.8, 1.2)
                         self._checking.add(key)
                         nursery.start_soon(self._check, key)
                 await trio.sleep(min(0.5, self._interval / 4))
@@ -96,7 +107,11 @@ class Liveness:
             self._checking.discard(key)
         if good:
             self._strikes.pop(key, None)
+            pause = self._pauses.get(key, self._interval)
+            self._pauses[key] = min(2 * pause, PATIENCE * self._interval)
             return
+        self._pauses.pop(key, None)
+        self._due[key] = trio.current_time() + self._interval
         self._strikes[key] = self._strikes.get(key, 0) + 1
         if self._strikes[key] >= self._limit and self._transport.connected(key):
             log.info("peer %s is connected but deaf; connecting anew", short(key))

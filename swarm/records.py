@@ -5,8 +5,8 @@ nano-bits per byte, times in milliseconds, shares in thousandths (``_milli``), s
 time to the day. Hashes and keys are 32 raw bytes. Parsing is strict: an unknown, missing, mistyped
 or out-of-range field refuses the record.
 
-Some kinds and fields are not acted upon yet (``retraction``, encrypted fold batches): their form is
-fixed now because a form is hard to change once it is signed.
+Some fields are not acted upon yet (encrypted fold batches): their form is fixed now because a form
+is hard to change once it is signed.
 """
 
 from __future__ import annotations
@@ -68,6 +68,7 @@ __all__ = [
     "Seal",
     "Seating",
     "TierPolicy",
+    "Upkeep",
 ]
 
 
@@ -243,6 +244,11 @@ class Adoption:
 
 @dataclass(frozen=True, slots=True)
 class Contradiction:
+    """In slot 0: the settled block ``target`` does not say what its sealed weights do, and is off
+    by ``margin_nano``. Else: the adopted claim ``target`` is worth less than ``margin_nano``, half
+    of what it was adopted for; a fresh bench will tell.
+    """
+
     KIND: ClassVar[str] = "contradiction"
     target: Hash
     slot: Annotated[int, Meta(ge=0, le=10_000)]
@@ -252,6 +258,8 @@ class Contradiction:
 
 @dataclass(frozen=True, slots=True)
 class Retraction:
+    """A node's statement that a claim is retracted, by which contradiction, and what it froze."""
+
     KIND: ClassVar[str] = "retraction"
     target: Hash
     contradiction: Hash
@@ -299,6 +307,22 @@ class Experiment:
 
 
 @dataclass(frozen=True, slots=True)
+class Upkeep:
+    """What its author did for the work of others: a receipt, and a hint what needs no more hands.
+
+    ``rescored``: blocks whose sealed weights gave the numbers that they say (what they did not give
+    is a ``Contradiction``); ``audited``: adopted claims that follow from signed bytes; ``stored``:
+    blocks whose weights its author keeps and serves. Nobody can check that it is true, so it is
+    never evidence.
+    """
+
+    KIND: ClassVar[str] = "upkeep"
+    rescored: Annotated[tuple[Hash, ...], Meta(max_length=64)]
+    audited: Annotated[tuple[Hash, ...], Meta(max_length=64)]
+    stored: Annotated[tuple[Hash, ...], Meta(max_length=64)]
+
+
+@dataclass(frozen=True, slots=True)
 class Equivocation:
     """Two signed records of one author with one ``seq``: a proof that needs no witness."""
 
@@ -310,6 +334,6 @@ class Equivocation:
 Payload = (
     Charter | Epoch | Beacon | Draft | Consent | Admission | Rotation | Claim | Commit | Seating
     | Seal | Open | Block | Attest | Adoption | Contradiction | Retraction | Calibration
-    | Experiment | Equivocation
+    | Experiment | Upkeep | Equivocation
 )  # fmt: skip
 KINDS: dict[str, type[Any]] = {kind.KIND: kind for kind in Payload.__args__}

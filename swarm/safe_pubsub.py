@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError
 from libp2p.exceptions import ParseError, ValidationError
 from libp2p.io.exceptions import IOException, MessageTooLarge
 from libp2p.network.stream.exceptions import StreamError
+from libp2p.peer.id import ID
 from libp2p.pubsub.gossipsub import PROTOCOL_ID_V11, GossipSub
 from libp2p.pubsub.pb import rpc_pb2
 from libp2p.pubsub.pubsub import Pubsub
@@ -214,7 +215,7 @@ class SafePubsub(Pubsub):  # type: ignore[misc]
         if self._is_msg_seen(msg) or msg.from_id == self.host.get_id().to_bytes():
             return
         if name in self._deciding:
-            return  # the same from another neighbour, while the log makes the first one durable
+            return  # the same from another neighbour, while the log takes the first one in
         if not signature_validator(msg):
             raise ValueError("a message whose signature is wrong")
         self._deciding.add(name)
@@ -245,15 +246,34 @@ class SafePubsub(Pubsub):  # type: ignore[misc]
     def notify_subscriptions(self, publish_message: Any) -> None:
         """Do nothing: ``accept`` has had the message already."""
 
-    def tidy(self) -> None:
-        """Forget statistics that the router collects without bound."""
-        self.router.recent_message_deliveries.clear()
+
+class _Router(GossipSub):  # type: ignore[misc]
+    """GossipSub v1.1 among members: what a message costs is what v1.1 asks for."""
+
+    async def publish(self, msg_forwarder: Any, pubsub_msg: Any) -> None:
+        """Hand on a message that was taken in.
+
+        As the library does it, but for what later versions and strangers ask for: a signed address
+        record in each message, IDONTWANT, observers, scores.
+        """
+        self.mcache.put(pubsub_msg)
+        pubsub, origin = self.pubsub, ID(pubsub_msg.from_id)
+        rpc = rpc_pb2.RPC(publish=[pubsub_msg])
+        for peer_id in self._get_peers_to_send(pubsub_msg.topicIDs, msg_forwarder, origin):
+            if peer_id in pubsub.peers:
+                self.send_rpc(peer_id, rpc)
+        (topic,) = pubsub_msg.topicIDs
+        for peer_id in pubsub.peers.keys() - pubsub.peer_topics.get(topic, set()):
+            if peer_id not in (msg_forwarder, origin):  # sent as soon as it says that it listens
+                self._prune_pending_messages(peer_id)
+                self._pending_messages[peer_id].append((time.time(), rpc))
+        self.time_since_last_publish[topic] = int(time.time())
 
 
 def build_router() -> GossipSub:
     """Build a GossipSub v1.1 router with settings that deliver: 1 s heartbeat, no rate cap of
     the router's own (it would cap our own messages too), no self-adaptation."""
-    return GossipSub(
+    return _Router(
         [PROTOCOL_ID_V11],
         degree=6,
         degree_low=4,

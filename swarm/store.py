@@ -3,8 +3,11 @@
 What is in the log has passed every check of :func:`swarm.envelope.parse`, its author was a member
 within its quota, and the record before it is held: of a feed, a gapless prefix, and of authors who
 contradict themselves other branches too (``swarm.forks``). State elsewhere is folded from the log.
-A commit is durable (fsync) before :meth:`Store.ingest` or :meth:`Store.append` returns, so nothing
-of our own is seen by anybody that a power cut could take back.
+
+What :meth:`Store.append` returned is durable (fsync), and with it all that came before: nothing of
+our own is seen by anybody, and nothing that it builds on, that a power cut could take back. What
+:meth:`Store.ingest` took in survives the end of the process, kill -9 too; of that a power cut can
+take back the newest, which peers still have and sync brings again.
 
 Not for several processes at once: a lock file keeps a second writer out.
 """
@@ -20,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from swarm import wire
 from swarm.charter import Rules, fold_rules
-from swarm.database import GOVERNANCE, lock, open_database
+from swarm.database import GOVERNANCE, load_heads, load_spent, lock, open_database
 from swarm.envelope import Record, parse, seal_record
 from swarm.errors import RecordError, StoreError, SwarmError
 from swarm.feed import Fit, Head, equivocator, fit, heads_digest, prove_equivocation
@@ -36,6 +39,8 @@ if TYPE_CHECKING:
     from swarm.keys import KeyPair
 
 SECONDS_PER_DAY = 86_400
+CHECKPOINT_PAGES = 1000
+"""Pages of 4 KiB in the write-ahead log from which on it is written back."""
 
 
 class Store:
@@ -57,8 +62,8 @@ class Store:
         self._lock_file = -1 if read_only else lock(path.with_suffix(".lock"))
         try:
             self._db = open_database(path, read_only=read_only)
-            self._heads = self._load_heads()
-            self._spent = self._load_spent()
+            self._heads = load_heads(self._db)
+            self._spent = load_spent(self._db)
             self._tails: dict[bytes, tuple[int, bool]] = {}  # see _tail
             self.rules: Rules | None = fold_rules(self.of_kind(*GOVERNANCE))
             self._forked = self._load_forked()
@@ -85,19 +90,6 @@ class Store:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _load_heads(self) -> dict[bytes, Head]:
-        rows = self._db.execute(
-            "SELECT author, MAX(seq), id FROM records WHERE branch = 0 GROUP BY author"
-        )
-        return {author: Head(seq, record_id) for author, seq, record_id in rows}
-
-    def _load_spent(self) -> dict[tuple[bytes, int], tuple[int, int]]:
-        rows = self._db.execute(
-            "SELECT author, epoch, COUNT(*), SUM(LENGTH(data)) FROM records WHERE branch = 0"
-            " GROUP BY author, epoch"
-        )
-        return {(author, epoch): (count, size) for author, epoch, count, size in rows}
 
     def _load_forked(self) -> set[bytes]:
         rows = self._db.execute("SELECT DISTINCT author FROM records WHERE branch = 1")
@@ -187,11 +179,11 @@ class Store:
 
     # --- writing -----------------------------------------------------------------------------
 
-    def ingest(self, batch: Sequence[bytes]) -> Ingest:
+    def ingest(self, batch: Sequence[bytes], *, checkpoint: bool = True) -> Ingest:
         """Check and store records from anywhere; bad ones are refused, none raises.
 
-        One durable commit for the whole batch. Records whose author becomes a member through the
-        same batch are taken too.
+        One commit for the whole batch. Records whose author becomes a member through the same batch
+        are taken too. Without ``checkpoint`` the call never waits for the disk; a later one does.
 
         Raises:
             StoreError: the disk is full or failing; the log is as it was before the call.
@@ -204,7 +196,8 @@ class Store:
             except SwarmError as error:
                 result.refused.append(str(error))
         with self._lock:
-            self._transaction(lambda: self._take(checked, result))
+            self._db.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES if checkpoint else 0}")
+            self._transaction(lambda: self._take(checked, result), durable=False)
         return result
 
     def append(self, key: KeyPair, payload: Payload, refs: tuple[bytes, ...] = ()) -> Record:
@@ -229,7 +222,7 @@ class Store:
                 heads_digest=heads_digest(self._heads),
             )
             result = Ingest()
-            self._transaction(lambda: self._take([record], result))
+            self._transaction(lambda: self._take([record], result), durable=True)
             if not result.new:
                 conflict = self.rules is not None and self.rules.frozen
                 raise RecordError(
@@ -240,9 +233,11 @@ class Store:
                 )
             return record
 
-    def _transaction(self, work: Callable[[], None]) -> None:
+    def _transaction(self, work: Callable[[], None], *, durable: bool) -> None:
         before = dict(self._heads), dict(self._spent), set(self._forked), self.rules
         try:
+            # In WAL mode NORMAL writes and does not wait; the next FULL commit waits for all of it.
+            self._db.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
             self._db.execute("BEGIN IMMEDIATE")
             work()
             self._db.execute("COMMIT")

@@ -223,6 +223,9 @@ class Transport(Exchanges):
         """Say whether the peer is refused for what it did a short while ago."""
         return self.penalties.refused(key)
 
+    def suspect(self, key: bytes) -> None:
+        self._liveness.suspect(key)
+
     def _libp2p_host(self) -> Any:
         return self._host
 
@@ -343,8 +346,6 @@ class Transport(Exchanges):
                         self._pubsub.wants(peer_id_of(key))
                 elif now - since > self.settings.unadmitted_s:
                     self._spawn(self.disconnect, key)
-            if self._pubsub is not None:
-                self._pubsub.tidy()
 
     def clock_ahead(self) -> float | None:
         """Seconds by which peers' clocks are ahead of ours, in the median; None without peers."""

@@ -14,9 +14,11 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -47,10 +49,7 @@ _NOT_NEEDED: Final = (
 )  # fmt: skip
 _FLAGS: Final = ("-s", "-S", "-P")
 _COMPILE_PROCESSES: Final = 8
-_CACHES: Final = {
-    "TRITON_CACHE_DIR": "/tmp/triton",
-    "TORCHINDUCTOR_CACHE_DIR": "/tmp/inductor",
-}
+_CACHES: Final = {"TRITON_CACHE_DIR": "triton", "TORCHINDUCTOR_CACHE_DIR": "inductor"}
 _BASELINE: Final = "baselines/gpu"
 _WANTED: Final = ("torch", "triton", "numpy", "setuptools")
 _DRIVER: Final = "libcuda.so.1"
@@ -84,7 +83,7 @@ def device_layout() -> Layout:
         "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
         "LD_LIBRARY_PATH": driver,
         "TRITON_LIBCUDA_PATH": driver,
-        **_CACHES,
+        **_caches(_place(compiled / "compiled")),
         "TMPDIR": "/tmp",
         "PYTHONPYCACHEPREFIX": PYC,
         "PYTHONDONTWRITEBYTECODE": "1",
@@ -130,19 +129,44 @@ def _compiled() -> Path:
     return kept("compiler", (*SHIM_MODULES, "toolchain", "measured", _BASELINE), make)
 
 
+def _caches(place: str) -> dict[str, str]:
+    """Where the compilers keep what they made, below the folder ``place``."""
+    return {name: f"{place}/{inside}" for name, inside in _CACHES.items()}
+
+
+def _place(compiled: Path) -> str:
+    """The folder of the programs in ``compiled``, as it was named while they were made.
+
+    A compiled program knows where it lay and writes beside that place what it finds out later.
+    """
+    return "/".join(["/tmp", *sorted(path.name for path in compiled.iterdir())[:1]])
+
+
 def exercise_compiler(folder: str) -> None:
     """Imports what a cell imports and, where there is a device, has the tier's starting program
-    compile its parts for it, into ``folder``. Runs in a process of its own."""
-    for name, inside in _CACHES.items():
-        os.environ[name] = f"{folder}/{os.path.basename(inside)}"
-    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = str(_COMPILE_PROCESSES)
+    compile its parts for it, into ``folder``. Runs in a process of its own.
+
+    They are made in a folder of /tmp with a name that nobody knew before, since a sandbox can
+    have a folder of that name too.
+    """
+    with tempfile.TemporaryDirectory(
+        dir="/tmp", prefix="compiled-", ignore_cleanup_errors=True
+    ) as made:
+        os.environ.update(_caches(made))
+        os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = str(_COMPILE_PROCESSES)
+        if _compile():
+            shutil.copytree(made, f"{folder}/{os.path.basename(made)}")
+
+
+def _compile() -> bool:
+    """Whether there is a device for which programs were compiled."""
     from training import contract, shim, startup
 
     startup.import_compiler()
     import torch
 
     if not torch.cuda.is_available():
-        return
+        return False
 
     def spent(rows: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
         raise shim.BudgetSpent
@@ -153,6 +177,7 @@ def exercise_compiler(folder: str) -> None:
     contract.place(model, "cuda")
     with contextlib.suppress(Exception):  # BudgetSpent, or a smaller device: runs compile then
         module.train(model, spent, shim.Budget(0, 1, "cuda"))
+    return True
 
 
 def _below(path: str, others: dict[str, str]) -> bool:

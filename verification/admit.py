@@ -11,14 +11,19 @@ from typing import TYPE_CHECKING
 
 from swarm.records import Claim
 from training.source import compressed_diff_bytes
+from verification.errors import ProfileError
+from verification.evidence import RULE_VERSION
+from verification.reproduce import MOST_ROUNDS, rounds_of
 from verification.screen import screen
+from verification.verdict import check_profile
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from swarm.charter import EpochView, Rules
     from swarm.envelope import Record
     from swarm.records import Member, TierPolicy
+    from verification.states import ClaimState
 
 
 def claim_of(record: Record) -> Claim:
@@ -73,6 +78,48 @@ def cost_cap(rules: Rules, tier: str) -> int | None:
             cap = item.get("max_cost_ratio_milli")
             return cap if type(cap) is int and cap > 0 else None
     return None
+
+
+def policy_of(rules: Rules, tier: str) -> TierPolicy | None:
+    """The deciding half of a tier, None where the charter has none of this name."""
+    return next((policy for policy in rules.charter.tiers if policy.name == tier), None)
+
+
+def unsupported(rules: Rules, policy: TierPolicy) -> str:
+    """Why no verdict can be given in a tier by this version; empty when it can."""
+    try:
+        check_profile(policy.n, policy.f, policy.g)
+    except ProfileError:
+        return "profile_not_supported"
+    if rounds_of(policy) > MOST_ROUNDS:
+        return "profile_not_supported"
+    if rules.charter.rule_version != RULE_VERSION:
+        return "rules_of_another_version"
+    return "" if cost_cap(rules, policy.name) else "tier_not_measured_by_the_challenge"
+
+
+def family_ancestors(state: ClaimState, states: Mapping[bytes, ClaimState]) -> Iterator[bytes]:
+    """The base and what it stands on, as far as adopted in the same epoch, tier and kind.
+
+    Retracted later or not: a level never moves.
+    """
+    ancestor = state.base
+    while ancestor is not None:
+        below = states[ancestor]
+        if (below.epoch, below.tier, below.kind) == (state.epoch, state.tier, state.kind):
+            yield ancestor
+        ancestor = below.base
+
+
+def tolerances(state: ClaimState, states: Mapping[bytes, ClaimState]) -> int:
+    """How often the tolerance was used since the last improvement, by this claim as well."""
+    spent, claim = 0, state
+    while claim.kind != "improvement":
+        spent += 1
+        if claim.base is None:
+            break
+        claim = states[claim.base]
+    return spent
 
 
 def scope(base: bytes, code: bytes, rules: Mapping[str, object]) -> tuple[str, ...]:

@@ -13,17 +13,19 @@ missing. What an audit cannot show is listed as ``limits``, in every report.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from swarm.charter import Rules, check_charter
 from swarm.envelope import parse
 from swarm.errors import CharterError, SwarmError
 from swarm.keys import peer_id
-from swarm.records import Adoption, Claim, Position, Rotation
+from swarm.records import Adoption, Claim, Contradiction, Retraction, Rotation
 from verification.findings import AuditReport, Check, Outcome, printable
 from verification.quarantine import Quarantine
 from verification.rechecks import disputes
-from verification.states import ClaimState, Stage
+from verification.statements import agrees, retracts
+from verification.states import CLOSED, ClaimState, Stage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -166,9 +168,9 @@ class _Audit:
                 bases += 1
                 if step.stage is not Stage.ADOPTED:
                     missing = f"its base {step.id.hex()} stands as {step.stage}: {step.reason}"
-            below = states.get(step.base) if step.base is not None else None
-            if step.base is not None and below is None:
-                missing = f"its base {step.base.hex()} is not here"
+            below = states.get(step.footing) if step.footing is not None else None
+            if step.footing is not None and below is None:
+                missing = f"its base {step.footing.hex()} is not here"
             step = below
         said = f"code matches its hash; {bases} adopted claims below it, down to genesis"
         self.note("code and base chain", fault, said, missing)
@@ -193,7 +195,7 @@ class _Audit:
 
     def decision(self, state: ClaimState) -> None:
         """The verdict that follows, and whether what nodes signed agrees with it."""
-        open_ = state.stage not in (Stage.ADOPTED, Stage.REJECTED, Stage.REFUSED, Stage.VOID)
+        open_ = state.stage not in CLOSED
         verdict = state.verdict
         if verdict is not None and state.level is not None:
             level = f"{state.level.numerator}/{state.level.denominator}"
@@ -210,11 +212,11 @@ class _Audit:
             for record in self.records.values()
             if isinstance(record.payload, Adoption) and record.payload.claim == state.id
         ]
-        wrong = [record for record in said if not _agrees(record.payload, state)]
+        wrong = [record for record in said if not agrees(record.payload, state)]
         if wrong and not undecided:  # a liar's word takes nothing from evidence that holds
             self.liars = tuple(sorted({peer_id(record.author) for record in wrong}))
             said = [record for record in said if record not in wrong]
-        adopted = state.stage is Stage.ADOPTED
+        adopted = state.verdict is not None and state.verdict.outcome == "adopt"
         passed = (
             f"{len(said)} nodes signed this adoption" if adopted else "nobody says it is adopted"
         )
@@ -224,6 +226,30 @@ class _Audit:
         elif adopted and not said:
             missing = "no node's adoption record is here"
         self.note("adoptions", "", passed, missing)
+
+    def contradicted(self, state: State, subject: ClaimState) -> None:
+        """The tests of an adopted claim after its adoption, and what nodes signed of them."""
+        tests = [one for one in state.contradictions.values() if one.target == subject.id]
+        if not tests:
+            return
+        counts = Counter(one.stage.value for one in tests)
+        said = ", ".join(f"{count} {stage}" for stage, count in sorted(counts.items()))
+        benches = [one.settlement for one in tests if one.settlement]
+        pairs = sum(len(one.reproductions) for one in benches)
+        self.note("contradictions", "", f"{said}; {pairs} positions of fresh benches fit")
+        upheld = state.contradictions.get(subject.retracted_by or b"")
+        signed = [
+            record
+            for record in self.records.values()
+            if isinstance(record.payload, Retraction) and record.payload.target == subject.id
+        ]
+        right = [one for one in signed if upheld and retracts(one.payload, upheld)]
+        if upheld is None and not signed:
+            return
+        wrong = {peer_id(one.author) for one in signed if one not in right}
+        more = f"; {len(wrong)} members signed one that does not follow" if wrong else ""
+        missing = "" if right or upheld is None else "no node's retraction record is here"
+        self.note("retraction", "", f"{len(right)} nodes signed this retraction{more}", missing)
 
     # --- report --------------------------------------------------------------------------------
 
@@ -240,6 +266,7 @@ class _Audit:
                 self.chain(state.claims, subject)
                 self.reproductions(subject)
                 self.decision(subject)
+                self.contradicted(state, subject)
                 if state.rules.charter.approval_rules:
                     self.note("approvals", "", "", "this version does not count approvals")
         return AuditReport(
@@ -253,8 +280,11 @@ class _Audit:
 
     def _subject(self, state: State) -> ClaimState | None:
         named = self.records.get(self.claim)
-        if named is not None and isinstance(named.payload, Adoption):
-            return state.claims.get(named.payload.claim)
+        payload = named.payload if named is not None else None
+        if isinstance(payload, Adoption):
+            return state.claims.get(payload.claim)
+        if isinstance(payload, Contradiction | Retraction):
+            return state.claims.get(payload.target)
         return state.claims.get(self.claim)
 
     def _facts(self, subject: ClaimState, state: State) -> dict[str, Any]:
@@ -292,6 +322,15 @@ class _Audit:
             for one in disputes(state, self.records.values())
             if one.claim == subject.id
         ]
+        facts["contradicted"] = [
+            f"{one.id.hex()} by {peer_id(one.author)}: {one.stage} ({one.reason})"
+            + (f", E = {_short(one.verdict.e_value)}" if one.verdict else "")
+            + (f" at level {one.level}" if one.level is not None else "")
+            for one in sorted(state.contradictions.values(), key=lambda one: one.id)
+            if one.target == subject.id
+        ]
+        if subject.retracted_by:
+            facts["retracted_by"] = subject.retracted_by.hex()
         facts["built_upon_by"] = sorted(
             one.id.hex() for one in state.claims.values() if one.base == subject.id
         )
@@ -320,25 +359,6 @@ def _does_not_follow(record: Record, before: Sequence[Record]) -> str:
     if isinstance(followed.payload, Rotation):
         return "it follows the handover of its key"
     return ""
-
-
-def _agrees(adoption: object, state: ClaimState) -> bool:
-    """Whether an adoption states the verdict that follows from the records."""
-    verdict, settlement = state.verdict, state.settlement
-    if not isinstance(adoption, Adoption) or verdict is None or settlement is None:
-        return False
-    if verdict.outcome != "adopt" or verdict.crossing is None:
-        return False
-    return (
-        adoption.rule_version == verdict.rule_version
-        and adoption.positions_digest == verdict.positions_digest
-        and adoption.crossing == Position(*verdict.crossing)
-        and adoption.e_value == verdict.e_value
-        and adoption.level_num * verdict.level.denominator
-        == adoption.level_den * verdict.level.numerator
-        and adoption.r_ids == state.r_ids
-        and (adoption.n, adoption.f, adoption.g) == (verdict.n, verdict.f, verdict.g)
-    )
 
 
 def _short(number: str) -> str:

@@ -19,13 +19,11 @@ from typing import TYPE_CHECKING
 
 from swarm.charter import EpochView
 from swarm.records import Block, Open, Position, TierPolicy
-from verification.docket import Docket, in_feed_order
+from verification.docket import NOTHING, Docket, Words
 from verification.reproduce import PAIRS_PER_BLOCK, Bench, Seat, anchored, fold_index
 from verification.seating import Taken
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from swarm.envelope import Record
 
 
@@ -60,38 +58,50 @@ class Place:
         """Whether nobody else sits on the bench who could open a link."""
         return sum(seat is not None for seat in self.sitting) == 1
 
-    def seals(self, docket: Docket) -> list[Record]:
-        """The seals of the member for this round, in the order of its feed."""
-        found = in_feed_order(docket.seals.get((self.seat.key, self.round), []))
-        return [record for record in found if record.envelope.seq > self.taken.seq]
+    def seal(self, docket: Docket) -> Record | None:
+        """The first seal of the member for this round, behind its commit."""
+        return self._seals(docket).first_after(self.taken.seq)
 
-    def openers(self, docket: Docket, seals: Sequence[Record]) -> frozenset[int]:
-        """The ranks that opened a link for any of ``seals``."""
-        ranks = {
-            self.bench.rank_of(record.author)
-            for seal in seals
-            for record in docket.opens.get(seal.id, [])
-        }
+    def _seals(self, docket: Docket) -> Words:
+        return docket.seals.get((self.seat.key, self.round), NOTHING)
+
+    def openers(self, docket: Docket) -> frozenset[int]:
+        """The ranks that opened a link for a seal of this place."""
+        authors = docket.opened.get((self.seat.key, self.round), ())
+        ranks = {self.bench.rank_of(author) for author in authors}
         return frozenset(rank for rank in ranks if rank is not None)
 
     def links(self, docket: Docket, seal: bytes) -> list[bytes]:
-        """The links that others opened for ``seal``, those of the next members first."""
+        """The links that others opened for ``seal``, those of the next members first.
+
+        Who opened more links than anybody honest does is passed over.
+        """
         found: list[tuple[int, bytes]] = []
-        for record in docket.opens.get(seal, []):
-            opener = self.bench.rank_of(record.author)
-            if opener is None or opener == self.seat.rank or not isinstance(record.payload, Open):
-                continue
-            seat, link = self.sitting[opener], record.payload.fold_nonce
-            if seat is not None and anchored(link, self.index, seat.folds):
-                found.append(((opener - self.seat.rank) % len(self.sitting), link))
+        for author, words in docket.opens.get(seal, {}).items():
+            for record in () if words.wild else words.records:
+                assert isinstance(record.payload, Open)
+                distance = self._opens(author, record.payload.fold_nonce)
+                if distance is not None:
+                    found.append((distance, record.payload.fold_nonce))
         return [link for _, link in sorted(found)]
+
+    def _opens(self, author: bytes, link: bytes) -> int | None:
+        """How far behind the member ``author`` sits whose link for this place it is, else None."""
+        opener = self.bench.rank_of(author)
+        seat = self.sitting[opener] if opener is not None else None
+        if opener is None or seat is None or opener == self.seat.rank:
+            return None
+        if not anchored(link, self.index, seat.folds):
+            return None
+        return (opener - self.seat.rank) % len(self.sitting)
 
     def fault(self, docket: Docket, record: Record) -> str:
         """Why the block in ``record`` cannot hold the position; empty when it can."""
         block, seq = record.payload, record.envelope.seq
         assert isinstance(block, Block)
-        seals = self.seals(docket)
-        seal = next((one for one in seals if one.id == block.seal), None)
+        seal = self._seals(docket).by_id.get(block.seal)
+        if seal is not None and seal.envelope.seq <= self.taken.seq:
+            seal = None
         rules = (
             ("block_without_commit", seq > self.taken.seq),
             (f"not_for_the_{self.purpose}", block.purpose == self.purpose),
@@ -102,20 +112,21 @@ class Place:
             ("out_of_turn", block.prefix == self.prefix),
         )
         broken = next((reason for reason, kept in rules if not kept), "")
-        return broken or self._fold_fault(docket, block, seals) or self._pair_fault(block)
+        return broken or self._fold_fault(docket, block) or self._pair_fault(block)
 
-    def _fold_fault(self, docket: Docket, block: Block, seals: Sequence[Record]) -> str:
+    def _fold_fault(self, docket: Docket, block: Block) -> str:
         if block.fold_source != ("own" if self.alone else "other"):
             return "wrong_fold_source"
         if self.alone:
-            if block.seal != seals[0].id:
+            first = self.seal(docket)
+            if first is None or block.seal != first.id:
                 return "second_seal"
             own = anchored(block.fold_nonce, self.index, self.taken.folds)
             return "" if own else "wrong_fold_nonce"
-        links = self.links(docket, block.seal)
-        if not links:
-            return "fold_not_opened"
-        return "" if block.fold_nonce in links else "wrong_fold_nonce"
+        authors = docket.links.get((block.seal, block.fold_nonce), ())
+        if any(self._opens(author, block.fold_nonce) is not None for author in authors):
+            return ""
+        return "wrong_fold_nonce" if self.links(docket, block.seal) else "fold_not_opened"
 
     def _pair_fault(self, block: Block) -> str:
         if len(block.pairs) != PAIRS_PER_BLOCK or block.pairs[0].index != 0:

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from swarm.records import Attest, Block, Commit, Open, Pair, Position, Seal, Seating
+from verification.closing import last_epoch
 from verification.reproduce import (
     fold_index,
     nonce_chain,
@@ -31,7 +32,7 @@ from verification.reproduce import (
     training_seed,
 )
 from verification.seating import enough
-from verification.states import ClaimState, Stage, State
+from verification.states import FAILED, ClaimState, Stage, State
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -39,8 +40,8 @@ if TYPE_CHECKING:
     from swarm.records import TierPolicy
     from verification.reproduce import NonceChain
 
-OVER = frozenset({Stage.REJECTED, Stage.REFUSED, Stage.VOID})
-"""Stages in which a bench has nothing more to do; an adopted claim still has its effect."""
+OVER = FAILED | {Stage.UPHELD, Stage.RETRACTED, Stage.FROZEN}
+"""Stages in which a bench has nothing to do; an adopted claim still has its effect."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +83,16 @@ class AttestDuty:
 
 @dataclass(frozen=True, slots=True)
 class PairDuty:
-    """Measure one pair of ``claim`` against ``base`` (None: the challenge's own base code).
+    """Measure one pair for ``claim``: ``candidate`` against ``base`` (None: the challenge's own).
 
+    The candidate is the claim itself, or the claim that a contradiction is of.
     ``sealed`` is the id of the seal that this member gave for the round, None before; and
     ``fold_nonce`` the link that was opened for it: while there is none, the fold is unknown.
     """
 
     claim: bytes
     base: bytes | None
+    candidate: bytes
     tier: str
     round: int
     rank: int
@@ -184,9 +187,13 @@ def _all(
     state: State, key: bytes, secret: bytes, calibrations: Mapping[str, bytes]
 ) -> list[Duty | LostDuty]:
     found: list[Duty | LostDuty] = []
-    for claim in sorted(state.claims.values(), key=lambda item: item.id):
+    if state.rules is None:
+        return found
+    for claim in sorted(state.cases.values(), key=lambda item: item.id):
         if claim.stage in OVER or claim.bench is None or claim.settlement is None:
             continue
+        if state.rules.number > last_epoch(state.rules, claim.epoch):
+            continue  # what is said now would not count
         rank = claim.bench.rank_of(key)
         if rank is not None:
             found += _Member(state, claim, rank, key, secret).duties(calibrations.get(claim.tier))
@@ -209,16 +216,17 @@ class _Member:
         seats = settlement.seats
         if seats.taken is None:
             if seats.seen[self.rank] is None:
-                yield self._commit(calibration)
+                if self.rank not in seats.talkers:
+                    yield self._commit(calibration)
             elif self.rank not in seats.said and self._may_speak_of(seats.seen):
                 seating = Seating(self.claim.id, seats.seen)
                 yield SeatingDuty(self.claim.id, seating, None not in seats.seen)
             return
         at = settlement.open
-        if at is None:
-            return
+        if at is None or seats.taken[self.rank] is None:
+            return  # who does not sit is not heard
         if at.seat.rank == self.rank:
-            if at.block is None:
+            if at.block is None and not at.talker:
                 yield self._pair()
             return
         if at.seal is not None and at.block is None and self.rank not in at.opened:
@@ -303,6 +311,7 @@ class _Member:
         return PairDuty(
             claim=claim.id,
             base=claim.base,
+            candidate=claim.candidate,
             tier=claim.tier,
             round=at.round,
             rank=self.rank,

@@ -55,17 +55,11 @@ class Effect:
 
 def effect_of(positions: Sequence[Reproduction], f: int) -> Effect | None:
     """The effect that settled positions after acceptance give; None with fewer than two pairs."""
-    by_member: dict[int, list[int]] = {}
-    lost = 0
-    for item in positions:
-        if item.pair is not None and item.pair.status == "ok":
-            by_member.setdefault(item.rank, []).append(item.pair.d_nano)
-        elif item.committed:
-            lost += 1
-    gains = [gain for found in by_member.values() for gain in found]
+    modest = _modest(positions)
+    gains = [gain for found in modest for gain in found]
+    lost = sum(item.committed for item in positions) - len(gains)
     if len(gains) < 2:
         return None
-    modest = sorted(by_member.values(), key=lambda found: (sum(found) // len(found), found))
     cut = min(f, (len(modest) - 1) // 2)
     middle_ones = [gain for found in modest[cut : len(modest) - cut] for gain in found]
     mean, half = _interval(middle_ones if len(middle_ones) >= 2 else gains)
@@ -74,7 +68,27 @@ def effect_of(positions: Sequence[Reproduction], f: int) -> Effect | None:
     if len(kept) >= 2:
         middle, margin = _interval(kept)
         surely = max(0, middle - margin)
-    return Effect(mean, mean - half, mean + half, len(gains), len(by_member), lost, surely)
+    return Effect(mean, mean - half, mean + half, len(gains), len(modest), lost, surely)
+
+
+def modest_mean(positions: Sequence[Reproduction], f: int) -> int:
+    """The mean gain of settled positions without the f members who report the most.
+
+    At most what the honest ones found, whatever f liars add to it. At least one member is left, if
+    any reported a number; 0 if none did.
+    """
+    modest = _modest(positions)
+    gains = [gain for found in modest[: max(1, len(modest) - f)] for gain in found]
+    return sum(gains) // len(gains) if gains else 0
+
+
+def _modest(positions: Sequence[Reproduction]) -> list[list[int]]:
+    """The gains that each member reports, those of the most modest first."""
+    by_member: dict[int, list[int]] = {}
+    for item in positions:
+        if item.pair is not None and item.pair.status == "ok":
+            by_member.setdefault(item.rank, []).append(item.pair.d_nano)
+    return sorted(by_member.values(), key=lambda found: (sum(found) // len(found), found))
 
 
 def _interval(gains: Sequence[int]) -> tuple[int, int]:

@@ -31,7 +31,7 @@ def fold_uses(state: State) -> dict[int, int]:
     base left nothing to score used its fold all the same: that is a bound from above.
     """
     uses: Counter[int] = Counter()
-    for claim in state.claims.values():
+    for claim in state.cases.values():
         for item in settled_blocks(claim):
             if item.pair is not None:
                 uses[item.pair.fold] += 1

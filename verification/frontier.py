@@ -22,7 +22,7 @@ def frontier(rules: Rules, states: Mapping[bytes, ClaimState]) -> dict[str, byte
     """
     best: dict[str, tuple[int, int, bytes, bytes]] = {}
     adopted = {id_: state for id_, state in states.items() if state.stage is Stage.ADOPTED}
-    inner = {state.base for state in adopted.values()}
+    inner = {state.footing for state in adopted.values()}
     for state in adopted.values():
         if state.id in inner:
             continue
@@ -38,10 +38,10 @@ def frontier(rules: Rules, states: Mapping[bytes, ClaimState]) -> dict[str, byte
 
 
 def ancestry(states: Mapping[bytes, ClaimState], claim: bytes | None) -> Iterator[bytes]:
-    """A claim and what it stands on, down to genesis."""
+    """A claim and what it stands on, down to genesis; over bridges, where a base was retracted."""
     while claim is not None:
         yield claim
-        claim = states[claim].base
+        claim = states[claim].footing
 
 
 def unmerged(state: State, tier: str) -> list[tuple[bytes, bytes | None]]:

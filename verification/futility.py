@@ -45,18 +45,27 @@ One pair that goes the wrong way is not enough: 1 / LR_2 of it is 22.0, short of
 _TOGETHER, _ALONE = Decimal("0.9"), Decimal("0.1")
 
 
-def effect(f: int) -> Decimal:
-    """The gain (mean over SD of a pair) that is not to be lost: 1.5, or 2 where some may lie."""
+def effect(f: int, *, reversed_: bool = False) -> Decimal:
+    """The gain (mean over SD of a pair) that is not to be lost: 1.5, or 2 where some may lie.
+
+    Half of 1.5 for a contradiction: a discovery that was adopted by luck misses half of its effect
+    by less than it missed all of it, and one that is true is as far on the other side.
+    """
+    if reversed_:
+        return Decimal("0.75")
     return Decimal(2) if f else Decimal("1.5")
 
 
-def is_hopeless(members: Sequence[MemberTally], f: int, failure_nano: int) -> bool:
-    """Whether the pairs so far speak against a gain of ``effect(f)`` in every (N-f)-set.
+def is_hopeless(
+    members: Sequence[MemberTally], f: int, failure_nano: int, sought: Decimal | None = None
+) -> bool:
+    """Whether the pairs so far speak against a gain of ``sought`` (else ``effect(f)``) in every
+    (N-f)-set.
 
     ``failure_nano`` is the least that a failed pair counts. Floats tell where they surely agree
     with the decimals.
     """
-    delta, needed = effect(f), math.log(1000 / LOSS_MILLI)
+    delta, needed = sought or effect(f), math.log(1000 / LOSS_MILLI)
     # The best members first: where a claim goes on, the first set most often says so.
     tallies = sorted(
         (member.pairs for member in members),

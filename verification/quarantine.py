@@ -7,8 +7,10 @@ again; :class:`Quarantine` keeps intermediate results only to save time.
 A claim's way: ``received`` (its epoch or its base is not there yet) -> ``screened`` (its diff is
 within scope; the bench cannot be filled yet) -> ``assigned`` -> ``committed`` (every seat is taken)
 -> ``reproducing`` (a position is settled) -> ``adopted`` or ``rejected``. ``refused``: the screen
-stopped it. ``void``: it broke a rule that nothing which arrives later can mend. ``reason`` says why
-in every case.
+stopped it. ``void``: it broke a rule that nothing which arrives later can mend. ``expired``: it can
+never be decided any more (``verification.closing``). After its adoption it can be ``retracted``,
+and what stands on it ``frozen`` (``verification.retraction``); a contradiction goes the same way as
+a claim, to ``upheld`` or ``rejected``. ``reason`` says why in every case.
 """
 
 from __future__ import annotations
@@ -25,32 +27,41 @@ from swarm.errors import SwarmError
 from swarm.feed import equivocator
 from swarm.records import (
     Admission,
-    Attest,
     Beacon,
-    Block,
     Calibration,
     Charter,
     Claim,
     Commit,
+    Contradiction,
     Epoch,
     Equivocation,
-    Open,
     Rotation,
-    Seal,
-    Seating,
 )
-from verification.admit import claim_of, cost_cap, drift, inadmissible, scope, slot_holders
+from verification import retraction
+from verification.admit import (
+    claim_of,
+    cost_cap,
+    drift,
+    family_ancestors,
+    inadmissible,
+    policy_of,
+    scope,
+    slot_holders,
+    tolerances,
+    unsupported,
+)
 from verification.calibration import Calibrations
-from verification.docket import Docket
-from verification.effect import effect_of
-from verification.errors import ProfileError, VerificationError
-from verification.evidence import RULE_VERSION, level
+from verification.closing import Feeds, last_epoch
+from verification.errors import VerificationError
+from verification.evidence import level
+from verification.filing import Filing, Word
 from verification.frontier import frontier
-from verification.reproduce import MOST_ROUNDS, Bench, draw_bench, rounds_of
+from verification.progress import progressed
+from verification.reproduce import TOO_FEW, Bench, draw_bench
 from verification.seating import seats_of
 from verification.settle import Settlement, settle
-from verification.states import CLOSED, ClaimState, Stage, State, Turn
-from verification.verdict import Terms, check_profile
+from verification.states import FAILED, ClaimState, Stage, State
+from verification.verdict import Terms
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -83,12 +94,11 @@ class Quarantine:
         self._seen: set[bytes] = set()
         self._rule_records: list[Record] = []
         self._claims: dict[bytes, Record] = {}
-        self._dockets: dict[bytes, Docket] = {}
-        self._benches: dict[bytes, Bench] = {}
-        self._seals: dict[bytes, bytes] = {}
-        self._early: dict[bytes, list[Record]] = {}
+        self._against: dict[bytes, Record] = {}
+        self._feeds = Feeds()
+        self._filing = Filing()
         self._calibrations = Calibrations()
-        self._settlements: dict[bytes, tuple[Terms, Settlement]] = {}
+        self._settlements: dict[bytes, tuple[tuple[Terms, frozenset[int]], Settlement]] = {}
         self._screened: dict[tuple[bytes, bytes], tuple[str, ...]] = {}
         self._rules: Rules | None = None
         self._rules_known = False
@@ -99,42 +109,37 @@ class Quarantine:
         foreign = record.envelope.swarm != self.swarm and record.id != self.swarm
         if foreign or record.id in self._seen:
             return False
+        if self._feeds.note(record):
+            self._state = None
         payload = record.payload
+        self._seen.add(record.id)
         if isinstance(payload, Equivocation):
             return self._add_both_branches(record, payload)
         if isinstance(payload, Charter | Epoch | Beacon | Admission | Rotation):
             self._rule_records.append(record)
             self._rules_known = False
-            self._benches.clear()
+            self._filing.forget_benches()
             self._settlements.clear()
         elif isinstance(payload, Claim):
             self._claims[record.id] = record
+        elif isinstance(payload, Contradiction) and retraction.opens_a_test(payload):
+            self._against[record.id] = record
         elif isinstance(payload, Calibration):
             for claim in self._calibrations.add(record):
                 self._settlements.pop(claim, None)
-        elif isinstance(payload, Commit | Seating | Seal | Block | Attest):
-            self._file(payload.claim, record)
+        elif isinstance(payload, Word):
             if isinstance(payload, Commit):
                 self._calibrations.note(payload)
-            elif isinstance(payload, Seal):
-                self._seals[record.id] = payload.claim
-                for early in self._early.pop(record.id, []):
-                    self._file(payload.claim, early)
-        elif isinstance(payload, Open):
-            sealed = self._seals.get(payload.seal)
-            if sealed is None:
-                self._early.setdefault(payload.seal, []).append(record)
-            else:
-                self._file(sealed, record)
+            changed, told = self._filing.add(record, payload)
+            if changed is not None:
+                self._settlements.pop(changed, None)
+            if not told:
+                return True
         else:
+            self._seen.discard(record.id)
             return False
-        self._seen.add(record.id)
         self._state = None
         return True
-
-    def _file(self, claim: bytes, record: Record) -> None:
-        self._dockets.setdefault(claim, Docket()).add(record)
-        self._settlements.pop(claim, None)
 
     def _add_both_branches(self, record: Record, proof: Equivocation) -> bool:
         """What an author said twice counts on every node alike, whichever branch each one holds."""
@@ -181,16 +186,18 @@ class Quarantine:
         children: dict[bytes | None, list[Record]] = {}
         for record in self._claims.values():
             children.setdefault(claim_of(record).base, []).append(record)
-        states: dict[bytes, ClaimState] = {}
+        judged: dict[bytes, ClaimState] = {}
         ready = list(children.get(None, []))
         while ready:
             record = ready.pop()
-            states[record.id] = self._judge(rules, record, states, holders)
+            judged[record.id] = self._judge(rules, record, judged, holders)
             ready += children.get(record.id, [])
         for record in self._claims.values():
-            if record.id not in states:
-                states[record.id] = replace(_fresh(record), reason="base_unknown")
-        return State(rules, states, frontier(rules, states), self._ignored(states))
+            if record.id not in judged:
+                judged[record.id] = replace(_fresh(record), reason="base_unknown")
+        claims, against = retraction.overlaid(judged, self._contradictions(rules, judged))
+        ignored = self._filing.ignored({**claims, **against})
+        return State(rules, claims, frontier(rules, claims), ignored, against)
 
     def _judge(
         self,
@@ -205,7 +212,7 @@ class Quarantine:
         if epoch is None:
             return replace(fresh, reason="epoch_unknown")
         member = epoch.roster.get(fresh.author)
-        policy = next((tier for tier in rules.charter.tiers if tier.name == fresh.tier), None)
+        policy = policy_of(rules, fresh.tier)
         if holders[(fresh.author, fresh.epoch, fresh.slot)] != fresh.id:
             return replace(fresh, stage=Stage.VOID, reason="slot_taken")
         fault = inadmissible(rules, record, epoch, member, policy)
@@ -216,7 +223,7 @@ class Quarantine:
             if base.tier != fresh.tier:
                 return replace(fresh, stage=Stage.VOID, reason="base_of_another_tier")
             if base.stage is not Stage.ADOPTED:
-                closed = base.stage in CLOSED
+                closed = base.stage in FAILED
                 stage = Stage.VOID if closed else Stage.RECEIVED
                 return replace(
                     fresh, stage=stage, reason="base_not_adopted" if closed else "base_undecided"
@@ -251,12 +258,8 @@ class Quarantine:
         reasons = self._screened[key]
         if claim.type == "simplification" and len(claim.code) >= len(base):
             reasons = (*reasons, "not_smaller_than_its_base")
-        if claim.type != "improvement":
-            spent, ancestor = 1, claim.base
-            while ancestor is not None and states[ancestor].kind != "improvement":
-                spent, ancestor = spent + 1, states[ancestor].base
-            if spent * policy.tolerance_nano > policy.tolerance_total_nano:
-                reasons = (*reasons, "tolerance_spent")
+        if tolerances(_fresh(record), states) * policy.tolerance_nano > policy.tolerance_total_nano:
+            reasons = (*reasons, "tolerance_spent")
         return reasons
 
     def _try(
@@ -270,76 +273,86 @@ class Quarantine:
         states: Mapping[bytes, ClaimState],
     ) -> ClaimState:
         """From the bench to the verdict."""
-        r_ids = tuple(_family_ancestors(state, states))
+        r_ids = tuple(family_ancestors(state, states))
         gamma = Fraction(member.gamma_num, member.gamma_den)
         alpha = Fraction(rules.charter.alpha_milli, 1000)
         at_level = level(alpha, min(gamma, Fraction(1)), member.slots, len(r_ids))
         state = replace(state, stage=Stage.SCREENED, r_ids=r_ids, level=at_level)
-        max_cost = cost_cap(rules, state.tier)
-        try:
-            check_profile(policy.n, policy.f, policy.g)
-        except ProfileError:
-            return replace(state, reason="profile_not_supported")
-        if rounds_of(policy) > MOST_ROUNDS:
-            return replace(state, reason="profile_not_supported")
-        if rules.charter.rule_version != RULE_VERSION:
-            return replace(state, reason="rules_of_another_version")
-        if max_cost is None:
-            return replace(state, reason="tier_not_measured_by_the_challenge")
-        bench = self._benches.get(state.id)
+        if fault := unsupported(rules, policy):
+            return replace(state, reason=fault)
+        bench = self._filing.bench(state.id)
         if bench is None:
             bench = draw_bench(epoch, state.author, state.slot, state.tier, policy.n)
-            self._benches[state.id] = bench
+            self._filing.draw(state.id, bench)
+        return self._before_the_bench(rules, record, state, bench, policy)
+
+    def _contradictions(
+        self, rules: Rules, states: Mapping[bytes, ClaimState]
+    ) -> dict[bytes, ClaimState]:
+        """The contradictions of claims, once every claim has been judged for itself."""
+        places = retraction.Places(self._against.values())
+        found: dict[bytes, ClaimState] = {}
+        for record in self._against.values():
+            target = states.get(retraction.contradiction_of(record).target)
+            found[record.id] = self._contradiction(rules, record, target, places)
+        return found
+
+    def _contradiction(
+        self, rules: Rules, record: Record, target: ClaimState | None, places: retraction.Places
+    ) -> ClaimState:
+        state = retraction.admitted(rules, record, target, places)
+        if state.stage is not Stage.SCREENED:
+            return state
+        assert target is not None
+        policy = policy_of(rules, target.tier)
+        assert policy is not None
+        epoch = rules.epochs[state.epoch]
+        bench = self._filing.bench(state.id)
+        if bench is None:
+            bench = retraction.fresh_bench(rules, epoch, state.author, state.slot, target, policy.n)
+            self._filing.draw(state.id, bench)
+        policy = replace(policy, effect_pairs=0)
+        margin = retraction.contradiction_of(record).margin_nano
+        return self._before_the_bench(rules, record, state, bench, policy, margin)
+
+    def _before_the_bench(
+        self,
+        rules: Rules,
+        record: Record,
+        state: ClaimState,
+        bench: Bench,
+        policy: TierPolicy,
+        margin_nano: int = 0,
+    ) -> ClaimState:
+        """From the bench to the verdict, of a claim or of a contradiction."""
         state = replace(state, bench=bench)
         if bench.waiting:
-            return replace(state, reason=bench.waiting)
-        terms = Terms(state.id, state.kind, policy, max_cost, at_level)
-        settlement = self._settle(record, epoch, bench, terms)
-        decision = settlement.verdict
-        state = replace(state, settlement=settlement, verdict=decision, reason=decision.reason)
-        if settlement.open is not None:
-            at = settlement.open
-            state = replace(state, turn=Turn(at.round, at.seat, at.seal, at.purpose))
-        if decision.outcome == "reject":
-            return replace(state, stage=Stage.REJECTED)
-        if decision.outcome == "adopt":
-            if rules.charter.approval_rules:
-                return replace(state, stage=Stage.APPROVAL, reason="approval_not_counted_yet")
-            effect = effect_of(settlement.effects, policy.f) if settlement.complete else None
-            return replace(state, stage=Stage.ADOPTED, effect=effect)
-        if settlement.reproductions:
-            return replace(state, stage=Stage.REPRODUCING, reason=settlement.stuck or "reproducing")
-        if settlement.seats.taken is None:
-            missing = None in settlement.seats.seen
-            waits = "waiting_for_commits" if missing else "waiting_for_seatings"
-            return replace(state, stage=Stage.ASSIGNED, reason=settlement.stuck or waits)
-        waits = settlement.stuck or "waiting_for_the_first_pair"
-        return replace(state, stage=Stage.COMMITTED, reason=waits)
+            for_good = bench.waiting.startswith(TOO_FEW)
+            stage = Stage.EXPIRED if for_good else state.stage
+            return replace(state, stage=stage, reason=bench.waiting)
+        assert state.level is not None
+        max_cost = cost_cap(rules, state.tier)
+        assert max_cost is not None
+        terms = Terms(state.id, state.kind, policy, max_cost, state.level, margin_nano=margin_nano)
+        settlement = self._settle(rules, record, bench, terms)
+        approval = bool(rules.charter.approval_rules)
+        over = rules.number > last_epoch(rules, state.epoch)
+        return progressed(state, settlement, policy.f, over=over, approval=approval)
 
-    def _settle(self, record: Record, epoch: EpochView, bench: Bench, terms: Terms) -> Settlement:
+    def _settle(self, rules: Rules, record: Record, bench: Bench, terms: Terms) -> Settlement:
+        epoch = rules.epochs[record.envelope.epoch]
+        last = last_epoch(rules, epoch.number)
+        gone = frozenset(seat.rank for seat in bench.seats if self._feeds.epoch(seat.key) > last)
         known = self._settlements.get(record.id)
-        if known is not None and known[0] == terms:
+        if known is not None and known[0] == (terms, gone):
             return known[1]
-        docket = self._dockets.get(record.id, Docket())
+        docket, late = self._filing.of(record.id).until(last)
         bound = partial(self._calibrations.bound, terms.policy)
-        seats = seats_of(record, bench, terms.policy.g, docket, bound)
-        settlement = settle(record.id, epoch, bench, terms, docket, seats)
-        self._settlements[record.id] = (terms, settlement)
+        seats = seats_of(record, bench, terms.policy.g, docket, bound, gone)
+        settlement = settle(epoch, bench, terms, docket, seats, gone)
+        settlement.ignored.update((id_, "after_the_last_epoch_of_its_claim") for id_ in late)
+        self._settlements[record.id] = ((terms, gone), settlement)
         return settlement
-
-    def _ignored(self, states: Mapping[bytes, ClaimState]) -> dict[bytes, str]:
-        ignored = {
-            record.id: "seal_unknown" for waiting in self._early.values() for record in waiting
-        }
-        for claim, docket in self._dockets.items():
-            state = states.get(claim)
-            if state is None:
-                ignored.update((record.id, "claim_unknown") for record in docket)
-            elif state.settlement is None:
-                ignored.update((record.id, "claim_not_assigned") for record in docket)
-            else:
-                ignored.update(state.settlement.ignored)
-        return ignored
 
 
 def _fresh(record: Record) -> ClaimState:
@@ -352,14 +365,5 @@ def _fresh(record: Record) -> ClaimState:
         kind=claim.type,
         slot=claim.slot,
         base=claim.base,
+        code=claim.code_hash,
     )
-
-
-def _family_ancestors(state: ClaimState, states: Mapping[bytes, ClaimState]) -> Iterable[bytes]:
-    """The base and what it stands on, as far as adopted in the same epoch, tier and kind."""
-    ancestor = state.base
-    while ancestor is not None:
-        below = states[ancestor]
-        if (below.epoch, below.tier, below.kind) == (state.epoch, state.tier, state.kind):
-            yield ancestor
-        ancestor = below.base

@@ -9,8 +9,9 @@ What this can show, and what not: an invented number shows. Weights that were tr
 the rules say (longer, on other text, for the worse in the base) are scored as they are: only
 training again shows that. Costs cannot be checked at all.
 
-A contradiction is a member's word against another's. It changes no verdict: that is for a
-retraction, which weighs evidence anew. Until then it is a fact that everybody can repeat.
+Such a contradiction (in slot 0) is a member's word against another's. It changes no verdict: that
+is for one of the claim itself, which weighs evidence anew (``verification.retraction``). Until then
+it is a fact that everybody can repeat.
 """
 
 from __future__ import annotations
@@ -51,13 +52,16 @@ WEIGHTS_REFUSED: Final = frozenset({*PROBE_FAILURES, "non_finite", "wrong_shape"
 class Recheck:
     """One block to be scored again: which weights (sha256), of which claim, on what.
 
-    ``base`` is the claim that the candidate was compared with, None for the challenge's own code.
+    ``candidate`` is the claim whose code was measured, ``base`` the one that it was compared with,
+    None for the challenge's own code. ``claim`` went before the bench: the candidate, or a
+    contradiction of it.
     ``said`` is the pair in the block.
     """
 
     block: bytes
     claim: bytes
     base: bytes | None
+    candidate: bytes
     tier: str
     member: bytes
     round: int
@@ -131,6 +135,7 @@ def recheck_of(
         block=record.id,
         claim=claim.id,
         base=claim.base,
+        candidate=claim.candidate,
         tier=claim.tier,
         member=item.member,
         round=item.round,
@@ -196,7 +201,7 @@ def disputes(state: State, records: Iterable[Record]) -> list[Dispute]:
         return []
     settled = {
         item.block: (claim.id, item)
-        for claim in state.claims.values()
+        for claim in state.cases.values()
         for item in settled_blocks(claim)
     }
     found: dict[tuple[bytes, bytes], Dispute] = {}
@@ -205,7 +210,7 @@ def disputes(state: State, records: Iterable[Record]) -> list[Dispute]:
         said = record.payload
         assert isinstance(said, Contradiction)
         held = settled.get(said.target)
-        if held is None or not state.rules.is_member(record.author):
+        if held is None or said.slot or not state.rules.is_member(record.author):
             continue
         claim, item = held
         if item.member != record.author:

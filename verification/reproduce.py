@@ -41,6 +41,9 @@ PAIRS_PER_BLOCK: Final = 1
 
 SEED_BITS: Final = 63
 
+TOO_FEW: Final = "too_few_verifiers"
+"""Why a bench cannot be filled; since its epoch has a fixed roster, for good."""
+
 MOST_ROUNDS: Final = 64
 """Turns of one member that records can number."""
 
@@ -84,11 +87,21 @@ class Bench:
         return next((seat.rank for seat in self.seats if seat.key == key), None)
 
 
-def draw_bench(epoch: EpochView, author: bytes, slot: int, tier: str, n: int) -> Bench:
+def draw_bench(
+    epoch: EpochView,
+    author: bytes,
+    slot: int,
+    tier: str,
+    n: int,
+    *,
+    domain: str = "bench",
+    without: frozenset[str] = frozenset(),
+) -> Bench:
     """The ``n`` verifiers of the claim that ``author`` makes in ``slot`` of ``epoch``.
 
     Eligible are roster members with the role verifier and the tier, not removed, of another
-    operator than the author's; one seat per operator. With too few, or before the beacon is known,
+    operator than the author's and those of ``without``; one seat per operator. Each ``domain``
+    draws benches of its own. With too few, or before the beacon is known,
     the bench is empty and says why: the claim waits. Raises BenchError for an author without a
     line in the roster.
     """
@@ -102,11 +115,11 @@ def draw_bench(epoch: EpochView, author: bytes, slot: int, tier: str, n: int) ->
         return Bench((), "beacon_not_revealed")
     beacon, operator = epoch.beacon, line.operator
     ranked = sorted(
-        (digest("bench", beacon, operator, epoch.number, slot, key), key)
+        (digest(domain, beacon, operator, epoch.number, slot, key), key)
         for key, member in epoch.roster.items()
         if "verifier" in member.roles
         and tier in member.tiers
-        and member.operator != operator
+        and member.operator not in {operator, *without}
         and key not in epoch.removed
     )
     seats: list[Seat] = []
@@ -117,7 +130,7 @@ def draw_bench(epoch: EpochView, author: bytes, slot: int, tier: str, n: int) ->
             seated.add(owner)
             seats.append(Seat(len(seats), key, owner))
     if len(seats) < n:
-        return Bench((), f"too_few_verifiers ({len(seats)} of {n} operators)")
+        return Bench((), f"{TOO_FEW} ({len(seats)} of {n} operators)")
     return Bench(tuple(seats))
 
 

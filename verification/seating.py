@@ -20,12 +20,13 @@ torn.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from swarm.records import Claim, Commit, Seating
-from verification.docket import Docket, in_feed_order
+from swarm.records import Claim, Commit, Contradiction, Seating
+from verification.docket import NOTHING, Docket, Words
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -57,13 +58,17 @@ class Seats:
     """``seen``: the first fitting commit of each seat, by rank, whatever others say of it.
     ``taken``: who sits, by rank, None for an empty seat; None while a seat is not settled.
     ``said``: the ranks whose seating is here. ``disputed``: a seat is settled in two ways, by more
-    liars than g. ``ignored``: ids of commits and seatings that do not count, with the reason.
+    liars than g. ``expired``: a seat can never be settled (``verification.closing``). ``talkers``:
+    the ranks that committed more often than anybody honest does, and were not seen. ``ignored``:
+    ids of commits and seatings that do not count, with the reason.
     """
 
     seen: tuple[bytes | None, ...]
     taken: tuple[Taken | None, ...] | None
     said: frozenset[int]
     disputed: bool
+    expired: bool = False
+    talkers: frozenset[int] = frozenset()
     ignored: dict[bytes, str] = field(default_factory=dict)
 
 
@@ -75,47 +80,128 @@ def enough(n: int, g: int, *, absent: bool) -> int:
 
 
 def is_torn(n: int, g: int, voices: Mapping[bytes | None, Set[int]], *, two_faced: bool) -> bool:
-    """Whether no value can have enough any more, whatever is said from now on.
+    """Whether no value can have enough any more, whatever is said from now on; once and for all.
 
     ``voices``: value (None: absent) to the ranks of others that state it. ``two_faced``: the member
     in question has said two things, so that it is one of the g itself.
     """
-    liars = max(0, g - two_faced)
-    spoke = frozenset[int]().union(*voices.values())
-
-    def is_out(value: bytes | None, said: Set[int]) -> bool:
-        needed = enough(n, g, absent=value is None)
-        return len(spoke - said) - liars > n - 1 - needed
-
-    unsaid = ((b"", frozenset[int]()), (None, voices.get(None, frozenset())))
-    return all(is_out(value, said) for value, said in (*voices.items(), *unsaid))
+    spoke, doubles = heard(voices)
+    hidden = max(0, g - two_faced - len(doubles))
+    return all(
+        most_voices(n, spoke - voices.get(value, frozenset()) - doubles, hidden)
+        < enough(n, g, absent=value is None)
+        for value in {*voices, b"", None}
+    )
 
 
-def seats_of(claim: Record, bench: Bench, g: int, docket: Docket, bound: Bound) -> Seats:
-    """What follows from the commits and seatings of a docket."""
+def heard(voices: Mapping[bytes | None, Set[int]]) -> tuple[frozenset[int], frozenset[int]]:
+    """The ranks that state anything, and those that state two things: known liars."""
+    ranks = Counter(rank for said in voices.values() for rank in said)
+    return frozenset(ranks), frozenset(rank for rank, count in ranks.items() if count > 1)
+
+
+def most_voices(n: int, bound: Set[int], hidden: int) -> int:
+    """How many of the n - 1 others can come to state a value: all but those who are ``bound`` not
+    to unless they lie, of whom ``hidden`` may.
+    """
+    return n - 1 - max(0, len(bound) - hidden)
+
+
+def is_stuck(
+    n: int,
+    g: int,
+    voices: Mapping[bytes | None, Set[int]],
+    gone: Set[int],
+    *,
+    two_faced: bool,
+    silent: bool,
+) -> bool:
+    """Whether nothing that is still said can settle or tear it: it will wait for ever.
+
+    ``gone``: the others who say nothing any more (``verification.closing``), but for liars among
+    them, who may in another branch of their feed. ``silent``: so has the member in question, and
+    it has said nothing that fits.
+    """
+    spoke, doubles = heard(voices)
+    mute, hidden = gone - spoke, max(0, g - two_faced - len(doubles))
+    tearable = True
+    for value in {*voices, b"", None}:
+        said, needed = voices.get(value, frozenset()), enough(n, g, absent=value is None)
+        left = hidden - (silent and value is not None)  # to speak after all it would have to lie
+        if left >= 0 and most_voices(n, (spoke | mute) - said - doubles, left) >= needed:
+            return False
+        tearable = tearable and n - 1 - len(mute | said | doubles) > n - 1 - needed
+    return not tearable
+
+
+def seats_of(
+    claim: Record,
+    bench: Bench,
+    g: int,
+    docket: Docket,
+    bound: Bound,
+    gone: Set[int] = frozenset(),
+) -> Seats:
+    """What follows from the commits and seatings of a docket.
+
+    ``gone``: the ranks of those who say nothing any more.
+    """
     ignored: dict[bytes, str] = {}
-    fitting = [_commits(claim, s.rank, s.key, docket, bound, ignored) for s in bench.seats]
-    votes, size = _votes(bench, docket, ignored), len(bench.seats)
+    votes, wild = _votes(bench, docket, ignored)
+    size = len(bench.seats)
+    fitting: list[list[Taken]] = []
+    many: list[bool] = []
+    for seat in bench.seats:
+        words = docket.commits.get(seat.key, NOTHING)
+        named = [value for rank, value in votes if rank == seat.rank and value in words.by_id]
+        records = [words.by_id[value] for value in named if value] if words.wild else words.records
+        fitting.append(_commits(claim, seat.rank, records, bound, ignored))
+        many.append(words.wild or len(fitting[-1]) > 1)
+    talkers = frozenset(
+        seat.rank for seat in bench.seats if docket.commits.get(seat.key, NOTHING).wild
+    )
     settled: list[list[Taken | None]] = []
+    expired = False
     for rank, commits in enumerate(fitting):
+        voices = {value: ranks for (of, value), ranks in votes.items() if of == rank}
+        if others := wild - {rank}:
+            for value in {*voices, *(taken.commit for taken in commits), None, b""}:
+                voices[value] = voices.get(value, frozenset()) | others
         values: list[Taken | None] = [
             taken
             for taken in commits
-            if len(votes.get((rank, taken.commit), ())) >= enough(size, g, absent=False)
+            if len(voices.get(taken.commit, ())) >= enough(size, g, absent=False)
         ]
-        if len(votes.get((rank, None), ())) >= enough(size, g, absent=True):
+        if len(voices.get(None, ())) >= enough(size, g, absent=True):
             values.append(None)
-        voices = {value: ranks for (of, value), ranks in votes.items() if of == rank}
-        if not values and is_torn(size, g, voices, two_faced=len(commits) > 1):
+        if not values and is_torn(size, g, voices, two_faced=many[rank]):
             values.append(None)
+        expired = expired or (
+            not values
+            and is_stuck(
+                size,
+                g,
+                voices,
+                gone - {rank},
+                two_faced=many[rank],
+                silent=rank in gone and not commits and not many[rank],
+            )
+        )
         settled.append(values)
     return Seats(
-        seen=tuple(commits[0].commit if commits else None for commits in fitting),
+        seen=tuple(
+            commits[0].commit if commits and rank not in talkers else None
+            for rank, commits in enumerate(fitting)
+        ),
         taken=tuple(v[0] for v in settled) if all(len(v) == 1 for v in settled) else None,
         said=frozenset(
-            seat.rank for seat in bench.seats if _fits(docket.seatings.get(seat.key, ()), bench)
+            seat.rank
+            for seat in bench.seats
+            if _fits(docket.seatings.get(seat.key, NOTHING), bench)
         ),
         disputed=any(len(values) > 1 for values in settled),
+        expired=expired,
+        talkers=talkers,
         ignored=ignored,
     )
 
@@ -123,15 +209,14 @@ def seats_of(claim: Record, bench: Bench, g: int, docket: Docket, bound: Bound) 
 def _commits(
     claim: Record,
     rank: int,
-    key: bytes,
-    docket: Docket,
+    records: Iterable[Record],
     bound: Bound,
     ignored: dict[bytes, str],
 ) -> list[Taken]:
-    assert isinstance(claim.payload, Claim)
+    assert isinstance(claim.payload, Claim | Contradiction)
     expected = (claim.author, claim.envelope.epoch, claim.payload.slot, rank)
     found: list[Taken] = []
-    for record in in_feed_order(docket.commits.get(key, [])):
+    for record in records:
         said = record.payload
         assert isinstance(said, Commit)
         if (said.claimant, said.claim_epoch, said.slot, said.rank) != expected:
@@ -149,20 +234,25 @@ def _commits(
     return found
 
 
-def _fits(records: Iterable[Record], bench: Bench) -> bool:
-    return any(
+def _fits(words: Words, bench: Bench) -> bool:
+    return words.wild or any(
         isinstance(record.payload, Seating) and len(record.payload.commits) == len(bench.seats)
-        for record in records
+        for record in words.records
     )
 
 
 def _votes(
     bench: Bench, docket: Docket, ignored: dict[bytes, str]
-) -> dict[tuple[int, bytes | None], set[int]]:
-    """(rank, commit or None) to the other ranks that say so of it."""
+) -> tuple[dict[tuple[int, bytes | None], frozenset[int]], frozenset[int]]:
+    """(rank, commit or None) to the other ranks that say so of it; and the ranks that are wild."""
     votes: dict[tuple[int, bytes | None], set[int]] = {}
+    wild: set[int] = set()
     for seat in bench.seats:
-        for number, record in enumerate(in_feed_order(docket.seatings.get(seat.key, []))):
+        words = docket.seatings.get(seat.key, NOTHING)
+        if words.wild:
+            wild.add(seat.rank)
+            continue
+        for number, record in enumerate(words.records):
             assert isinstance(record.payload, Seating)
             commits = record.payload.commits
             if len(commits) != len(bench.seats):
@@ -173,4 +263,4 @@ def _votes(
             for rank, commit in enumerate(commits):
                 if rank != seat.rank:
                     votes.setdefault((rank, commit), set()).add(seat.rank)
-    return votes
+    return {key: frozenset(ranks) for key, ranks in votes.items()}, frozenset(wild)

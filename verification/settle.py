@@ -21,12 +21,14 @@ from typing import TYPE_CHECKING
 from swarm.charter import EpochView
 from swarm.records import Attest, Block, Position
 from verification.blocks import Place
-from verification.docket import Docket, in_feed_order
+from verification.docket import NOTHING, Docket, Words, in_feed_order
 from verification.reproduce import Bench, Seat, position, positions_of
-from verification.seating import Seats, Taken, enough, is_torn
+from verification.seating import Seats, Taken, enough, is_stuck, is_torn
 from verification.verdict import Deliberation, Reproduction, Terms, Verdict, positions_digest
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from swarm.envelope import Record
 
 NO_PAIR: int = 1
@@ -39,7 +41,8 @@ class OpenPosition:
 
     ``seal`` and ``block`` are the first of its member that fit, ``fold_nonce`` the link that
     another opened for that seal. ``said`` and ``opened`` are the ranks that have stated a value,
-    and that have opened a link for it. ``head`` is the last that was seen of its member.
+    and that have opened a link for it. ``head`` is the last that was seen of its member,
+    ``talker`` whether that published more blocks than anybody honest does.
     """
 
     index: int
@@ -54,6 +57,7 @@ class OpenPosition:
     block: bytes | None
     said: frozenset[int]
     opened: frozenset[int]
+    talker: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +67,8 @@ class Settlement:
     ``reproductions``: the settled positions for the verdict, in order; ``effects``: those after
     acceptance. ``seals``: (round, rank) to the id of the seal that counts. ``open``: the position
     that the bench is at, None before all seats are settled and when all is done. ``stuck``: why
-    nothing can go on, empty when it can. ``ignored``: ids of records that do not count, with the
-    reason.
+    nothing can go on, empty when it can; ``expired``: it never can again. ``ignored``: ids of
+    records that do not count, with the reason.
     """
 
     seats: Seats
@@ -75,6 +79,7 @@ class Settlement:
     ignored: dict[bytes, str]
     open: OpenPosition | None = None
     stuck: str = ""
+    expired: bool = False
 
     @property
     def complete(self) -> bool:
@@ -82,45 +87,55 @@ class Settlement:
         return self.verdict.outcome != "pending" and self.open is None and not self.stuck
 
 
+def _listed(words: Words) -> Iterable[bytes]:
+    """The ids of records that are looked at one by one."""
+    return () if words.wild else words.by_id
+
+
 def settle(
-    claim: bytes, epoch: EpochView, bench: Bench, terms: Terms, docket: Docket, seats: Seats
+    epoch: EpochView,
+    bench: Bench,
+    terms: Terms,
+    docket: Docket,
+    seats: Seats,
+    gone: frozenset[int] = frozenset(),
 ) -> Settlement:
     """Walk the positions of a claim; the same records give the same result.
 
-    ``terms`` without calibrated bounds: those of the seats are filled in.
+    ``terms`` without calibrated bounds: those of the seats are filled in. ``gone``: the ranks of
+    those who say nothing about it any more.
     """
     ignored = dict(seats.ignored)
-    for record in docket:
-        if bench.rank_of(record.author) is None:
-            ignored[record.id] = "not_on_the_bench"
-        elif isinstance(record.payload, Block):
-            ignored[record.id] = "out_of_turn"
-        elif record.kind == "seal" and seats.taken is None:
-            ignored[record.id] = "seal_without_commit"
+    for words in docket.blocks.values():
+        ignored.update((id_, "out_of_turn") for id_ in _listed(words))
+    for words in docket.seals.values() if seats.taken is None else ():
+        ignored.update((id_, "seal_without_commit") for id_ in _listed(words))
     if seats.taken is None:
         stuck = "bench_disagrees" if seats.disputed else ""
-        return Settlement(seats, (), (), Deliberation(terms).verdict(), {}, ignored, stuck=stuck)
+        verdict = Deliberation(terms).verdict()
+        return Settlement(seats, (), (), verdict, {}, ignored, stuck=stuck, expired=seats.expired)
     bounds = tuple(seat.sigma0_nano if seat else NO_PAIR for seat in seats.taken)
     terms = replace(terms, sigma0_nano=bounds)
-    return _Walk(claim, epoch, bench, terms, docket, seats, seats.taken, ignored).settlement()
+    return _Walk(epoch, bench, terms, docket, seats, seats.taken, gone, ignored).settlement()
 
 
 @dataclass(slots=True)
 class _Walk:
     """The positions of one claim while they are read."""
 
-    claim: bytes
     epoch: EpochView
     bench: Bench
     terms: Terms
     docket: Docket
     seats: Seats
     sitting: tuple[Taken | None, ...]
+    gone: frozenset[int]
     ignored: dict[bytes, str]
     settled: list[Reproduction] = field(default_factory=list)
     prefix: tuple[Position, ...] = ()
     seals: dict[tuple[int, int], bytes] = field(default_factory=dict)
     effect_from: int | None = None
+    expired: bool = False
 
     def settlement(self) -> Settlement:
         """Walk to the end, or to the first position that is open."""
@@ -155,6 +170,7 @@ class _Walk:
             ignored=self.ignored,
             open=None if stuck else opened,
             stuck=stuck,
+            expired=self.expired,
         )
 
     def _complete(self) -> bool:
@@ -170,7 +186,7 @@ class _Walk:
 
     def _place(self, round_: int, rank: int) -> Place:
         return Place(
-            claim=self.claim,
+            claim=self.terms.claim,
             index=len(self.settled),
             round=round_,
             seat=self.bench.seats[rank],
@@ -183,9 +199,19 @@ class _Walk:
         )
 
     def _blocks(self, place: Place) -> dict[bytes, Record]:
-        """The member's blocks that fit, in the order of its feed."""
+        """The member's blocks that fit, in the order of its feed.
+
+        Of one that published more than anybody honest does, those that others name.
+        """
         fitting: dict[bytes, Record] = {}
-        for record in in_feed_order(self.docket.blocks.get((place.seat.key, place.round), [])):
+        words = self._published(place)
+        records = words.records
+        if words.wild:
+            named = {said.block for _, said, _ in self._attests(place) if said.block}
+            records = sorted(
+                (words.by_id[b] for b in named & words.by_id.keys()), key=in_feed_order
+            )
+        for record in records:
             reason = place.fault(self.docket, record)
             if reason:
                 self.ignored[record.id] = reason
@@ -194,33 +220,56 @@ class _Walk:
                 fitting[record.id] = record
         return fitting
 
+    def _published(self, place: Place) -> Words:
+        return self.docket.blocks.get((place.seat.key, place.round), NOTHING)
+
+    def _speakers(self, place: Place) -> Iterator[tuple[int, Words]]:
+        """Others who sit on the bench, by rank, with what they say of a position."""
+        by_author = self.docket.attests.get((place.round, place.seat.rank), {})
+        for seat, sitting in zip(self.bench.seats, self.sitting, strict=True):
+            if sitting is not None and seat.rank != place.seat.rank and seat.key in by_author:
+                yield seat.rank, by_author[seat.key]
+
     def _attests(self, place: Place) -> list[tuple[int, Attest, Record]]:
-        """What others who sit on the bench say of a position, with their ranks."""
-        found: list[tuple[int, Attest, Record]] = []
-        for record in self.docket.attests.get((place.round, place.seat.rank), []):
-            rank, said = self.bench.rank_of(record.author), record.payload
-            if rank is None or rank == place.seat.rank or not isinstance(said, Attest):
-                continue
-            if self.sitting[rank] is not None:
-                found.append((rank, said, record))
-        return found
+        """What others say of a position, one by one, with their ranks."""
+        return [
+            (rank, record.payload, record)
+            for rank, words in self._speakers(place)
+            for record in (() if words.wild else words.records)
+            if isinstance(record.payload, Attest)
+        ]
 
     def _agreed(self, place: Place, blocks: dict[bytes, Record]) -> list[bytes | None]:
         """The values that enough state: one settles the position, none leaves it open."""
         sitting = sum(seat is not None for seat in self.sitting)
-        g, digest = self.terms.policy.g, positions_digest(self.claim, self.settled)
+        g, digest = self.terms.policy.g, positions_digest(self.terms.claim, self.settled)
         voices: dict[bytes | None, set[int]] = {}
         for rank, said, _ in self._attests(place):
             if said.prefix_digest == digest:
                 voices.setdefault(said.block, set()).add(rank)
+        wild = {rank for rank, words in self._speakers(place) if words.wild}
+        for value in {*voices, *blocks, None, b""} if wild else ():
+            voices.setdefault(value, set()).update(wild)
+        two_faced = len(blocks) > 1 or self._published(place).wild
         agreed = [
             value
             for value in (*blocks, None)
             if len(voices.get(value, ())) >= enough(sitting, g, absent=value is None)
         ]
-        if not agreed and is_torn(sitting, g, voices, two_faced=len(blocks) > 1):
+        if agreed:
+            return agreed
+        if is_torn(sitting, g, voices, two_faced=two_faced):
             return [None]
-        return agreed
+        rank = place.seat.rank
+        self.expired = is_stuck(
+            sitting,
+            g,
+            voices,
+            {one for one in self.gone if self.sitting[one]} - {rank},
+            two_faced=two_faced,
+            silent=rank in self.gone and not blocks and not two_faced,
+        )
+        return []
 
     def _settle(self, place: Place, blocks: dict[bytes, Record], value: bytes | None) -> None:
         for block in blocks:
@@ -239,8 +288,8 @@ class _Walk:
         self._take(Reproduction(*where, value, key, held.pairs[0]))
 
     def _open(self, place: Place, blocks: dict[bytes, Record]) -> OpenPosition:
-        seals = place.seals(self.docket)
-        seal = seals[0].id if seals else None
+        first = place.seal(self.docket)
+        seal = first.id if first else None
         if seal is not None:
             self.seals[(place.round, place.seat.rank)] = seal
         links = place.links(self.docket, seal) if seal else []
@@ -251,24 +300,25 @@ class _Walk:
             seat=place.seat,
             purpose=place.purpose,
             prefix=place.prefix,
-            prefix_digest=positions_digest(self.claim, self.settled),
+            prefix_digest=positions_digest(self.terms.claim, self.settled),
             head=block or seal or place.taken.commit,
             seal=seal,
             fold_nonce=links[0] if links else None,
             block=block,
-            said=frozenset(rank for rank, _, _ in self._attests(place)),
-            opened=place.openers(self.docket, seals),
+            said=frozenset(rank for rank, _ in self._speakers(place)),
+            opened=place.openers(self.docket),
+            talker=self._published(place).wild,
         )
 
     def _note_seals(self) -> None:
         """Name the seals that hold nothing."""
-        for (author, round_), records in self.docket.seals.items():
+        for (author, round_), words in self.docket.seals.items():
             rank = self.bench.rank_of(author)
-            if rank is None:
+            if rank is None or words.wild:
                 continue
             taken = self.sitting[rank]
             counts = self.seals.get((round_, rank))
-            for record in in_feed_order(records):
+            for record in words.records:
                 if taken is None or record.envelope.seq <= taken.seq:
                     self.ignored[record.id] = "seal_without_commit"
                 elif counts not in (None, record.id):

@@ -24,12 +24,19 @@ class Stage(StrEnum):
     REPRODUCING = "reproducing"
     APPROVAL = "approval"
     ADOPTED = "adopted"
+    FROZEN = "frozen"
+    RETRACTED = "retracted"
+    UPHELD = "upheld"
     REJECTED = "rejected"
+    EXPIRED = "expired"
     REFUSED = "refused"
     VOID = "void"
 
 
-CLOSED = frozenset({Stage.ADOPTED, Stage.REJECTED, Stage.REFUSED, Stage.VOID})
+FAILED = frozenset({Stage.REJECTED, Stage.EXPIRED, Stage.REFUSED, Stage.VOID})
+"""Ends from which no claim comes back."""
+CLOSED = FAILED | {Stage.ADOPTED, Stage.RETRACTED, Stage.UPHELD}
+"""Stages in which a claim waits for nobody. One that is frozen waits for a bridge."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +51,18 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class ClaimState:
-    """One claim as every node with the same records sees it.
+    """One claim, or one contradiction, as every node with the same records sees it.
 
     ``r_ids`` are the adopted ancestors of its base in its epoch and family (tier, epoch, kind);
     ``depth`` counts all claims below it on its tree, its base included. ``effect`` is what pairs
-    after its adoption found it to be worth, None until all of them are settled.
+    after its adoption found it to be worth, None until all of them are settled. ``code`` is the
+    sha256 of its code.
+
+    ``retracted_by``: the contradiction that was upheld against it. ``bridge``: where its base does
+    not stand any more, the standing claim with the same code that it stands on instead.
+
+    A contradiction (``kind`` contradiction) has the base and tier of its ``target``, the claim that
+    it is against.
     """
 
     id: bytes
@@ -68,6 +82,20 @@ class ClaimState:
     depth: int = 0
     verdict: Verdict | None = None
     effect: Effect | None = None
+    code: bytes = b""
+    target: bytes | None = None
+    retracted_by: bytes | None = None
+    bridge: bytes | None = None
+
+    @property
+    def candidate(self) -> bytes:
+        """The claim whose code is measured: its own, or that of a contradiction's target."""
+        return self.target or self.id
+
+    @property
+    def footing(self) -> bytes | None:
+        """The standing claim that this one stands on; None for the challenge's own base."""
+        return self.bridge or self.base
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +104,16 @@ class State:
 
     ``frontier``: for each tier the adopted claim to build on, None for the challenge's own base.
     ``ignored``: ids of commits, seals and blocks that do not count, with the reason.
+    ``contradictions`` of adopted claims, by id.
     """
 
     rules: Rules | None
     claims: Mapping[bytes, ClaimState] = field(default_factory=dict)
     frontier: Mapping[str, bytes | None] = field(default_factory=dict)
     ignored: Mapping[bytes, str] = field(default_factory=dict)
+    contradictions: Mapping[bytes, ClaimState] = field(default_factory=dict)
+
+    @property
+    def cases(self) -> Mapping[bytes, ClaimState]:
+        """All that goes before a bench: claims and contradictions."""
+        return {**self.claims, **self.contradictions}

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from swarm.charter import trust_note
 from verification.errors import EvidenceError, ProfileError
 from verification.evidence import RULE_VERSION, Tally
-from verification.futility import is_hopeless
+from verification.futility import effect, is_hopeless
 from verification.pooling import MemberTally, evidence, reaches, together
 from verification.reproduce import digest, position
 
@@ -51,14 +51,18 @@ BASE_FAILED: Final = "base_"
 
 TOO_COSTLY: Final = "too_costly"
 NOT_REPRODUCED: Final = "not_reproduced"
+NOT_UPHELD: Final = "not_upheld"
 ABSENT: Final = "absent"
+CONTRADICTION: Final = "contradiction"
+"""The kind of a reversed test, of an adopted claim (``verification.retraction``)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
     """What a claim is judged by, fixed before anything of it runs.
 
-    ``claim`` is its 32-byte id and ``kind`` one of improvement, simplification, economy; ``level``
+    ``claim`` is its 32-byte id and ``kind`` one of improvement, simplification, economy, or
+    contradiction, which has the ``margin_nano`` that its target is said to stay below; ``level``
     is its e-LOND level and ``max_cost_ratio_milli`` the cap on candidate cost over base cost.
     ``sigma0_nano`` has, by rank, what each member's calibration bounds a pair's standard deviation
     by, None for a member without one.
@@ -70,6 +74,7 @@ class Terms:
     max_cost_ratio_milli: int
     level: Fraction
     sigma0_nano: tuple[int | None, ...] = ()
+    margin_nano: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +164,15 @@ def _is_too_costly(pair: Pair, terms: Terms) -> bool:
 
 
 def _outcome_of(pair: Pair, terms: Terms) -> tuple[int | None, str]:
-    """A pair as evidence: its shifted difference, or None and what it was lost to."""
+    """A pair as evidence: its shifted difference, or None and what it was lost to.
+
+    For a contradiction: by how much the target stays below the margin. A target that fails or
+    costs too much stays below it by the charter's minimum at least: it is not reproduced.
+    """
+    if terms.kind == CONTRADICTION:
+        if pair.status != "ok" or _is_too_costly(pair, terms):
+            return max(terms.margin_nano, terms.policy.min_effect_nano), ""
+        return terms.margin_nano - pair.d_nano, ""
     if pair.status != "ok":
         return None, pair.status
     if _is_too_costly(pair, terms):
@@ -246,7 +259,8 @@ class Deliberation:
                 return self._decide("reject", why)
         if reaches(self._members, policy.f, policy.min_effect_nano, level):
             return self._decide("adopt", "evidence")
-        if is_hopeless(self._members, policy.f, policy.min_effect_nano):
+        sought = effect(policy.f, reversed_=self._terms.kind == CONTRADICTION)
+        if is_hopeless(self._members, policy.f, policy.min_effect_nano, sought):
             return self._decide("reject", self._why_rejected())
         return self._at_the_end() if len(self._walked) == self._total else self.outcome
 
@@ -260,7 +274,7 @@ class Deliberation:
         lost, pairs = self._lost, sum(member.pairs.pairs for member in self._members)
         if 2 * lost.total() > pairs:
             return min(lost, key=lambda why: (-lost[why], why))
-        return NOT_REPRODUCED
+        return NOT_UPHELD if self._terms.kind == CONTRADICTION else NOT_REPRODUCED
 
     def verdict(self) -> Verdict:
         """What follows from the positions so far."""

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from node.errors import NodeError, NotRunning
@@ -143,6 +143,7 @@ class LocalSwarm:
     def start(self) -> None:
         """Start the founder, then all others with its address."""
         founder, *others = self.nodes
+        founder.home.save(replace(founder.home.load(), calibrate=False))
         founder.start()
         addresses = founder.wait_started().addresses
         for node in others:
@@ -153,6 +154,7 @@ class LocalSwarm:
                 operator=part.name,
                 bootstrap=addresses,
                 roles=part.roles,
+                calibrate=False,  # a few minutes of work that such a swarm does not last for
                 limits=Limits(nice_verify=5, nice_research=19) if part.cpu_only else Limits(),
             )
             node.home.save(settings)

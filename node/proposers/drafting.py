@@ -95,6 +95,7 @@ class Draft:
         self._passed: bytes | None = None
         self._traces = MAX_TRACES
         self._checks = MAX_CHECKS
+        self._warned: set[bytes] = set()
         self.submission: Submission | None = None
         self.given_up = False
 
@@ -185,6 +186,12 @@ class Draft:
         identity = self._screened()
         if self._known(identity):
             raise _Refused("this very program was tried before")
+        if self._context.elsewhere(identity) and identity not in self._warned:
+            self._warned.add(identity)
+            raise _Refused(
+                "other members say that they tried this very program on this base; "
+                "try another idea, or submit it again all the same"
+            )
         if self._run is not None and self._passed != identity:
             await self._check()
         end = f" (expected {gain:+.4f} bpb)"

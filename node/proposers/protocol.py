@@ -11,6 +11,8 @@ Contract, kept by every proposer and checked by one suite of tests:
   is nothing left to try.
 - ``observe`` is called at most once per proposal, in any order, also after a restart. An unknown id
   is ignored.
+- What others have tried (``ProposalContext.elsewhere``) is proposed when nothing else is left, and
+  never held back for good: what they say may be a lie.
 - Nothing proposed or observed is lost by ``kill -9``. What was in flight then counts as abandoned.
 - Neither raises for a hostile frontier: a program that leaves nothing to change gives None.
 - ``propose`` raises ``Paused``, and nothing else, where there is more to try but not now: a cap is
@@ -98,6 +100,11 @@ Check: TypeAlias = Callable[[bytes, threading.Event], CheckReport]
 """(program, cancel) -> report. Runs it in the sandbox; blocking."""
 
 
+def nobody(_: bytes) -> bool:
+    """Nobody else has tried anything."""
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class ProposalContext:
     """All that a proposer may know: own work and adopted work, nothing quarantined."""
@@ -113,6 +120,8 @@ class ProposalContext:
     """A quick run in the sandbox, for proposers that write code. None where there is no sandbox."""
     adopted: Mapping[str, int] = field(default_factory=dict)
     """How many own claims were adopted, by the name of their proposer."""
+    elsewhere: Callable[[bytes], bool] = nobody
+    """Whether others are said to have tried the program of a syntax hash on this frontier."""
 
 
 @dataclass(frozen=True, slots=True)

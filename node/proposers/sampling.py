@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import secrets
+from itertools import product
 from typing import TYPE_CHECKING
 
 from node.proposers.knobs import edited, knobs, random_change, sentence, within
@@ -17,14 +18,22 @@ if TYPE_CHECKING:
     from node.proposers.protocol import Outcome, ProposalContext, Value
 
 TRIES = 200
+PUT_OFF = 20
+"""So many draws for a proposal look for what nobody has tried; then others' ideas will do."""
 
 
 def hand_out(
-    memory: Memory, context: ProposalContext, changes: Sequence[Change], proposer: str
+    memory: Memory,
+    context: ProposalContext,
+    changes: Sequence[Change],
+    proposer: str,
+    *,
+    again: bool = False,
 ) -> Proposal | None:
     """Makes the edit and remembers it; None where it is not new, changes nothing or breaks a limit.
 
-    Changes that leave a value as it is are dropped.
+    Changes that leave a value as it is are dropped. What others have tried is not new, unless
+    ``again``.
     """
     real = tuple(change for change in changes if change.new != change.old)
     made = edited(context.code, real) if real else None
@@ -32,6 +41,8 @@ def hand_out(
         return None
     program, identity = made
     if memory.knows(identity) or not within(context, program, real):
+        return None
+    if not again and context.elsewhere(identity):
         return None
     proposal = Proposal(secrets.token_hex(8), program, sentence(real), proposer, "", real)
     memory.add(proposal, ast_hash(context.code), identity)
@@ -50,9 +61,9 @@ class RandomProposer:
     def propose(self, context: ProposalContext) -> Proposal | None:
         """A random edit of one literal; None after ``TRIES`` draws without a new program."""
         space = knobs(context.code)
-        for _ in range(TRIES if space else 0):
-            change = random_change(space, self._random)
-            if proposal := hand_out(self._memory, context, (change,), self.name):
+        for attempt in range(TRIES if space else 0):
+            change, again = random_change(space, self._random), attempt >= PUT_OFF
+            if proposal := hand_out(self._memory, context, (change,), self.name, again=again):
                 return proposal
         return None
 
@@ -77,10 +88,10 @@ class ScriptedProposer:
     def propose(self, context: ProposalContext) -> Proposal | None:
         """The first edit of the list that is still new on this frontier."""
         space = {knob.name: knob.value for knob in knobs(context.code)}
-        for edit in self._edits:
+        for again, edit in product((False, True), self._edits):
             if edit.keys() <= space.keys():
                 changes = [Change(name, space[name], value) for name, value in edit.items()]
-                if proposal := hand_out(self._memory, context, changes, self.name):
+                if proposal := hand_out(self._memory, context, changes, self.name, again=again):
                     return proposal
         return None
 

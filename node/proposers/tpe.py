@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from node.proposers.knobs import Knob, knobs, random_change
 from node.proposers.protocol import Change, Outcome
-from node.proposers.sampling import TRIES, hand_out, readable
+from node.proposers.sampling import PUT_OFF, TRIES, hand_out, readable
 from training.source import ast_hash
 
 if TYPE_CHECKING:
@@ -53,14 +53,15 @@ class TpeProposer:
         study = self._study(space, known)
         best = _best(known)
         for attempt in range(TRIES):
-            if attempt < TRIES // 10:
+            if attempt < PUT_OFF:
                 change = self._ask(study, space)
             else:  # the model insists on what was tried: fall back to chance
                 change = random_change(space, self._random)
             changes = [change]
             if best and best.name != change.name and self._random.random() < PAIR_SHARE:
                 changes.append(best)
-            if proposal := hand_out(self._memory, context, changes, self.name):
+            again = attempt >= PUT_OFF
+            if proposal := hand_out(self._memory, context, changes, self.name, again=again):
                 return proposal
         return None
 

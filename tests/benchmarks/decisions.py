@@ -125,6 +125,46 @@ def bench_rows() -> Iterator[Row]:
         )
 
 
+def contradicted(n: int, f: int, adopted_for: float, level: Fraction = LEVEL) -> Terms:
+    """A contradiction of a discovery that was adopted for a gain of so many SDs."""
+    about = replace(terms(n, f, 24), kind="contradiction", level=level)
+    return replace(about, margin_nano=round(adopted_for * SD_NANO / 2))
+
+
+def retraction_rows() -> Iterator[Row]:
+    """Discoveries put before a fresh bench: true ones, false ones, and f liars for or against."""
+    claims = CLAIMS // 2
+    for n, f in ((1, 0), (3, 1), (5, 2)):
+        for liars in sorted({0, f}):
+            found = [
+                many(contradicted(n, f, d), 0, claims=claims, liars=liars, lie=BIG)
+                for d in (9, 5, 3, 2)
+            ]
+            said = f"{liars} say it is worth much" if liars else "nobody lies"
+            yield Row(
+                f"{n} verifiers, f = {f}: pairs to retract what is worth nothing",
+                " / ".join(f"{median(pairs):g}" for _, pairs in found),
+                f"adopted for d = 9 / 5 / 3 / 2; {said}; share retracted "
+                f"{' / '.join(f'{share:.2f}' for share, _ in found)}",
+            )
+        share, pairs = many(contradicted(n, f, 2), 2, claims=claims, liars=f, lie=-BIG)
+        yield Row(
+            f"{n} verifiers, f = {f}: true discoveries retracted",
+            f"{share:.4f}",
+            f"d = 2 as adopted; f say it is worth nothing; {fmean(pairs):.1f} pairs each",
+        )
+    alpha = Fraction(1, 100)
+    for n, f in ((1, 0), (3, 1)):
+        share, _ = many(contradicted(n, f, 2, alpha), 1, claims=1000, liars=f, lie=-BIG)
+        yield Row(
+            f"{n} verifiers, f = {f}: worth exactly half, retracted",
+            f"{share:.4f}",
+            "the worst that is still true, all of alpha_retract = .01 in one test; f say it is "
+            "worth nothing; 1,000 discoveries",
+            "<= .01",
+        )
+
+
 def noise_rows() -> Iterator[Row]:
     """False adoptions under nulls that are not normal."""
     for n, f, rounds in ((1, 0, 24), (3, 1, 24)):
@@ -247,7 +287,8 @@ def capture_rows() -> Iterator[Row]:
 def decision_rows() -> Iterator[Row]:
     """Every row."""
     parts: tuple[Callable[[], Iterator[Row]], ...] = (
-        single_rows, bench_rows, noise_rows, epoch_rows, bank_rows, speed_rows, capture_rows,
+        single_rows, bench_rows, retraction_rows, noise_rows, epoch_rows, bank_rows, speed_rows,
+        capture_rows,
     )  # fmt: skip
     for rows in parts:
         yield from rows()

@@ -4,8 +4,9 @@
 
 Records are sealed to learn their sizes; checking, storing and folding are timed on this machine.
 Assumed, and printed: a dozen experiments for a claim, a bench of three, 6 pairs for a claim that is
-not adopted and 12 for one that is, one claim in thirty adopted, every node signing each adoption,
-6 mesh neighbours of whom each hands a message on, and the CPU time of one delivery by gossip
+not adopted and 12 for one that is, one claim in thirty adopted, its adoption signed by the bench,
+the claimant and whoever makes a claim on top of it (at most one for each claim), 6 mesh neighbours
+of whom each hands a message on, and the CPU time of one delivery by gossip
 (``make bench`` measures it; --delivery-ms).
 """
 
@@ -20,7 +21,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from swarm.records import Adoption, Block, Commit, Pair, Payload, Position, Seal
+from swarm.records import (
+    Adoption,
+    Attest,
+    Block,
+    Commit,
+    Open,
+    Pair,
+    Payload,
+    Position,
+    Seal,
+    Seating,
+)
 from swarm.store import Store
 from tests.benchmarks.records import experiment
 from tests.swarm.founding import Feed, make_founded
@@ -46,7 +58,10 @@ def payloads() -> dict[str, Payload]:
         "claim": replace(CLAIM, code=os.urandom(CODE), hypothesis="x" * 200),
         "experiment": experiment(1),
         "commit": Commit(ID, ID, 1, 0, 0, ID, ID, None),
+        "seating": Seating(ID, (ID,) * BENCH),
         "seal": Seal(ID, 0, ID, ID, True),
+        "open": Open(ID, ID),
+        "attest": Attest(ID, 0, 0, ID, ID, ID),
         "block": Block(
             ID, 0, 0, "verdict", tuple(Position(r, 0, ID) for r in range(6)),
             ID, ID, ID, "own", (pair,), {f"probe{n}": 10**6 for n in range(6)}, "cpu", ID,
@@ -113,49 +128,46 @@ def _fold_seconds(claims: int = 400) -> float:
     return (time.process_time() - start) / 5 / claims
 
 
-def per_claim(nodes: int, *, all_adopt: bool) -> dict[str, float]:
+def per_claim() -> dict[str, float]:
     """Records by kind that one claim leads to."""
     pairs = PAIRS_REJECTED + ADOPTED * (PAIRS_ADOPTED - PAIRS_REJECTED)
     return {
         "claim": 1,
         "experiment": EXPERIMENTS_PER_CLAIM,
         "commit": BENCH,
+        "seating": BENCH,
         "seal": pairs,
+        "open": pairs,
         "block": pairs,
-        "adoption": ADOPTED * (nodes if all_adopt else BENCH),
+        "attest": (BENCH - 1) * pairs,
+        "adoption": ADOPTED * (BENCH + 1) + 1,  # and of the base that it stands on
     }
 
 
 def table(nodes: int, claims: float, measured: Measured, delivery_s: float) -> list[str]:
     """Lines that say what each node has to bear."""
-    lines = []
-    for all_adopt in (True, False):
-        counts = per_claim(nodes, all_adopt=all_adopt)
-        rate = nodes * claims / 3600
-        records = rate * sum(counts.values())
-        size = rate * sum(count * measured.sizes[kind] for kind, count in counts.items())
-        cpu = records * (measured.alone_s + delivery_s)
-        held = nodes * claims * 24
-        fold = measured.fold_s * held
-        who = "every node signs each adoption" if all_adopt else "only the bench signs adoptions"
-        lines += [
-            f"{nodes} nodes, {claims:g} claims per node and hour; {who}",
-            f"  records          {records:12.1f} /s, "
-            f"of them {rate * counts['adoption']:.1f} adoptions",
-            f"  arriving bytes   {size / 1e3:12.1f} kB/s once, "
-            f"{MESH * size / 1e3:.0f} kB/s with {MESH} mesh neighbours",
-            f"  disk             {size * 86_400 / 1e9:12.2f} GB a day",
-            f"  CPU, gossip      {100 * cpu:12.0f} % of a core "
-            f"({1000 * (measured.alone_s + delivery_s):.1f} ms a record)",
-            f"  CPU, sync        {100 * records * measured.batched_s:12.0f} % of a core, "
-            f"if records come in batches by sync alone",
-            f"  CPU, fold        {fold:12.2f} s "
-            f"for each batch of news after a day ({held:.0f} claims)",
-            f"  a late joiner    {records * 86_400 * measured.batched_s / 3600:12.1f} h "
-            f"to fetch and check one day",
-            f"  verifying        {claims * (PAIRS_REJECTED * 2):12.1f} trainings per node and hour",
-        ]
-    return lines
+    counts = per_claim()
+    rate = nodes * claims / 3600
+    records = rate * sum(counts.values())
+    size = rate * sum(count * measured.sizes[kind] for kind, count in counts.items())
+    cpu = records * (measured.alone_s + delivery_s)
+    held = nodes * claims * 24
+    fold = measured.fold_s * held
+    return [
+        f"{nodes} nodes, {claims:g} claims per node and hour",
+        f"  records          {records:12.1f} /s, of them {rate * counts['adoption']:.1f} adoptions",
+        f"  arriving bytes   {size / 1e3:12.1f} kB/s once, "
+        f"{MESH * size / 1e3:.0f} kB/s with {MESH} mesh neighbours",
+        f"  disk             {size * 86_400 / 1e9:12.2f} GB a day",
+        f"  CPU, gossip      {100 * cpu:12.0f} % of a core "
+        f"({1000 * (measured.alone_s + delivery_s):.1f} ms a record)",
+        f"  CPU, sync        {100 * records * measured.batched_s:12.0f} % of a core, "
+        f"if records come in batches by sync alone",
+        f"  CPU, fold        {fold:12.2f} s for each batch of news after a day ({held:.0f} claims)",
+        f"  a late joiner    {records * 86_400 * measured.batched_s / 3600:12.1f} h "
+        f"to fetch and check one day",
+        f"  verifying        {claims * (PAIRS_REJECTED * 2):12.1f} trainings per node and hour",
+    ]
 
 
 def main() -> None:
@@ -166,6 +178,7 @@ def main() -> None:
     parser.add_argument("--delivery-ms", type=float, default=4.0)
     asked = parser.parse_args()
     measured = measure()
+    print("records of one claim:", ", ".join(f"{k} {n:.3g}" for k, n in per_claim().items()))
     print("bytes:", ", ".join(f"{kind} {size}" for kind, size in measured.sizes.items()))
     print(
         f"check and store: {1 / measured.alone_s:.0f} records per CPU second alone, "

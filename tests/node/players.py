@@ -1,8 +1,9 @@
 """Members of a test swarm with parts to play, as the file ``part.json`` in their homes says.
 
 ``claims``: edits of the base's literals (or ``"look_ahead"``) to claim, with gains that nobody
-measured. ``lies``: a gain in nano-bits per byte that the member reports as a verifier for every
-pair, instead of measuring; null for an honest one.
+measured. ``friend``: the operator that has to be alone on the bench of each; and then each claim is
+built on the one before, once that is adopted. ``lies``: a gain in nano-bits per byte that the
+member reports as a verifier for every pair, instead of measuring; null for an honest one.
 
 ``python -m tests.node.players up --home DIR``
 """
@@ -27,17 +28,22 @@ from node.settings import Home
 from node.verifying import verify_forever
 from swarm.records import Claim, DevPair, Pair
 from training.source import replace_literals
+from verification.reproduce import draw_bench
+from verification.states import CLOSED
 
 if TYPE_CHECKING:
     from node.member import Node
     from verification.duty import PairDuty
+    from verification.states import State
 
 PART = "part.json"
 
 
-async def claim(edits: list, node: Node) -> None:
+async def claim(edits: list, friend: str | None, node: Node) -> None:
     """Sign the claims of the part, once; a restarted node finds them in its log."""
-    await node.caught_up()
+    state = await node.caught_up()
+    if friend is not None:
+        await _chain(edits, friend, node, state)
     trials = Trials(node, None, await node.code_of(None))
     done = {
         record.payload.slot
@@ -50,6 +56,31 @@ async def claim(edits: list, node: Node) -> None:
             code = look_ahead(base) if edit == "look_ahead" else replace_literals(base, edit)
             gains = tuple(DevPair(trials.seed(i), 90_000_000 + i) for i in range(3))
             await sign_claim(node, trials, code, json.dumps(edit), "part", gains, 9000, slot)
+    await trio.sleep_forever()
+
+
+async def _chain(edits: list, friend: str, node: Node, state: State) -> None:
+    epoch, tier = state.rules.epochs[node.epoch], node.settings.tier
+    slots = iter(range(epoch.roster[node.key.public].slots))
+    base = None
+    for edit in edits:
+        trials = Trials(node, base, await node.code_of(base))
+        slot = next(
+            slot
+            for slot in slots
+            if [
+                seat.operator
+                for seat in draw_bench(
+                    epoch, node.key.public, slot, tier, node.policy(tier).n
+                ).seats
+            ]
+            == [friend]
+        )
+        code = replace_literals(trials.base, edit)
+        gains = tuple(DevPair(trials.seed(i), 90_000_000 + i) for i in range(3))
+        base = await sign_claim(node, trials, code, json.dumps(edit), "part", gains, 9000, slot)
+        while (await node.caught_up()).claims[base].stage not in CLOSED:
+            await node.changed.wait()
     await trio.sleep_forever()
 
 
@@ -75,7 +106,7 @@ def main() -> int:
     return run_node(
         home,
         lambda text: print(text, file=sys.stderr, flush=True),
-        functools.partial(claim, part["claims"]),
+        functools.partial(claim, part["claims"], part.get("friend")),
         verify,
     )
 

@@ -8,13 +8,17 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
+import trio
+import trio.testing
 
-from node import calibrating
+from node import calibrating, idle_calibration
 from node.calibrating import Kept, calibrate_here, machine_of, null_change, own_calibrations
 from node.cli import main
 from node.errors import UsageError
+from node.idle_calibration import calibrate_when_idle, next_machine
 from node.member import Node
 from swarm.keys import KeyPair
 from swarm.records import Calibration
@@ -68,9 +72,9 @@ def test_a_null_change_is_another_order_and_nothing_else():
 
 def test_from_null_pairs_to_a_record_that_the_node_names(home, alone, capsys, monkeypatch):
     measured = []
-    measure = calibrating._measure
+    measure = calibrating.measure
     monkeypatch.setattr(
-        calibrating, "_measure", lambda *a: measured.append(measure(*a)) or measured[-1]
+        calibrating, "measure", lambda *a: measured.append(measure(*a)) or measured[-1]
     )
     assert calibrate_here(home, pairs=12, tier=None, as_json=True, stage=silent) == 0
     (said,) = own(home)
@@ -104,6 +108,50 @@ def test_from_null_pairs_to_a_record_that_the_node_names(home, alone, capsys, mo
     assert "1.5 sigma0" in capsys.readouterr().out
 
 
+async def test_a_running_verifier_calibrates_by_itself_and_yields_to_benches(home, monkeypatch):
+    """The last of its pairs is measured for real; a bench that waits for it comes first."""
+    settings = home.load()
+    due = [True]
+    monkeypatch.setattr(idle_calibration, "is_due", lambda state, key: bool(due and due.pop()))
+    with Store(home.log, settings.swarm_id) as store:
+        node = node_of(home, store)
+        node.settings = replace(settings, calibrate=True)
+        node.data = calibrating._prepare(home, settings, node.key, "quick")[1]
+        node.log.may_sign.set()
+        machine = machine_of(node.key, settings, store.rules.charter, "quick")
+        kept = Kept(home, machine)
+        for number in range(11):
+            kept.add((-1) ** number * 1_000_000)
+        await node.fold_heard()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(calibrate_when_idle, node, 12)
+            await trio.testing.wait_all_tasks_blocked()
+            assert node.activity == "starting", "it waits while a bench does"
+            await node.fold_heard()  # news
+            with trio.fail_after(60):
+                while "quick" not in node.calibrations:  # noqa: ASYNC110
+                    await trio.sleep(0.05)
+            nursery.cancel_scope.cancel()
+        (said,) = own(home)
+        assert said.pairs[:11] == tuple((-1) ** number * 1_000_000 for number in range(11))
+        assert abs(said.pairs[11]) not in (0, 1_000_000)
+        assert own_calibrations(node) == node.calibrations
+        assert next_machine(node) is None
+        assert not kept.path.exists()
+
+
+async def test_who_does_not_verify_or_says_no_does_not_calibrate(home):
+    with Store(home.log, home.load().swarm_id) as store:
+        node = node_of(home, store)
+        for settings in (
+            replace(node.settings, calibrate=False),
+            replace(node.settings, calibrate=True, roles=("researcher",)),
+        ):
+            node.settings = settings
+            with trio.fail_after(5):
+                await calibrate_when_idle(node)
+
+
 def test_kill_9_loses_no_finished_pair(home):
     command = [sys.executable, "-m", "node.cli", "calibrate", "--home", str(home.path)]
     started = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True)
@@ -122,7 +170,7 @@ def test_kill_9_loses_no_finished_pair(home):
         assert Kept(home, machine).pairs == before
         # and its seeds are drawn alike: the pair that was under way is measured as it would be
         data = calibrating._prepare(home, settings, key, "quick")[1]
-    assert calibrating._measure(data, machine, key.public, 0, 12, settings, silent) == before[0]
+    assert calibrating.measure(data, machine, key.public, 0, 12, settings, silent) == before[0]
     kept.write_text('{"of": "damaged", "pai')
     assert Kept(home, machine).pairs == []
 

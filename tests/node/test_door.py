@@ -16,9 +16,10 @@ from node import requests as requests_module
 from node.door import MAX_OPEN_MEMBERS, Door
 from node.epochs import open_epoch
 from node.errors import UsageError
-from node.invitations import Invitations, seconds_of
+from node.invitations import Invitations
 from node.requests import MAX_OF_A_SUBNET, MAX_WAITING, Requests
 from node.settings import Home
+from node.times import seconds_of
 from swarm import wire
 from swarm.keys import KeyPair, rotation_bytes
 from swarm.log import SwarmLog

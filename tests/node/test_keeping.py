@@ -36,12 +36,15 @@ def test_only_the_weights_of_old_rejected_claims_go():
         claim(11, Stage.REJECTED, 1),
         claim(12, Stage.REJECTED, 2),
         claim(13, Stage.REPRODUCING, 1),
+        claim(14, Stage.RETRACTED, 1),
+        claim(15, Stage.FROZEN, 1),
+        claim(16, Stage.EXPIRED, 1),
     ]
     rules = SimpleNamespace(charter=None, current=SimpleNamespace(number=2))
     state = State(rules, {one.id: one for one in claims})
-    seals = {byte: sealed(byte) for byte in (10, 11, 12, 13, 99)}  # 99: its claim is not here yet
+    seals = {byte: sealed(byte) for byte in (*range(10, 17), 99)}  # 99: its claim is not here yet
     keep = keeping.to_keep(state, [record for record, _ in seals.values()])
-    expected = set(DATA).union(*(seals[byte][1] for byte in (10, 12, 13, 99)))
+    expected = set(DATA).union(*(seals[byte][1] for byte in (10, 12, 13, 14, 15, 99)))
     assert keep == expected
 
 

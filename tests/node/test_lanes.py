@@ -106,7 +106,7 @@ def test_gpus_of_one_node_are_of_one_kind(monkeypatch):
 
 
 async def test_a_bench_goes_first_where_there_is_room_for_one():
-    lanes, order = Lanes.anywhere(1, 1), []
+    lanes, order = Lanes.anywhere(Limits(cores=1), 1), []
     assert len(lanes.lanes) == 1
 
     async def run(name: str, *, bench: bool) -> None:
@@ -125,7 +125,7 @@ async def test_a_bench_goes_first_where_there_is_room_for_one():
 
 async def test_as_many_run_as_there_are_cores_lent():
     tier = replace(TIER, threads=2)
-    lanes, most, running = Lanes.anywhere(4, 2), 0, 0
+    lanes, most, running = Lanes.anywhere(Limits(cores=4), 2), 0, 0
 
     async def run() -> None:
         nonlocal most, running

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
+from node import reproducing
+from node.cli import main
 from node.errors import UsageError
-from node.limits import Sensed, Sensors, check_hours, reason_to_pause
-from node.settings import Limits, modest
+from node.limits import Sensors, check_hours, lent_memory, reason_to_pause, threads_lent
+from node.limits_table import rows
+from node.member import Node
+from node.reproducing import LentMemorySpent
+from node.settings import Home, Limits, Settings, modest
+from node.state import Sensed
+from tests.node.tiny import BETTER
+from tests.training.candidates import TIER, TRAIN
+from training import runner
 
 FINE = Sensed(
     on_battery=False, others=0.0, quiet=1e6, hour=12.0, free_gib=100.0, celsius=40.0
@@ -53,6 +64,76 @@ def test_what_cpu_only_lends_is_modest() -> None:
     limits = modest()
     assert (limits.nice_verify, limits.nice_research, limits.on_battery) == (19, 19, False)
     assert limits.cores >= 1
+
+
+HOG = BETTER.replace(b"def train(", b"HELD = bytearray(b'x') * (200 << 20)\n\n\ndef train(")
+
+
+def test_memory_and_cores_are_shared_out_among_runs() -> None:
+    gib = 1 << 30
+    roomy, wide = replace(TIER, max_memory_bytes=3 * gib), replace(TIER, threads=4)
+    assert lent_memory(roomy, Limits(cores=8)) == roomy
+    assert threads_lent(Limits(cores=8), 1) == 8
+    cases = [(2048, 1, 1.0), (8192, 4, 1.0), (6144, 3, 1.0), (1024, 1, 0.5), (10**6, 8, 3.0)]
+    for mib, side_by_side, most in cases:
+        limits = Limits(cores=8, memory_mib=mib)
+        assert threads_lent(limits, 1) == side_by_side
+        assert lent_memory(roomy, limits).max_memory_bytes <= most * gib
+        assert 2 * side_by_side * lent_memory(roomy, limits).max_memory_bytes <= mib << 20 or (
+            most == 3.0
+        )
+    assert threads_lent(Limits(cores=8, memory_mib=2048), wide.threads) == 4
+
+
+@pytest.mark.sandbox
+def test_what_is_lent_is_enforced_and_measured_beside_its_limit(tmp_path) -> None:
+    """Real runs: one that holds 200 MiB is fine in its tier, and ends at 128 MiB that are lent."""
+    assert HOG != BETTER
+    lent = lent_memory(TIER, Limits(cores=1, memory_mib=256))
+    sensors, seen = Sensors(tmp_path, lambda: 1 << 20), []
+
+    def measure(_: float) -> None:
+        seen.append(sensors.sense())
+
+    assert runner.train(HOG, TIER, TRAIN, 0, nice=19, progress=measure).status == "ok"
+    assert runner.train(HOG, lent, TRAIN, 0).status == "memory"
+    assert seen[-1].nice == 19
+    assert max(one.run_mib for one in seen) > 200
+    shown = {row[0]: row[1:] for row in rows(modest(), seen[0], 0.5)}
+    assert shown["memory of runs"] == (f"{seen[0].run_mib} MiB", "2048 MiB")
+    assert shown["traffic of data"] == ("0 KiB/s", "1024 KiB/s")
+    assert shown["data by hash"] == ("0.50 GiB", "16 GiB")
+
+
+def test_a_run_that_ends_for_the_memory_lent_is_never_published_as_a_failure(tmp_path) -> None:
+    node = SimpleNamespace(
+        data=SimpleNamespace(challenge=SimpleNamespace(tier=lambda name: TIER)),
+        settings=SimpleNamespace(limits=Limits(memory_mib=256)),
+    )
+    node.tier = lambda name: Node.tier(node, name)
+    node.is_short_of_memory = lambda tier, status: Node.is_short_of_memory(node, tier, status)
+    duty = SimpleNamespace(claim=b"c" * 32, tier="quick")
+    with pytest.raises(LentMemorySpent, match="128 MiB") as caught:
+        reproducing._refuse_lent(node, duty, "memory")
+    assert "memory_mib" in caught.value.cure
+    reproducing._refuse_lent(node, duty, "crashed")
+    node.settings.limits = Limits()
+    reproducing._refuse_lent(node, duty, "memory")  # the tier's own limit is a result
+
+
+def test_limits_are_shown_beside_what_is_measured(tmp_path, capsys) -> None:
+    home = Home(tmp_path)
+    home.create()
+    home.save(Settings("n", "00" * 32, "o", limits=replace(modest(), min_free_gib=10**6)))
+    assert main(["limits", "--home", str(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    assert "may not work now" in told
+    assert "below 1000000 GiB" in told
+    assert main(["limits", "--json", "--home", str(tmp_path)]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["limits"]["memory_mib"] == 2048
+    assert facts["measured"]["free_gib"] > 0
+    assert "GiB are free" in facts["pause"]
 
 
 def test_others_are_others_and_not_this_node(tmp_path) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import threading
+import time
 from contextlib import closing
 from dataclasses import replace
 from types import SimpleNamespace
@@ -15,14 +16,17 @@ import trio
 import trio.testing
 
 from node import orders
-from node.chores import PAUSED, Chores
+from node.chores import PAUSED, PAUSED_UNTIL, Chores
 from node.cli import main
 from node.epochs import Changes, admit, open_epoch
 from node.errors import NodeError, UsageError
 from node.invitations import make_invitation
+from node.journal import Journal
+from node.member import Node
 from node.orders import answer_all, named, submit
 from node.rotation import rotate_key
 from node.settings import Home, Settings
+from node.times import clock
 from swarm.addressbook import AddressBook
 from swarm.addresses import parse_address
 from swarm.errors import SwarmError
@@ -176,7 +180,8 @@ def a_node(home: Home, store: Store, key: KeyPair):
     log.may_sign.set()
     return SimpleNamespace(
         home=home, log=log, key=key, settings=home.load(), changed=trio.Event(), activity="",
-        trouble=print,
+        trouble=print, journal=Journal(home.journal), data=None, peers=tuple, at_hand=(),
+        finishing=False, ending="",
     )  # fmt: skip
 
 
@@ -204,6 +209,76 @@ async def test_a_pause_stops_the_work_and_outlives_a_restart(homes):
                 assert homes[1].load().start == ("paused" if paused else "running")
             nursery.cancel_scope.cancel()
     assert working == ["on", "off", "on", "off"]
+
+
+async def test_a_timed_pause_ends_by_itself_also_over_a_restart(homes):
+    answer = submit(homes[1], {"do": "pause", "seconds": 3600})
+    assert answer["paused"]
+    assert 3590 < answer["until"] - time.time() <= 3600
+    assert homes[1].load().paused_until == answer["until"]
+    with pytest.raises(UsageError, match="impossible"):
+        submit(homes[1], {"do": "pause", "seconds": -5})
+    with opened(homes[1]) as store:
+        node = a_node(homes[1], store, KEYS[1])
+        assert Chores(node)._why_paused() == PAUSED_UNTIL.format(clock(answer["until"]))
+        orders.turn(homes[1], {"do": "pause", "seconds": 1})
+        node = a_node(homes[1], store, KEYS[1])
+        chores, worked = Chores(node), trio.Event()
+
+        async def loops() -> None:
+            worked.set()
+            await trio.sleep_forever()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(chores.work, loops)
+            nursery.start_soon(chores.end_pause)
+            await trio.testing.wait_all_tasks_blocked()
+            assert not worked.is_set()
+            with trio.fail_after(30):
+                await worked.wait()
+            nursery.cancel_scope.cancel()
+    settings = homes[1].load()
+    assert (settings.start, settings.paused_until) == ("running", 0)
+
+
+def test_pause_for_and_status_say_until_when(homes, capsys):
+    assert main(["pause", "--for", "2h", "--home", str(homes[1].path)]) == 0
+    until = clock(homes[1].load().paused_until)
+    assert f"paused until {until}" in capsys.readouterr().out
+    assert main(["status", "--home", str(homes[1].path)]) == 0
+    assert f"until {until}" in capsys.readouterr().out
+    assert main(["pause", "--for", "2 hours", "--home", str(homes[1].path)]) == 2
+    assert main(["resume", "--home", str(homes[1].path)]) == 0
+    assert homes[1].load().paused_until == 0
+    assert main(["finish", "--home", str(homes[1].path)]) == 3  # no node runs
+
+
+async def test_finish_waits_for_what_is_at_hand_and_resume_takes_it_back(homes):
+    with opened(homes[1]) as store:
+        node = Node(homes[1], homes[1].load(), KEYS[1], store)
+        chores, ended = Chores(node), trio.Event()
+
+        async def run(task_status=trio.TASK_STATUS_IGNORED) -> None:
+            with trio.CancelScope() as scope:
+                task_status.started()
+                await chores.finish(scope)
+            ended.set()
+
+        async with trio.open_nursery() as nursery:
+            await nursery.start(run)
+            with node.doing("experiment"):
+                answer = await trio.to_thread.run_sync(chores._carry_out, {"do": "finish"})
+                assert answer == {"waits": ["the experiment at hand"]}
+                assert not node.may_begin()
+                await trio.testing.wait_all_tasks_blocked()
+                assert node.ending == "finishing; waits for the experiment at hand"
+                await trio.to_thread.run_sync(chores._carry_out, {"do": "resume"})
+                assert node.may_begin()
+            await trio.sleep(1.2)
+            assert (node.ending, ended.is_set()) == ("", False)
+            await trio.to_thread.run_sync(chores._carry_out, {"do": "finish"})
+            with trio.fail_after(10):
+                await ended.wait()
 
 
 async def wait_for_epoch(store: Store, number: int) -> None:

@@ -118,6 +118,20 @@ def test_never_the_same_program_twice(make):
     assert len(seen) >= 4
 
 
+@pytest.mark.parametrize("name", sorted(MAKERS))
+def test_what_others_tried_comes_last_and_is_not_lost(tmp_path, name):
+    """Half of all ideas are said to be tried; then every one is, which a liar may say."""
+    half = replace(CONTEXT, elsewhere=lambda identity: identity[0] % 2 == 0)
+    everything = replace(CONTEXT, elsewhere=lambda identity: True)
+    proposer = MAKERS[name](tmp_path)
+    first, second = proposer.propose(half), proposer.propose(everything)
+    proposer.close()
+    assert first is not None
+    assert second is not None
+    assert ast_hash(first.code)[0] % 2
+    assert ast_hash(second.code) != ast_hash(first.code)
+
+
 def test_remembers_across_a_restart(make):
     first = make()
     done = first.propose(CONTEXT)

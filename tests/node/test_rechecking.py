@@ -20,21 +20,22 @@ from node.epochs import open_epoch
 from node.member import Node
 from node.network import open_network
 from node.recheck_table import recheck_here
-from node.rechecking import NOT_TO_BE_HAD, is_due, recheck_forever, rescore
+from node.rechecking import NOT_TO_BE_HAD, rescore
 from node.report import Held
 from node.research import Trials
 from node.settings import Limits
+from node.upkeep import is_due, upkeep_forever
 from node.verifying import verify_forever
 from swarm.blobs import BlobStore
 from swarm.keys import KeyPair, peer_id, short
-from swarm.records import Block, Contradiction, Seal
+from swarm.records import Block, Contradiction, Seal, Upkeep
 from swarm.store import Store
 from tests.node.tiny import BETTER, FOLDS, tiny_swarm
 from training import sandbox
 from training.errors import SandboxUnavailable
 from verification.folds import MOST_USES
 from verification.rechecks import recheck_of, settled_blocks
-from verification.states import CLOSED
+from verification.states import CLOSED, Stage
 
 pytestmark = pytest.mark.sandbox
 
@@ -80,10 +81,23 @@ async def until(node, ready, seconds=120):
             await node.changed.wait()
 
 
-async def claim(node) -> bytes:
+async def claim(node, slot=0) -> bytes:
     """A true claim of the researcher."""
     trials = Trials(node, None, await node.code_of(None))
-    return await sign_claim(node, trials, BETTER, "a larger step", "test", (), 1000, 0)
+    return await sign_claim(node, trials, BETTER, "a larger step", "test", (), 1000, slot)
+
+
+def _done(home, kind):
+    try:
+        done = json.loads((home.work / "upkeep.json").read_text())["done"]
+    except FileNotFoundError:
+        return []
+    return [thing for thing in done if thing.startswith(f"{kind} ")]
+
+
+def upkeep_of(node, key):
+    records = [record for _, record in node.log.store.records() if record.author == key]
+    return [record.payload for record in records if isinstance(record.payload, Upkeep)]
 
 
 def contradictions(node):
@@ -149,16 +163,29 @@ async def test_an_invented_number_becomes_a_contradiction_over_the_network(settl
     ):
         await until(vera, lambda state: one in state.claims and state.claims[one].stage in CLOSED)
         before = vera.state.claims
-        async with working((recheck_forever, vera)):
+        async with working((upkeep_forever, vera)):
             await until(mallory, lambda _: bool(contradictions(mallory)))
             count = len(settled_blocks(vera.state.claims[one]))
+            adopted = vera.state.claims[one].stage is Stage.ADOPTED
+            kinds = {"recheck", "audit", "store"} if adopted else {"recheck"}
             with trio.fail_after(120):
-                while len(json.loads((vera.home.work / "rechecked.json").read_text())) < count:  # noqa: ASYNC110
+                while len(_done(vera.home, "recheck")) < count:  # noqa: ASYNC110
+                    await trio.sleep(0.1)
+                while not all(_done(vera.home, kind) for kind in kinds):  # noqa: ASYNC110
+                    await trio.sleep(0.1)
+                while not upkeep_of(mallory, vera.key.public):  # noqa: ASYNC110
                     await trio.sleep(0.1)
         (record,) = contradictions(mallory)
         said = record.payload
         assert (record.author, said.target) == (vera.key.public, lie)
         assert said.margin_nano == INVENTED  # to the nano: one machine, one version of torch
+        (told, *_) = upkeep_of(mallory, vera.key.public)  # the first; the rest waits for its time
+        hearsay, blocks = mallory.hearsay, {item.block for item in of_claim(vera, one)}
+        assert set(told.rescored) | set(told.stored) <= blocks
+        assert lie not in told.rescored
+        heard = [(hearsay.rescored, told.rescored), (hearsay.audited, told.audited)]
+        said_of = [words.who(thing) for words, things in heard for thing in things]
+        assert set(said_of) == {("vera",)}
         assert await mallory.caught_up()
         assert vera.state.claims == before  # a word, not a verdict
         # she is an archivist: what she fetched stays with her
@@ -166,7 +193,7 @@ async def test_an_invented_number_becomes_a_contradiction_over_the_network(settl
             assert vera.blobs.has(item.base_weights)
             assert vera.blobs.has(item.candidate_weights)
         # and after a restart she does not look again, nor say it twice
-        async with working((recheck_forever, vera)):
+        async with working((upkeep_forever, vera)):
             await trio.sleep(1)
         assert len(contradictions(vera)) == 1
     _is_shown(homes["vera"], one, lie)
@@ -210,7 +237,7 @@ async def test_honest_blocks_agree_to_the_nano(settled):
 
 async def test_weights_that_are_larger_than_the_tier_allows_are_not_fetched(settled, monkeypatch):
     homes, one, lie = settled
-    monkeypatch.setattr("node.rechecking._size_cap", lambda tier: 1000)
+    monkeypatch.setattr("node.rechecking.size_cap", lambda tier: 1000)
     async with (
         up(homes["mallory"]) as (_, addresses),
         up(homes["ada"], addresses) as (ada, _),
@@ -282,9 +309,14 @@ async def test_without_a_sandbox_nothing_is_loaded(settled, monkeypatch):
     async with up(homes["vera"]) as (vera, _):
         monkeypatch.setattr(sandbox, "require", nowhere)
         monkeypatch.setattr("training.evaluator.Sandbox", nowhere)
-        with trio.fail_after(20):
-            await recheck_forever(vera)  # says so, and ends
-        assert "no sandbox" in vera.home.journal.read_text()
+        (vera.home.work / "upkeep.json").unlink(missing_ok=True)
+        async with working((upkeep_forever, vera)):
+            with trio.fail_after(20):
+                while "no sandbox" not in vera.home.journal.read_text():  # noqa: ASYNC110
+                    await trio.sleep(0.05)
+                while not _done(vera.home, "store"):  # noqa: ASYNC110 (she still keeps weights)
+                    await trio.sleep(0.05)
+        assert not _done(vera.home, "recheck")
         (item, *_) = of_claim(vera, one)
         with pytest.raises(SandboxUnavailable):
             await rescore(vera, item)
@@ -302,11 +334,11 @@ async def test_a_reproduction_goes_first(settled, monkeypatch):
         finally:
             ended.set()
 
-    monkeypatch.setattr("node.rechecking.is_due", lambda state, key: due[0])
-    monkeypatch.setattr("node.rechecking.rescore", slow)
+    monkeypatch.setattr("node.upkeep.due", lambda state, key: int(due[0]))
+    monkeypatch.setattr("node.upkeep.rescore", slow)
     async with up(homes["vera"]) as (vera, _):
-        (vera.home.work / "rechecked.json").unlink(missing_ok=True)
-        async with working((recheck_forever, vera)):
+        (vera.home.work / "upkeep.json").unlink(missing_ok=True)
+        async with working((upkeep_forever, vera)):
             await trio.sleep(1)
             assert not started.is_set()
             due[0] = False
@@ -347,9 +379,11 @@ def test_a_running_node_does_it_by_itself(settled):
     homes, _, lie = settled
     nodes = [LocalNode(Part(name, PARTS[name]), homes[name]) for name in ("mallory", "vera")]
     mallory, vera = nodes
-    (vera.home.work / "rechecked.json").unlink(missing_ok=True)
+    (vera.home.work / "upkeep.json").unlink(missing_ok=True)
+    kept: list[bytes] = []
     for digest in {path.name for path in (vera.home.blobs).glob("??/*")}:
         if (mallory.home.blobs / digest[:2] / digest).stat().st_size > 200_000:  # the weights
+            kept.append(BlobStore(vera.home.blobs).get(bytes.fromhex(digest)))
             BlobStore(vera.home.blobs).remove(bytes.fromhex(digest))
     before = vera.home.load()
     vera.new_entries()  # what the tests before have written
@@ -367,6 +401,8 @@ def test_a_running_node_does_it_by_itself(settled):
         for node in nodes:
             node.kill()
         vera.home.save(before)
+        for weights in kept:  # for the tests that follow
+            BlobStore(vera.home.blobs).put(weights)
     assert {(entry["block"], entry["margin_bpb"]) for entry in found} == {(lie.hex(), 0.2)}
 
 

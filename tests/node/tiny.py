@@ -60,5 +60,10 @@ def tiny_swarm(
         else:
             with Store(home.log, swarm) as store:
                 store.ingest(records)
-        home.save(Settings(name, swarm.hex(), name, roles=parts[name], limits=limits or Limits()))
+        home.save(
+            Settings(
+                name, swarm.hex(), name, roles=parts[name], calibrate=False,
+                limits=limits or Limits(),
+            )
+        )  # fmt: skip
     return homes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 
 import pytest
 import trio
@@ -160,6 +161,24 @@ async def test_a_blob_is_fetched_and_verified(tmp_path):
         assert await blobs.fetch(DIGEST, 1 << 30) == path
         empty = await blobs.fetch(hashlib.sha256(b"").digest(), 10)
         assert empty.read_bytes() == b""
+
+
+@pytest.mark.parametrize("slow", ["who serves", "who fetches"])
+async def test_traffic_keeps_to_the_rate_that_was_lent(tmp_path, slow):
+    """Measured: DATA is one second's worth, of which the first CHUNK comes at once."""
+    source, rate = BlobStore(tmp_path / "a"), len(DATA)
+    source.put(DATA)
+    async with bare("a") as a, bare("b") as b:
+        await b.dial(a.addresses[0])
+        Blobs(a, source, rate if slow == "who serves" else 0)
+        blobs = Blobs(b, BlobStore(tmp_path / "b"), rate if slow == "who fetches" else 0)
+        for _ in range(2):
+            before = time.monotonic()
+            path = await blobs.fetch(DIGEST, 2 * len(DATA))
+            assert path.read_bytes() == DATA
+            path.unlink()
+        assert time.monotonic() - before > 0.5  # the burst was had by the first
+        assert blobs.throttle.total == 2 * len(DATA)
 
 
 async def test_two_fetches_of_one_blob_share_the_work(tmp_path):

@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import tempfile
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from swarm.feed import Head
 from swarm.forks import MAX_BRANCH_RECORDS, MAX_MARKS
 from swarm.log import SwarmLog
-from swarm.records import Equivocation, Open
+from swarm.records import Equivocation, Open, Removed
 from swarm.store import Store
 from swarm.sync import Sync
 from swarm.transport import Transport
-from tests.swarm.founding import Feed, make_founded
+from tests.swarm.council import FOUNDER, KEYS, Council, line
+from tests.swarm.founding import Feed, Founded, make_founded
 from tests.swarm.network import FAST, LOCAL, eventually
 
 QUIET = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
@@ -126,6 +129,32 @@ async def test_a_long_feed_with_a_late_fork_is_not_sent_twice():
     founded, other = history(600, 590, 3)
     main = [record.signed.to_bytes() for record in founded.feeds[2].records]
     await converge(founded, main, main[:590] + other)
+
+
+async def test_a_late_joiner_gets_what_a_removed_member_had_said(tmp_path):
+    """Up to the record that the removal names: or an audit of old claims would miss something."""
+    council, (ada, bob) = Council(), KEYS[3:5]
+    council.open(line(ada, "ada", "researcher"), line(bob, "bob", "researcher"))
+    old = [council.feed(ada).say(said(f"ada {number}")) for number in range(5)]
+    gone = Removed(ada.public, 4, old[-1].id, "left")
+    council.open(line(bob, "bob", "researcher"), removed=(gone,))
+    founder = council.feed(FOUNDER)
+    knows_all = Founded(council.swarm, [founder])
+    knows_nothing = Founded(council.swarm, [replace(founder, records=[])])
+    for folder in ("old", "late"):
+        (tmp_path / folder).mkdir()
+    wires = [record.signed.to_bytes() for record in old]
+    async with (
+        member(tmp_path / "old", knows_all, founder, wires) as (held, here),
+        member(tmp_path / "late", knows_nothing, council.feed(bob), []) as (late, there),
+    ):
+        assert not late.store.heads()
+        await there.dial(here.addresses[0])
+        await eventually(lambda: late.store.heads() == held.store.heads(), 30.0)
+        assert late.store.heads()[ada.public] == Head(gone.last_seq, gone.last_id)
+        assert late.store.rules.removed == {ada.public: 2}
+        assert {record.id for record in old} < {record.id for _, record in late.store.records()}
+        assert not there.penalties.points(here.key)
 
 
 def test_a_forker_cannot_fill_the_disk(store, founded):

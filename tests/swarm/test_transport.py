@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 import pytest
 import trio
 
+from swarm import liveness
 from swarm.addresses import AddressError, parse_address
 from swarm.keys import peer_id
 from swarm.peers import Everybody
@@ -139,6 +140,30 @@ async def test_silence_is_told_from_a_reset():
         await b.dial(a.addresses[0])
         with pytest.raises(PeerSilent):
             await b.request(a.key, "/test/silent/1", b"", max_response=10, seconds=0.3)
+
+
+async def test_who_falls_silent_is_asked_at_once_whether_it_is_there():
+    asked = trio.Event()
+
+    async def silent(peer: bytes, request: bytes) -> bytes:
+        await trio.sleep_forever()
+        raise AssertionError
+
+    async def alive(peer: bytes, request: bytes) -> bytes:
+        asked.set()
+        return b"\x01" + bytes(8)
+
+    rarely = TransportSettings(alive_s=600.0)
+    async with bare("a") as a, bare("b", settings=rarely) as b:
+        a.set_responder("/test/silent/1", silent, max_request=10)
+        a.set_responder(liveness.PROTOCOL, alive, max_request=16)
+        await b.dial(a.addresses[0])
+        await trio.sleep(1.0)  # its first check is set for ten minutes from now
+        assert not asked.is_set()
+        with pytest.raises(PeerSilent):
+            await b.request(a.key, "/test/silent/1", b"", max_response=10, seconds=0.3)
+        with trio.fail_after(30):
+            await asked.wait()
 
 
 async def test_dialling_somebody_else_fails():

@@ -110,6 +110,7 @@ class SmallSwarm:
         tier: TierPolicy = TIER,
         approval_rules: tuple[dict[str, object], ...] = (),
         base_code: bytes = BASE_CODE,
+        sizes: dict[str, int] | None = None,
     ) -> None:
         self.records: list[Record] = []
         self._heads: dict[bytes, tuple[int, bytes]] = {}
@@ -140,7 +141,7 @@ class SmallSwarm:
             screen={},
             fold_batches=(FoldBatch(digest("fold")),),
             approval_rules=approval_rules,
-            sizes={"holdout_bytes": 10**9},
+            sizes={"holdout_bytes": 10**9, **(sizes or {})},
         )
         record = seal_record(
             self.founder, charter, swarm=None, seq=0, prev=None, epoch=0, day=20_000

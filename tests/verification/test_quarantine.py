@@ -178,10 +178,10 @@ def test_a_slot_is_spent_once_by_the_first_of_the_feed() -> None:
     assert stands(swarm, other)[0] is Stage.ASSIGNED
 
 
-def test_too_few_verifiers_wait() -> None:
+def test_too_few_verifiers_for_its_bench_end_a_claim() -> None:
     swarm = SmallSwarm(verifiers=1)
     claim = swarm.claim(swarm.researchers[0], b"x = 1\n")
-    assert stands(swarm, claim) == (Stage.SCREENED, "too_few_verifiers (1 of 2 operators)")
+    assert stands(swarm, claim) == (Stage.EXPIRED, "too_few_verifiers (1 of 2 operators)")
     assert not swarm.step(GOOD)
 
 

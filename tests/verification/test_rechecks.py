@@ -66,7 +66,7 @@ def test_what_scoring_again_means(said, found, verdict, margin) -> None:
 def a_recheck(status: str, weights: bytes = digest("w")) -> Recheck:
     said = replace(SAID, status=status)
     return Recheck(
-        digest("b"), digest("c"), None, "quick", digest("m"), 0, 0, "verdict",
+        digest("b"), digest("c"), None, digest("c"), "quick", digest("m"), 0, 0, "verdict",
         digest("w"), weights, 1, said,
     )  # fmt: skip
 

@@ -123,6 +123,15 @@ def test_the_same_program_is_not_taken_twice(talk):
     assert node.propose() is not None
 
 
+def test_a_model_is_told_once_that_others_tried_it_and_may_insist(talk):
+    """In our own words; who claims to have tried everything hides nothing."""
+    node = talk(in_turns([CHANGE, submit()], [submit()]))
+    assert node.propose(replace(CONTEXT, elsewhere=lambda identity: True)) is not None
+    text, wrong = results(node.requests[1])[1]
+    assert wrong
+    assert "other members say" in text
+
+
 def test_a_hypothesis_is_one_line_of_printable_ascii(talk):
     said = use("submit", change="\x1b[2J" + "é" * 900, reason="\n", expected_gain_bpb=0)
     node = talk(in_turns([CHANGE, said], [{**said, "input": {**said["input"], "reason": "r"}}]))

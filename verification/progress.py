@@ -1,0 +1,48 @@
+"""How far what goes before a bench has come: from what its records settle to a stage, in words."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from verification.effect import effect_of
+from verification.states import ClaimState, Stage, Turn
+from verification.verdict import CONTRADICTION
+
+if TYPE_CHECKING:
+    from verification.settle import Settlement
+
+
+def progressed(
+    state: ClaimState, settlement: Settlement, f: int, *, over: bool, approval: bool
+) -> ClaimState:
+    """``state`` as far as its settlement goes.
+
+    ``over``: nothing that is said from now on counts, its epochs have passed. ``approval``: the
+    charter asks for a governor's word, which is not counted yet.
+    """
+    decision, at = settlement.verdict, settlement.open
+    turn = Turn(at.round, at.seat, at.seal, at.purpose) if at else None
+    state = replace(
+        state, settlement=settlement, verdict=decision, reason=decision.reason, turn=turn
+    )
+    if decision.outcome == "reject":
+        return replace(state, stage=Stage.REJECTED)
+    if decision.outcome == "adopt":
+        if state.kind == CONTRADICTION:
+            return replace(state, stage=Stage.UPHELD)
+        if approval:
+            return replace(state, stage=Stage.APPROVAL, reason="approval_not_counted_yet")
+        effect = effect_of(settlement.effects, f) if settlement.complete else None
+        return replace(state, stage=Stage.ADOPTED, effect=effect)
+    if settlement.expired or (over and settlement.stuck):
+        why = settlement.stuck or "too_few_are_left_to_say_anything"
+        return replace(state, stage=Stage.EXPIRED, reason=why, turn=None)
+    if settlement.reproductions:
+        return replace(state, stage=Stage.REPRODUCING, reason=settlement.stuck or "reproducing")
+    if settlement.seats.taken is None:
+        missing = None in settlement.seats.seen
+        waits = "waiting_for_commits" if missing else "waiting_for_seatings"
+        return replace(state, stage=Stage.ASSIGNED, reason=settlement.stuck or waits)
+    waits = settlement.stuck or "waiting_for_the_first_pair"
+    return replace(state, stage=Stage.COMMITTED, reason=waits)
