@@ -113,6 +113,7 @@ def test_a_run_that_ends_for_the_memory_lent_is_never_published_as_a_failure(tmp
     node = SimpleNamespace(
         data=SimpleNamespace(challenge=SimpleNamespace(tier=lambda name: TIER)),
         settings=SimpleNamespace(limits=Limits(memory_mib=256)),
+        _named=None,
     )
     node.tier = lambda name: Node.tier(node, name)
     node.is_short_of_memory = lambda tier, status: Node.is_short_of_memory(node, tier, status)
