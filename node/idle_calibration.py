@@ -11,6 +11,7 @@ begins anew when machine, software or challenge change. ``calibrate = false`` in
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -76,8 +77,9 @@ def _is_here(device: str) -> bool:
 
 async def _calibrate(node: Node, machine: Machine, pairs: int) -> None:
     """Measure what is missing and sign it; may be cancelled between and within pairs."""
-    tier, data, key = machine.tier, node.data, node.key.public
+    tier, data, key = node.tier(machine.tier.name), node.data, node.key.public
     assert data is not None
+    machine = replace(machine, tier=tier)  # within the memory lent
     kept = Kept(node.home, machine)
     took: list[float] = []
     while len(kept.pairs) < pairs:

@@ -178,7 +178,7 @@ class Node:
     @property
     def at_hand(self) -> tuple[str, ...]:
         """What is at hand now, beside pairs for benches."""
-        return tuple(self._at_hand)
+        return tuple(dict.fromkeys(self._at_hand))  # on several lanes, some of it twice
 
     def wake(self) -> None:
         """Let every loop look again, as after a change of the state."""
