@@ -25,6 +25,7 @@ import trio
 from node.data import Data, describe, missing
 from node.environment import env_digest, hardware_class
 from node.errors import NodeError, UsageError
+from node.lanes import first_executor, open_lanes
 from node.runs import device_name, harness_digest
 from node.service import opened, refuse_while_running
 from node.settings import write_atomic
@@ -36,6 +37,7 @@ from swarm.store import Store
 from training import kinds
 from training.challenge import TierSpec
 from training.errors import BaseFailed
+from training.executor import LOCAL, Executor
 from verification.calibration import MIN_PAIRS, SAME_START, bound_of, follows
 
 if TYPE_CHECKING:
@@ -168,12 +170,17 @@ def calibrate_here(home: Home, *, pairs: int, tier: str | None, as_json: bool, s
     kinds.choose(settings.sandbox)
     refuse_while_running(home, "calibrate")
     key = KeyPair.load(home.key)
-    machine, data = _prepare(home, settings, key, tier or settings.tier)
-    require(machine.tier.device)
-    kept = Kept(home, machine)
-    data.make_tokens(lambda done, total: stage("making tokens of the train text", done, total))
-    while len(kept.pairs) < pairs:
-        kept.add(measure(data, machine, key.public, len(kept.pairs), pairs, settings, stage))
+    with open_lanes(settings) as lanes:
+        machine, data = _prepare(home, settings, key, tier or settings.tier)
+        require(machine.tier.device)
+        lane = first_executor(lanes, machine.tier)
+        kept = Kept(home, machine)
+        data.make_tokens(lambda done, total: stage("making tokens of the train text", done, total))
+        while len(kept.pairs) < pairs:
+            index = len(kept.pairs)
+            kept.add(
+                measure(data, machine, key.public, index, pairs, settings, stage, executor=lane)
+            )
     calibration = trio.run(_sign, home, machine, tuple(kept.pairs[:pairs]))
     kept.forget()
     _show(calibration, as_json)
@@ -209,7 +216,7 @@ def _prepare(home: Home, settings: Settings, key: KeyPair, tier: str) -> tuple[M
 
 def measure(
     data: Data, machine: Machine, author: bytes, index: int, total: int, settings: Settings,
-    stage: Stage, cancel: threading.Event | None = None,
+    stage: Stage, *, cancel: threading.Event | None = None, executor: Executor = LOCAL,
 ) -> int:  # fmt: skip
     """One null pair: bpb(base) - bpb(null change) on dev text, in nano.
 
@@ -234,11 +241,11 @@ def measure(
     try:
         trained = train_pair(
             base, null, tier, data.train(), seed, tokenizer=tokenizer, nice=nice,
-            progress=progress, cancel=cancel,
+            progress=progress, cancel=cancel, executor=executor,
         )  # fmt: skip
         result = score_pair(
             base, null, trained, tier, data.dev(), seed, tokenizer=tokenizer, nice=nice,
-            cancel=cancel,
+            cancel=cancel, executor=executor,
         )  # fmt: skip
     except BaseFailed as error:
         raise NodeError(

@@ -36,7 +36,8 @@ class Finding:
 def examine(home: Home, *, as_json: bool) -> int:
     """Look at everything; exit code 1 when something that a node needs fails."""
     findings: list[Finding] = []
-    for check in (_python, _settings(home), _sandbox, _gpu, _torch, _libp2p, _sqlite, _clock):
+    for check in (_python, _settings(home), _sandbox, _gpu, _lanes(home), _torch, _libp2p, _sqlite,
+                  _clock):  # fmt: skip
         findings += _shown(_guarded(check), as_json)
     findings += _shown(list(_disk(home.path)), as_json)
     failed = [finding for finding in findings if finding.state == FAIL]
@@ -144,6 +145,29 @@ def _gpu() -> Iterator[Finding]:
         yield Finding(
             "gpu", WARN, f"{name}, but tiers on cuda cannot run: {tried.problem}", tried.cure
         )
+
+
+def _lanes(home: Home) -> Callable[[], Iterator[Finding]]:
+    """Where the node that lives here runs its experiments."""
+
+    def lanes() -> Iterator[Finding]:
+        from node.errors import UsageError
+        from node.lanes import open_lanes
+        from training.errors import TrainingError
+
+        if not home.settings.exists():
+            return
+        try:
+            settings = home.load()
+            with open_lanes(settings) as found:
+                names = " | ".join(lane.name for lane in found)
+        except (UsageError, TrainingError) as error:
+            yield Finding("lanes", FAIL, str(error), error.cure)
+        else:
+            where = names or "one, on whatever cores are lent"
+            yield Finding("lanes", OK, f"executor {settings.executor}: {where}")
+
+    return lanes
 
 
 def _torch() -> Iterator[Finding]:

@@ -11,6 +11,7 @@ begins anew when machine, software or challenge change. ``calibrate = false`` in
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -23,8 +24,6 @@ from swarm.errors import SwarmError
 from training.errors import SandboxUnavailable, TrainingError
 
 if TYPE_CHECKING:
-    import threading
-
     from node.member import Node
 
 RETRY_SECONDS: Final = 600.0
@@ -78,8 +77,9 @@ def _is_here(device: str) -> bool:
 
 async def _calibrate(node: Node, machine: Machine, pairs: int) -> None:
     """Measure what is missing and sign it; may be cancelled between and within pairs."""
-    tier, data, key = machine.tier, node.data, node.key.public
+    tier, data, key = node.tier(machine.tier.name), node.data, node.key.public
     assert data is not None
+    machine = replace(machine, tier=tier)  # within the memory lent
     kept = Kept(node.home, machine)
     took: list[float] = []
     while len(kept.pairs) < pairs:
@@ -89,12 +89,14 @@ async def _calibrate(node: Node, machine: Machine, pairs: int) -> None:
         if not took:
             node.journal.write("calibrating", tier=tier.name, pairs=pairs, held=index)
 
-        def one(cancel: threading.Event, index: int = index) -> int:
-            return measure(data, machine, key, index, pairs, node.settings, lambda *_: None, cancel)
-
-        async with node.cores(tier.name).take(bench=False):
+        async with node.lane(tier.name, bench=False) as lane:
             start = time.monotonic()
-            gain = await cancellable(one)
+            gain = await cancellable(
+                lambda cancel, index=index, lane=lane: measure(  # type: ignore[misc]
+                    data, machine, key, index, pairs, node.settings, lambda *_: None,
+                    cancel=cancel, executor=lane.executor,
+                )
+            )  # fmt: skip
         took.append(time.monotonic() - start)
         await trio.to_thread.run_sync(kept.add, gain)
     record, said = await sign(node, machine, tuple(kept.pairs[:pairs]))

@@ -4,28 +4,25 @@
 the node may work. A pause stops a run as a kill would: nothing half done counts, and what was
 finished is found again.
 
-Two runs never share cores that were lent for one: :class:`Cores` lets as many run side by side as
-fit, those for a bench before research of one's own. The memory lent is shared out among them, and
-each process is held to its share by the sandbox (:func:`lent_memory`); cores by the threads that a
-run has, priority by ``nice``, traffic by a throttle.
+The memory lent is shared out among the runs that go side by side (:mod:`node.lanes`), and each
+process is held to its share by the sandbox (:func:`lent_memory`); cores by the threads that a run
+has, or the lane that it is bound to; priority by ``nice``, traffic by a throttle.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import psutil
-import trio
 
 from node.errors import UsageError
 from node.state import Sensed
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
     from pathlib import Path
 
     from node.settings import Limits
@@ -164,44 +161,14 @@ def threads_lent(limits: Limits, threads: int) -> int:
     return max(threads, cores)
 
 
-def lent_memory(tier: TierSpec, limits: Limits) -> TierSpec:
+def lent_memory(tier: TierSpec, limits: Limits, lanes: int = 0) -> TierSpec:
     """``tier`` with the memory that is lent for each process of a run, where that is less.
 
+    ``lanes``: how many this node has by name, 0 where as many runs go side by side as fit.
     A run that ends for memory under such a limit says nothing about the program.
     """
     if not limits.memory_mib:
         return tier
-    side_by_side = threads_lent(limits, tier.threads) // tier.threads
+    side_by_side = lanes or threads_lent(limits, tier.threads) // tier.threads
     most = (limits.memory_mib << 20) // (PROCESSES * side_by_side)
     return replace(tier, max_memory_bytes=min(tier.max_memory_bytes, most))
-
-
-class Cores:
-    """Room for runs of ``threads`` each on the cores lent; who works for a bench goes first."""
-
-    def __init__(self, lent: int, threads: int) -> None:
-        self.room = max(1, (lent or os.cpu_count() or 1) // threads)
-        self._running = 0
-        self._benches = 0  # waiting for room on behalf of a bench
-        self._freed = trio.Event()
-
-    @asynccontextmanager
-    async def take(self, *, bench: bool) -> AsyncIterator[None]:
-        """Room for one run, for as long as the block lasts."""
-        self._benches += bench
-        try:
-            while self._running >= self.room or (self._benches and not bench):
-                await self._freed.wait()
-            self._running += 1
-        finally:
-            self._benches -= bench
-            self._tell()
-        try:
-            yield
-        finally:
-            self._running -= 1
-            self._tell()
-
-    def _tell(self) -> None:
-        freed, self._freed = self._freed, trio.Event()
-        freed.set()

@@ -21,7 +21,8 @@ import trio
 
 from node.hearsay import Hearsay
 from node.journal import Journal
-from node.limits import Cores, lent_memory, threads_lent
+from node.lanes import Lane, Lanes, first_executor
+from node.limits import lent_memory
 from node.retracting import sign_retraction
 from node.state import RunningState, Sensed, write_state
 from swarm.blobs import BlobStore
@@ -33,7 +34,8 @@ from verification.quarantine import Quarantine
 from verification.states import CLOSED, ClaimState, Stage, State
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Iterator
+    from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+    from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
     from node.data import Data
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from swarm.records import TierPolicy
     from swarm.store import Store
     from training.challenge import TierSpec
+    from training.executor import Executor
 
 
 STATE_SECONDS = 1.0
@@ -51,6 +54,7 @@ STATE_SECONDS = 1.0
 class Node:
     """One member while it runs. ``state`` is the latest fold; ``changed`` fires when it is new.
 
+    ``lane_of``: where the first half of a pair that is not published ran, by its name in ``work/``.
     ``calibrations``: for each tier the id of this node's calibration on this machine as it is.
     ``peers`` tells the keys of those that the node is connected to; ``fetch`` brings a blob here
     from one of them (sha256, largest size in bytes, who should have it), None without a network.
@@ -84,7 +88,9 @@ class Node:
         self._heard_count = len(self._heard)
         self._folded_count = 0
         self._folding = trio.Lock()  # whoever touches the quarantine
-        self._cores: dict[str, Cores] = {}
+        self._lanes: dict[str, Lanes] = {}
+        self._named: Lanes | None = None
+        self.lane_of: dict[str, Lane] = {}
         self._told: dict[bytes, str] = {}
         self._signed: set[tuple[bytes, Stage]] = set()  # adoptions and retractions of ours
         self._started = time.time()
@@ -106,18 +112,43 @@ class Node:
         member = rules.member(self.epoch, self.key.public) if rules else None
         return member is not None and role in member.roles
 
-    def cores(self, tier: str) -> Cores:
-        """Room for runs of ``tier`` on the cores that this node lends; one for all its loops."""
-        if tier not in self._cores:
-            assert self.data is not None
-            threads = self.data.challenge.tier(tier).threads
-            self._cores[tier] = Cores(threads_lent(self.settings.limits, threads), threads)
-        return self._cores[tier]
+    def use_lanes(self, lanes: Sequence[Lane]) -> None:
+        """Run experiments on these lanes only; before any loop starts. None: wherever is room."""
+        self._named = Lanes(lanes) if lanes else None
+
+    def lane(
+        self, tier: str, *, bench: bool, wanted: Lane | None = None
+    ) -> AbstractAsyncContextManager[Lane]:
+        """A lane for one run of ``tier``, waited for by the rule of :mod:`node.lanes`."""
+        assert self.data is not None
+        spec = self.data.challenge.tier(tier)
+        lanes = self._named or self._lanes.get(tier)
+        if lanes is None:
+            lanes = self._lanes[tier] = Lanes.anywhere(self.settings.limits, spec.threads)
+        return lanes.take(spec, bench=bench, wanted=wanted)
+
+    def lanes_for(self, tier: str) -> Sequence[Lane | None]:
+        """A line of research for each lane that fits; one, bound to none, where none is named."""
+        assert self.data is not None
+        named = self._named.fitting(self.data.challenge.tier(tier)) if self._named else []
+        return named or [None]
+
+    def executor(self, tier: str) -> Executor:
+        """For a moment's work beside the loops: it takes turns with what runs on a lane."""
+        assert self.data is not None
+        lanes = self._named.lanes if self._named else ()
+        return first_executor(lanes, self.data.challenge.tier(tier))
+
+    @property
+    def side_by_side(self) -> int:
+        """How many pairs of benches this node works on at a time."""
+        return len(self._named.lanes) if self._named else 1
 
     def tier(self, name: str) -> TierSpec:
         """The measuring half of a tier, with no more memory than is lent here."""
         assert self.data is not None
-        return lent_memory(self.data.challenge.tier(name), self.settings.limits)
+        lanes = len(self._named.lanes) if self._named else 0
+        return lent_memory(self.data.challenge.tier(name), self.settings.limits, lanes)
 
     def is_short_of_memory(self, tier: str, status: str) -> bool:
         """Whether a run that ended with ``status`` may have done so for the memory lent here."""
@@ -147,7 +178,7 @@ class Node:
     @property
     def at_hand(self) -> tuple[str, ...]:
         """What is at hand now, beside pairs for benches."""
-        return tuple(self._at_hand)
+        return tuple(dict.fromkeys(self._at_hand))  # on several lanes, some of it twice
 
     def wake(self) -> None:
         """Let every loop look again, as after a change of the state."""

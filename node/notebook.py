@@ -35,6 +35,7 @@ class Notebook:
         node, tier = self._node, trials.tier
         await self._read_on()
         nice = node.settings.limits.nice_research
+        executor = node.executor(tier.name)
         rules = node.state.rules
         assert rules is not None
         return ProposalContext(
@@ -45,7 +46,13 @@ class Notebook:
             adopted=self._adopted(),
             elsewhere=lambda identity: node.hearsay.is_tried(tier.name, trials.base_id, identity),
             check=lambda code, cancel: quick_check(
-                code, tier, trials.train, trials.tokenizer, cancel=cancel, nice=nice
+                code,
+                tier,
+                trials.train,
+                trials.tokenizer,
+                cancel=cancel,
+                nice=nice,
+                executor=executor,
             ),
         )
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from node.proposers.protocol import CheckReport
+from training.executor import LOCAL, Executor
 
 if TYPE_CHECKING:
     import threading
@@ -26,13 +27,12 @@ def quick_check(
     *,
     cancel: threading.Event | None = None,
     nice: int = 0,
+    executor: Executor = LOCAL,
 ) -> CheckReport:
     """Train ``code`` on a few batches, under the tier's limits, and say what became of it.
 
     Raises SandboxUnavailable, or Cancelled when ``cancel`` is set meanwhile.
     """
-    from training import runner
-
     short = replace(
         tier,
         budget_tokens=min(tier.budget_tokens or BATCHES * tier.max_batch_tokens,
@@ -40,7 +40,7 @@ def quick_check(
         budget_ms=min(tier.budget_ms, MAX_MS),
     )  # fmt: skip
     traces: list[bytes] = []
-    run = runner.train(
+    run = executor.train(
         code, short, text, seed=0, tokenizer=tokenizer, cancel=cancel, nice=nice,
         trace=traces.append,
     )  # fmt: skip

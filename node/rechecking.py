@@ -106,11 +106,11 @@ async def _score(node: Node, item: Recheck, tier: TierSpec, weights: list[bytes]
     text, tokenizer = data.fold(item.said.fold), data.tokenizer()
     nice = node.settings.limits.nice_verify
     try:
-        async with node.cores(tier.name).take(bench=False):
+        async with node.lane(tier.name, bench=False) as lane:
             result = await cancellable(
                 lambda cancel: score_pair(
                     base, candidate, pair, tier, text, item.seed,
-                    tokenizer=tokenizer, cancel=cancel, nice=nice,
+                    tokenizer=tokenizer, cancel=cancel, nice=nice, executor=lane.executor,
                 )
             )  # fmt: skip
     except BaseFailed as error:

@@ -44,7 +44,7 @@ async def advance(node: Node, duty: PairDuty, hw_class: str) -> None:
     shown = duty.claim.hex()
     node.activity = f"reproducing {shown[:8]}"
     unfinished = Unfinished(node.home.work, node.blobs)
-    name = f"{shown}-{duty.round}"
+    name = _name(duty)
     trained = await trio.to_thread.run_sync(unfinished.load, name)
     if duty.sealed is None:
         node.journal.write("verifying", claim=shown, round=duty.round)
@@ -60,6 +60,7 @@ async def advance(node: Node, duty: PairDuty, hw_class: str) -> None:
     block = duty.block(pair, probes=probes, hw_class=hw_class, env_digest=env_digest())
     await node.log.append(block, refs=(duty.claim, duty.sealed))
     await trio.to_thread.run_sync(unfinished.forget, name)
+    node.lane_of.pop(name, None)
     if pair.status.startswith("base_"):
         node.journal.write("trouble", where="verify", error=f"the base failed: {pair.status}")
         return
@@ -73,6 +74,11 @@ async def advance(node: Node, duty: PairDuty, hw_class: str) -> None:
         base_cost_ms=pair.base_cost_ms,
         candidate_cost_ms=pair.candidate_cost_ms,
     )
+
+
+def _name(duty: PairDuty) -> str:
+    """Under which its weights are kept until it is published."""
+    return f"{duty.claim.hex()}-{duty.round}"
 
 
 def _seal(duty: PairDuty, trained: TrainedPair | BaseFailure) -> Seal:
@@ -94,17 +100,18 @@ async def _train(node: Node, duty: PairDuty) -> TrainedPair | BaseFailure:
     tier, text = node.tier(duty.tier), data.train()
     tokenizer, nice = data.tokenizer(), node.settings.limits.nice_verify
     try:
-        async with node.cores(duty.tier).take(bench=True):
+        async with node.lane(duty.tier, bench=True) as lane:
             trained = await cancellable(
                 lambda cancel: train_pair(
                     base, candidate, tier, text, duty.training_seed,
-                    tokenizer=tokenizer, cancel=cancel, nice=nice,
+                    tokenizer=tokenizer, cancel=cancel, nice=nice, executor=lane.executor,
                 )
             )  # fmt: skip
     except BaseFailed as error:
         _refuse_lent(node, duty, error.status)
         return BaseFailure(error.status)
     _refuse_lent(node, duty, trained.candidate.status)
+    node.lane_of[_name(duty)] = lane
     return trained
 
 
@@ -149,11 +156,12 @@ async def _score(
     tier, text = node.tier(duty.tier), data.fold(duty.fold())
     tokenizer, nice = data.tokenizer(), node.settings.limits.nice_verify
     try:
-        async with node.cores(duty.tier).take(bench=True):
+        wanted = node.lane_of.get(_name(duty))  # the device that trained it, if it is known
+        async with node.lane(duty.tier, bench=True, wanted=wanted) as lane:
             result = await cancellable(
                 lambda cancel: score_pair(
                     base, candidate, trained, tier, text, duty.scoring_seed(),
-                    tokenizer=tokenizer, cancel=cancel, nice=nice,
+                    tokenizer=tokenizer, cancel=cancel, nice=nice, executor=lane.executor,
                 )
             )  # fmt: skip
     except BaseFailed as error:

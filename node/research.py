@@ -12,6 +12,7 @@ import hashlib
 import math
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -21,12 +22,14 @@ from node.claiming import Claims
 from node.merging import Merges
 from node.notebook import Notebook
 from node.proposers import Outcome, Paused, Proposal
-from node.work import cancellable
+from node.work import cancellable, guarded
 from swarm.records import DevPair, Experiment
+from training.errors import LaneMoved, TrainingError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from node.lanes import Lane
     from node.member import Node
     from node.proposers import Proposer
     from training.documents import Documents, Shards
@@ -118,8 +121,14 @@ class Trials:
         self.train: Shards = node.data.train()
         self.dev: Documents = node.data.dev()
         self.tokenizer = node.data.tokenizer()
-        self._runs: dict[int, TrainedRun] = {}
-        self._scores: dict[int, Score] = {}
+        self._runs: dict[tuple[Lane | None, int], TrainedRun] = {}
+        self._scores: dict[tuple[Lane | None, int], Score] = {}
+
+    def forget(self, lane: Lane | None) -> None:
+        """What was measured on a lane is not comparable with what will be."""
+        for kept in (self._runs, self._scores):
+            for key in [key for key in kept if key[0] is lane]:
+                del kept[key]
 
     def seed(self, index: int) -> int:
         """The ``index``-th seed of this node on this base."""
@@ -127,33 +136,37 @@ class Trials:
         digest = hashlib.sha256(b"lazaretto/dev-seed/1" + start).digest()
         return int.from_bytes(digest[:8], "big") >> 1
 
-    async def measure(self, candidate: bytes, min_effect: int) -> Measured:
-        """Run pairs until :func:`judge` is sure, or the candidate fails."""
+    async def measure(
+        self, candidate: bytes, min_effect: int, lane: Lane | None = None
+    ) -> Measured:
+        """Run pairs until :func:`judge` is sure, or the candidate fails; all of them on ``lane``,
+        if one is given, where the base is kept for all candidates."""
         from training.pair import score_pair, train_pair
 
-        nice, cores = self.node.settings.limits.nice_research, self.node.cores(self.tier.name)
+        node, nice, tier = self.node, self.node.settings.limits.nice_research, self.tier.name
         done: list[PairResult] = []
         cost, status = 0, "ok"
         while status == "ok" and judge([one.d_nano for one in done], min_effect) == "more":
             seed = self.seed(len(done))
-            known, scored = self._runs.get(seed), self._scores.get(seed)
-            async with cores.take(bench=False):
+            known, scored = self._runs.get((lane, seed)), self._scores.get((lane, seed))
+            async with node.lane(tier, bench=False, wanted=lane) as at:
                 trained = await cancellable(
-                    lambda cancel, seed=seed, known=known: train_pair(  # type: ignore[misc]
-                        self.base, candidate, self.tier, self.train, seed,
+                    lambda cancel, seed=seed, known=known, at=at: train_pair(  # type: ignore[misc]
+                        self.base, candidate, self.tier, self.train, seed, executor=at.executor,
                         tokenizer=self.tokenizer, cancel=cancel, nice=nice, base_run=known,
                     )
                 )  # fmt: skip
-            self._runs[seed] = trained.base
-            async with cores.take(bench=False):
+            self._runs[lane, seed] = trained.base
+            async with node.lane(tier, bench=False, wanted=lane) as at:
                 result = await cancellable(
-                    lambda cancel, trained=trained, seed=seed, scored=scored: score_pair(  # type: ignore[misc]
+                    lambda cancel, trained=trained, seed=seed, scored=scored, at=at: score_pair(  # type: ignore[misc]
                         self.base, candidate, trained, self.tier, self.dev, seed,
-                        tokenizer=self.tokenizer, cancel=cancel, nice=nice, base_score=scored,
+                        executor=at.executor, tokenizer=self.tokenizer, cancel=cancel, nice=nice,
+                        base_score=scored,
                     )
                 )  # fmt: skip
             if result.base is not None:
-                self._scores[seed] = result.base
+                self._scores[lane, seed] = result.base
             cost += result.candidate_cost_ms + (0 if known else result.base_cost_ms)
             status = result.status
             if self.node.is_short_of_memory(self.tier.name, status):
@@ -185,114 +198,158 @@ def _proposer_seed(node: Node) -> int:
 
 
 async def research_forever(node: Node) -> None:
-    """Propose, measure, keep, claim; on a new frontier, begin again from there."""
-    from node.proposers import open_proposer
+    """Propose, measure, keep, claim; on a new frontier, begin again from there.
 
-    proposer = open_proposer(
-        node.settings.proposer,
-        node.home.path,
-        seed=_proposer_seed(node),
-        claude=node.settings.claude,
-        portfolio=node.settings.portfolio,
-    )
-    claims, merges, notebook = Claims(node), Merges(node), Notebook(node)
-    trials: Trials | None = None
-    best: Find | None = None
-    while True:
+    One line of work for each lane that fits the tier, on that lane and no other; ideas are asked
+    for, and results are judged, one at a time.
+    """
+    research = _Research(node)
+    async with trio.open_nursery() as nursery:
+        for lane in node.lanes_for(node.settings.tier):
+            work = partial(research.work, lane)
+            nursery.start_soon(guarded, node, "research", work)
+
+
+class _Research:
+    """What the lines of work of one node share. ``trials`` are those on the frontier."""
+
+    def __init__(self, node: Node) -> None:
+        from node.proposers import open_proposer
+
+        self.node = node
+        self.proposer: Proposer = open_proposer(
+            node.settings.proposer,
+            node.home.path,
+            seed=_proposer_seed(node),
+            claude=node.settings.claude,
+            portfolio=node.settings.portfolio,
+        )
+        self.claims, self.merges, self.notebook = Claims(node), Merges(node), Notebook(node)
+        self.trials: Trials | None = None
+        self.best: Find | None = None
+        self._turn = trio.Lock()  # who asks, judges or claims
+
+    async def work(self, lane: Lane | None, node: Node) -> None:
+        """One line of work, on ``lane`` (None: on any)."""
+        while True:
+            await node.caught_up()
+            if not node.has_role("researcher"):
+                await node.changed.wait()
+                continue
+            async with self._turn:
+                trials, proposal, seconds = await self._idea()
+            if proposal is None:
+                with trio.move_on_after(seconds):
+                    await node.changed.wait()
+                continue
+            with node.doing("experiment"):
+                measured = await self._measure(trials, proposal, lane)
+                async with self._turn:
+                    await self._judge(trials, proposal, measured)
+
+    async def _idea(self) -> tuple[Trials, Proposal | None, float]:
+        """What to try next, and against what; or how many seconds to wait for one."""
+        node = self.node
         state = await node.caught_up()
-        if not node.has_role("researcher"):
-            await node.changed.wait()
-            continue
         frontier = state.frontier.get(node.settings.tier)
+        trials = self.trials
         if trials is None or trials.base_id != frontier:
-            if best is not None:
-                merges.leave(best)
-            trials = Trials(node, frontier, await node.code_of(frontier))
-            best = None
-        best = await claims.claim_if_possible(trials, best)
+            if self.best is not None:
+                self.merges.leave(self.best)
+            trials = self.trials = Trials(node, frontier, await node.code_of(frontier))
+            self.best = None
+        self.best = await self.claims.claim_if_possible(trials, self.best)
         if not node.may_begin():
-            await node.changed.wait()
-            continue
+            return trials, None, math.inf
         idle, seconds = "out of ideas for this frontier", IDLE_SECONDS
-        proposal = await merges.offer(trials)
+        proposal = await self.merges.offer(trials)
         if proposal is None:
-            context = await notebook.context(trials)
-            node.activity = f"asking {proposer.name} for an idea"
+            context = await self.notebook.context(trials)
+            node.activity = f"asking {self.proposer.name} for an idea"
             try:
-                proposal = await trio.to_thread.run_sync(proposer.propose, context)
+                proposal = await trio.to_thread.run_sync(self.proposer.propose, context)
             except Paused as pause:
                 idle, seconds = pause.told, pause.seconds
         node.researching = proposal is not None
         if proposal is None:
             node.activity = idle
-            with trio.move_on_after(seconds):
-                await node.changed.wait()
-            continue
-        if not node.may_begin():  # it was asked for before
-            await trio.to_thread.run_sync(proposer.observe, proposal.id, Outcome("abandoned"))
-            continue
-        with node.doing("experiment"):
-            best = await _experiment(node, proposer, trials, proposal, best, claims)
-            best = await claims.claim_if_possible(trials, best)
+        elif not node.may_begin():  # it was asked for before
+            await self._abandon(proposal)
+            return trials, None, 0.0
+        return trials, proposal, seconds
 
-
-async def _experiment(
-    node: Node,
-    proposer: Proposer,
-    trials: Trials,
-    proposal: Proposal,
-    best: Find | None,
-    claims: Claims,
-) -> Find | None:
-    """Measure a proposal, sign the result; return the best find that is still to be claimed."""
-    from training.source import ast_hash
-
-    effect = node.policy(trials.tier.name).min_effect_nano
-    node.activity = f"trying {proposal.hypothesis}"
-    node.journal.write(
-        "experiment_started",
-        hypothesis=proposal.hypothesis,
-        base=trials.base_id.hex() if trials.base_id else "",
-    )
-    measured = await trials.measure(proposal.code, effect)
-    await trio.to_thread.run_sync(proposer.observe, proposal.id, _learnt(measured))
-    await node.caught_up()
-    outcome, reason = _outcome(measured, effect)
-    if outcome == "better":
-        find = Find(trials.base_id, proposal, measured)
-        best = max((one for one in (best, find) if one is not None), key=lambda one: one.mean)
-        if best is not find:
-            reason = "a better one waits to be claimed"
-        elif obstacle := claims.obstacle(trials):
-            reason = obstacle
-        else:
-            outcome = "claimed"
-    tree = ast_hash(proposal.code)
-    tried = _tried(trials, proposal, measured)
-    await trio.to_thread.run_sync(programs.keep, node.home, tree, trials.base_id, tried)
-    await node.log.append(
-        Experiment(
-            tier=trials.tier.name,
-            base=trials.base_id,
-            ast_hash=tree,
+    async def _measure(self, trials: Trials, proposal: Proposal, lane: Lane | None) -> Measured:
+        node = self.node
+        effect = node.policy(trials.tier.name).min_effect_nano
+        node.activity = f"trying {proposal.hypothesis}"
+        node.journal.write(
+            "experiment_started",
             hypothesis=proposal.hypothesis,
-            proposer=proposal.author,
+            base=trials.base_id.hex() if trials.base_id else "",
+        )
+        try:
+            while True:
+                try:
+                    return await trials.measure(proposal.code, effect, lane)
+                except LaneMoved:  # pairs are of one machine: all of it again, the base too
+                    trials.forget(lane)
+        except (TrainingError, OSError):  # not the candidate's: it may be proposed again
+            await self._abandon(proposal)
+            raise
+
+    async def _abandon(self, proposal: Proposal) -> None:
+        await trio.to_thread.run_sync(self.proposer.observe, proposal.id, Outcome("abandoned"))
+
+    async def _judge(self, trials: Trials, proposal: Proposal, measured: Measured) -> None:
+        """Sign the result of an experiment; claim it, or keep it as the best to be claimed."""
+        from training.source import ast_hash
+
+        node, claims = self.node, self.claims
+        effect = node.policy(trials.tier.name).min_effect_nano
+        await trio.to_thread.run_sync(self.proposer.observe, proposal.id, _learnt(measured))
+        await node.caught_up()
+        outcome, reason = _outcome(measured, effect)
+        if outcome == "better":
+            find = Find(trials.base_id, proposal, measured)
+            if trials is not self.trials:  # another line of work has found a new frontier
+                self.merges.leave(find)
+                reason = "the frontier has moved"
+            else:
+                finds = [one for one in (self.best, find) if one is not None]
+                self.best = max(finds, key=lambda one: one.mean)
+                if self.best is not find:
+                    reason = "a better one waits to be claimed"
+                elif obstacle := claims.obstacle(trials):
+                    reason = obstacle
+                else:
+                    outcome = "claimed"
+        tree = ast_hash(proposal.code)
+        tried = _tried(trials, proposal, measured)
+        await trio.to_thread.run_sync(programs.keep, node.home, tree, trials.base_id, tried)
+        await node.log.append(
+            Experiment(
+                tier=trials.tier.name,
+                base=trials.base_id,
+                ast_hash=tree,
+                hypothesis=proposal.hypothesis,
+                proposer=proposal.author,
+                outcome=outcome,
+                reason=reason,
+                dev_pairs=measured.pairs,
+                cost_ms=measured.cost_ms,
+            )
+        )
+        gain = measured.mean_nano
+        node.journal.write(
+            "experiment",
+            hypothesis=proposal.hypothesis,
             outcome=outcome,
             reason=reason,
-            dev_pairs=measured.pairs,
+            gain_bpb=gain / 1e9 if gain is not None else None,
             cost_ms=measured.cost_ms,
         )
-    )
-    gain = measured.mean_nano
-    node.journal.write(
-        "experiment",
-        hypothesis=proposal.hypothesis,
-        outcome=outcome,
-        reason=reason,
-        gain_bpb=gain / 1e9 if gain is not None else None,
-        cost_ms=measured.cost_ms,
-    )
-    return best
+        if trials is self.trials:
+            self.best = await claims.claim_if_possible(trials, self.best)
 
 
 def _tried(trials: Trials, proposal: Proposal, measured: Measured) -> programs.Tried:

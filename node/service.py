@@ -9,7 +9,6 @@ answers strangers in ``node.door``.
 from __future__ import annotations
 
 import signal
-import sqlite3
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -20,27 +19,26 @@ from node.data import describe, obtain
 from node.door import Door
 from node.errors import NotRunning, UsageError
 from node.keeping import keep_within_quota
+from node.lanes import open_lanes
 from node.limits import check_hours
 from node.member import Node
 from node.network import Network, open_network
 from node.proposers import check_proposer
 from node.state import read_state
-from node.work import cancellable
+from node.work import cancellable, guarded
 from swarm.errors import SwarmError
 from swarm.keys import KeyPair, peer_id
 from swarm.store import Store
 from training import kinds
-from training.errors import TrainingError
-from verification.errors import VerificationError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
+    from node.lanes import Lane
     from node.settings import Home
 
     Work = Callable[["Node"], Awaitable[None]]
 
-RETRY_SECONDS = 5.0
 OWN_FEED_SECONDS = 8.0
 
 
@@ -85,17 +83,6 @@ async def _fetch_own_feed(node: Node, network: Network) -> None:
                 except SwarmError as error:
                     node.trouble("own feed", error)
             await trio.sleep(0.2)
-
-
-async def _guarded(node: Node, name: str, work: Work) -> None:
-    """Run a loop of the node again and again; one failure is written down and waited out."""
-    while True:
-        try:
-            await work(node)
-            return
-        except (SwarmError, TrainingError, VerificationError, OSError, sqlite3.Error) as error:
-            node.trouble(name, error)
-            await trio.sleep(RETRY_SECONDS)
 
 
 async def _until_signal(scope: trio.CancelScope) -> None:
@@ -150,10 +137,12 @@ async def serve(
     progress: Callable[[str], None],
     research: Work | None = None,
     verify: Work | None = None,
+    lanes: Sequence[Lane] = (),
 ) -> None:
     """Open the node in ``home`` and run it until SIGINT or SIGTERM.
 
-    ``research`` and ``verify`` are loops to run in place of the node's own.
+    ``research`` and ``verify`` are loops to run in place of the node's own; ``lanes``: where
+    experiments run, see :mod:`node.lanes`.
 
     Raises:
         UsageError, KeyFileError, StoreError: the home is not in order; nothing was changed.
@@ -173,11 +162,11 @@ async def serve(
 
         async def work() -> None:
             async with trio.open_nursery() as loops:
-                loops.start_soon(_guarded, node, "verify", verify or verify_forever)
-                loops.start_soon(_guarded, node, "research", research or research_forever)
-                loops.start_soon(_guarded, node, "contradict", contradict_forever)
-                loops.start_soon(_guarded, node, "calibrate", calibrate_when_idle)
-                loops.start_soon(_guarded, node, "upkeep", upkeep_forever)
+                loops.start_soon(guarded, node, "verify", verify or verify_forever)
+                loops.start_soon(guarded, node, "research", research or research_forever)
+                loops.start_soon(guarded, node, "contradict", contradict_forever)
+                loops.start_soon(guarded, node, "calibrate", calibrate_when_idle)
+                loops.start_soon(guarded, node, "upkeep", upkeep_forever)
 
         door = Door(home, node.log, chores.ready)
         async with (
@@ -206,8 +195,9 @@ async def serve(
             nursery.start_soon(chores.govern)
             await _prepare(node, network)
             node.calibrations = await trio.to_thread.run_sync(own_calibrations, node)
+            node.use_lanes(lanes)
             progress("all data is here and checked; working")
-            nursery.start_soon(_guarded, node, "blobs", keep_within_quota)
+            nursery.start_soon(guarded, node, "blobs", keep_within_quota)
             nursery.start_soon(chores.watch_limits, lambda: network.blobs.throttle.total)
             nursery.start_soon(chores.work, work)
     home.state.unlink(missing_ok=True)
@@ -222,7 +212,8 @@ def run_node(
     """``lazaretto up``; returns the exit code. For the loops see :func:`serve`.
 
     Raises:
-        UsageError: there is no proposer of the name in the settings, or it lacks a key.
+        UsageError: there is no proposer of the name in the settings, or it lacks a key; or lanes
+            that cannot be had.
         SandboxUnavailable: the roles of this node run candidates, and there is no sandbox here.
     """
     settings = home.load()
@@ -235,5 +226,6 @@ def run_node(
         check_hours(settings.limits.hours)
     if "researcher" in settings.roles:
         check_proposer(settings.proposer, settings.claude, settings.portfolio)
-    trio.run(serve, home, progress, research, verify)
+    with open_lanes(settings) as lanes:
+        trio.run(serve, home, progress, research, verify, lanes)
     return 0

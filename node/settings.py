@@ -111,6 +111,23 @@ class ClaudeSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class RaySettings:
+    """``[ray]``: for ``executor = "ray"``, see ``node.cluster``.
+
+    Attributes:
+        address: of the cluster, as ``ray.init`` takes it; ``auto`` for the one of this machine.
+        lanes: how many experiments run side by side.
+        cores: of each lane; a tier on the processor needs as many as it has threads.
+        gpus: of each lane.
+    """
+
+    address: str = "auto"
+    lanes: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1
+    cores: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1
+    gpus: Annotated[int, msgspec.Meta(ge=0, le=1)] = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """``node.toml``. ``bootstrap``: multiaddrs to dial first. ``token``: of the invitation.
 
@@ -122,6 +139,10 @@ class Settings:
     ``mdns``: announce this node on the local network, and find members there.
     ``calibrate``: a node that verifies measures how noisy pairs are here, beside its other work.
     ``portfolio`` names those who share the work where ``proposer = "portfolio"``.
+
+    ``lanes`` names devices that share nothing, on each of which one experiment runs at a time
+    (``node.lanes``); empty for one experiment at a time, on whatever cores are lent.
+    ``executor = "ray"``: they run on a cluster, whose lanes are in ``[ray]``.
 
     ``hw_class`` is the class under which measurements on the processor are published; those on a
     GPU are of class ``cuda``. ``sandbox = "landlock"`` does without bubblewrap, see
@@ -148,8 +169,11 @@ class Settings:
     calibrate: bool = True
     hw_class: str = "cpu"
     sandbox: Literal["bubblewrap", "landlock"] = "bubblewrap"
+    lanes: tuple[str, ...] = ()
+    executor: Literal["local", "ray"] = "local"
     limits: Limits = field(default_factory=Limits)
     claude: ClaudeSettings = field(default_factory=ClaudeSettings)
+    ray: RaySettings = field(default_factory=RaySettings)
 
     @property
     def swarm_id(self) -> bytes:

@@ -312,7 +312,7 @@ class _Work:
             "nice", "-n", str(node.settings.limits.nice_research), sys.executable, "-m", "node.cli",
             "audit", need.claim.hex(), "--json", "--home", str(node.home.path),
         )  # fmt: skip
-        async with node.cores(node.settings.tier).take(bench=False):
+        async with node.lane(node.settings.tier, bench=False):
             with trio.fail_after(AUDIT_SECONDS):
                 done = await trio.run_process(
                     command, capture_stdout=True, capture_stderr=True, check=False

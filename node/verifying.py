@@ -128,9 +128,15 @@ class _Member:
     # --- pairs -------------------------------------------------------------------------------
 
     async def fill_positions(self) -> None:
-        """Train, seal and score, one thing after the other, whenever it is our turn."""
-        node = self._node
+        """Train, seal and score whenever it is our turn: as many pairs at a time as there are
+        lanes, each of them one thing after the other."""
         tries: Counter[tuple[object, ...]] = Counter()
+        async with trio.open_nursery() as nursery:
+            for _ in range(self._node.side_by_side):
+                nursery.start_soon(self._fill, tries)
+
+    async def _fill(self, tries: Counter[tuple[object, ...]]) -> None:
+        node = self._node
         while True:
             state = await node.caught_up()
             changed = node.changed

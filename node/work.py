@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -10,16 +11,21 @@ import msgspec
 import trio
 
 from node.settings import write_atomic
+from swarm.errors import SwarmError
+from training.errors import TrainingError
+from verification.errors import VerificationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
+    from node.member import Node
     from swarm.blobs import BlobStore
     from training.pair import TrainedPair
     from training.runner import TrainedRun
 
 T = TypeVar("T")
+RETRY_SECONDS = 5.0
 
 
 async def cancellable(work: Callable[[threading.Event], T]) -> T:
@@ -31,6 +37,17 @@ async def cancellable(work: Callable[[threading.Event], T]) -> T:
     except trio.Cancelled:
         cancel.set()
         raise
+
+
+async def guarded(node: Node, name: str, work: Callable[[Node], Awaitable[None]]) -> None:
+    """Run a loop of the node again and again; one failure is written down and waited out."""
+    while True:
+        try:
+            await work(node)
+            return
+        except (SwarmError, TrainingError, VerificationError, OSError, sqlite3.Error) as error:
+            node.trouble(name, error)
+            await trio.sleep(RETRY_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)

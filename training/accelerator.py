@@ -1,4 +1,7 @@
-"""The GPU of this machine: its device nodes, the right to have it alone, and its memory.
+"""The GPUs of this machine: device nodes, the right to have one alone, and its memory.
+
+A run uses one GPU: ``cuda:1`` is the second as the driver counts (NVML, ``nvidia-smi``), ``cuda``
+the one of ``using``, else the first that CUDA_VISIBLE_DEVICES names by number, else the first.
 
 The clock of a tier on ``cuda`` is wall time, which means something only while nobody else computes
 there: runs of all programs of this kind take turns by a lock file. The process here never opens the
@@ -13,6 +16,7 @@ import os
 import stat
 import tempfile
 import time
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -21,21 +25,65 @@ from training.errors import Cancelled, SandboxUnavailable
 
 if TYPE_CHECKING:
     import threading
+    from collections.abc import Iterator
 
 _SHARED_NODES: Final = ("/dev/nvidiactl", "/dev/nvidia-uvm")
 _WAIT_S: Final = 0.2
 _WATCH_S: Final = 1.0
+_using: ContextVar[int | None] = ContextVar("_using", default=None)
 
 
-def index() -> int:
-    """Which GPU is used: the first that CUDA_VISIBLE_DEVICES names by number, else 0."""
-    first = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
-    return int(first) if first.isdigit() else 0
+@contextlib.contextmanager
+def using(gpu: int | None) -> Iterator[None]:
+    """``cuda`` means this GPU in here; None changes nothing."""
+    token = _using.set(_using.get() if gpu is None else gpu)
+    try:
+        yield
+    finally:
+        _using.reset(token)
 
 
-def nodes() -> tuple[str, ...]:
+def chosen(device: str) -> str:
+    """The device of a tier with its number, if it is a GPU: ``cpu``, or ``cuda:0``."""
+    return device if device == "cpu" else f"cuda:{index(device)}"
+
+
+def index(device: str = "cuda") -> int:
+    """Which GPU a device is; see the module's text."""
+    _, _, number = device.partition(":")
+    if number:
+        return int(number)
+    used = _using.get()
+    if used is not None:
+        return used
+    first = _visible()[:1]
+    return int(first[0]) if first and first[0].isdigit() else 0
+
+
+def ordinal(device: str) -> str:
+    """The device as torch counts it in this process; raises SandboxUnavailable where it does not
+    see it."""
+    if device == "cpu" or not _visible():
+        return device
+    wanted = str(index(device))
+    if wanted not in _visible():
+        if not _visible()[0].isdigit():  # names of another kind: the first is the one in use
+            return "cuda:0"
+        raise SandboxUnavailable(
+            f"GPU {wanted} is not among those of CUDA_VISIBLE_DEVICES.",
+            cure="Add it there, or take it out of the node's lanes.",
+        )
+    return f"cuda:{_visible().index(wanted)}"
+
+
+def _visible() -> list[str]:
+    named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    return [name.strip() for name in named.split(",") if name.strip()]
+
+
+def nodes(device: str = "cuda") -> tuple[str, ...]:
     """The device nodes of one GPU, and nothing more; raises SandboxUnavailable without one."""
-    wanted = (f"/dev/nvidia{index()}", *_SHARED_NODES)
+    wanted = (f"/dev/nvidia{index(device)}", *_SHARED_NODES)
     for node in wanted:
         try:
             if stat.S_ISCHR(os.stat(node).st_mode):
@@ -50,14 +98,15 @@ def nodes() -> tuple[str, ...]:
 
 
 class Turn:
-    """The right to use the GPU alone, held from ``take`` to ``give_back``."""
+    """The right to use a GPU alone, held from ``take`` to ``give_back``."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: str = "cuda") -> None:
+        self._device = device
         self._handle: int | None = None
 
     def take(self, cancel: threading.Event | None = None) -> None:
         """Waits until nobody else has it; raises Cancelled, or SandboxUnavailable."""
-        path = Path(tempfile.gettempdir()) / f"lazaretto-gpu-{index()}.lock"
+        path = Path(tempfile.gettempdir()) / f"lazaretto-gpu-{index(self._device)}.lock"
         try:
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
             handle = os.open(path, flags, 0o666)
@@ -87,13 +136,13 @@ class Turn:
             self._handle = None
 
 
-def memory_used() -> int | None:
+def memory_used(device: str = "cuda") -> int | None:
     """Bytes in use on the GPU, by anybody; None where that cannot be read."""
     library = _management()
     if library is None:
         return None
     try:
-        handle = library.nvmlDeviceGetHandleByIndex(index())
+        handle = library.nvmlDeviceGetHandleByIndex(index(device))
         return int(library.nvmlDeviceGetMemoryInfo(handle).used)
     except library.NVMLError:
         return None
@@ -102,32 +151,33 @@ def memory_used() -> int | None:
 class Watch:
     """Memory of the device in use since ``start``, by anybody; read once a second at most."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: str = "cuda") -> None:
+        self._device = device
         self.peak = 0
         self._before = self._used = 0
         self._read_at = 0.0
 
     def start(self) -> None:
         """What is in use now does not count."""
-        self._before = memory_used() or 0
+        self._before = memory_used(self._device) or 0
 
     def used(self) -> int:
         """Bytes in use now, more than at the start; ``peak`` keeps the most."""
         now = time.monotonic()
         if now - self._read_at >= _WATCH_S:
             self._read_at = now
-            self._used = max(0, (memory_used() or 0) - self._before)
+            self._used = max(0, (memory_used(self._device) or 0) - self._before)
             self.peak = max(self.peak, self._used)
         return self._used
 
 
-def name() -> str | None:
-    """The GPU's name as its driver gives it; None where there is none."""
+def name(device: str = "cuda") -> str | None:
+    """A GPU's name as its driver gives it; None where there is none."""
     library = _management()
     if library is None:
         return None
     try:
-        found = library.nvmlDeviceGetName(library.nvmlDeviceGetHandleByIndex(index()))
+        found = library.nvmlDeviceGetName(library.nvmlDeviceGetHandleByIndex(index(device)))
     except library.NVMLError:
         return None
     return found.decode() if isinstance(found, bytes) else str(found)

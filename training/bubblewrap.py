@@ -39,7 +39,9 @@ def kind() -> str:
     return "root" if os.geteuid() == 0 else "user"
 
 
-def command(program: str, layout: Layout, filter_fd: int, control_fd: int) -> list[str]:
+def command(
+    program: str, layout: Layout, filter_fd: int, control_fd: int, device: str = "cpu"
+) -> list[str]:
     """The full command. On ``cpu`` nothing in the tree can be written by anybody; on ``cuda`` an
     empty /tmp and /dev/shm can, which are gone with the sandbox."""
     result = [program, "--die-with-parent", "--new-session", "--hostname", "sandbox"]
@@ -76,7 +78,7 @@ def command(program: str, layout: Layout, filter_fd: int, control_fd: int) -> li
     if layout.device == "cpu":
         result += ["--dir", "/tmp"]
     else:
-        for node in accelerator.nodes():
+        for node in accelerator.nodes(device):
             result += ["--dev-bind", node, node]
         for folder in ("/tmp", "/dev/shm"):
             result += ["--perms", "1777", "--size", str(_SCRATCH_BYTES), "--tmpfs", folder]
@@ -99,7 +101,9 @@ def _knows(program: str, option: str) -> bool:
     return option.encode() in done.stdout + done.stderr
 
 
-def start(program: str, layout: Layout) -> tuple[subprocess.Popen[bytes], socket.socket]:
+def start(
+    program: str, layout: Layout, device: str = "cpu"
+) -> tuple[subprocess.Popen[bytes], socket.socket]:
     """Starts a cell; returns the process and our end of its control socket. Raises OSError.
 
     ``stderr`` is a pipe: it holds the words of bubblewrap and of our own start-up, never those of
@@ -111,7 +115,7 @@ def start(program: str, layout: Layout) -> tuple[subprocess.Popen[bytes], socket
 
     def make(filter_fd: int, options_fd: int, control_fd: int) -> list[str]:
         """By a descriptor: /proc/1/cmdline would show the options, and so the host's paths."""
-        whole = command(program, layout, filter_fd, control_fd)
+        whole = command(program, layout, filter_fd, control_fd, device)
         end = whole.index("--")
         fill(options_fd, "\0".join(whole[1:end]).encode())
         return [program, "--args", str(options_fd), *whole[end:]]

@@ -14,13 +14,14 @@ import contextlib
 import os
 import select
 import socket
+import struct
 import subprocess
 import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from training import bare, bubblewrap, kinds, landlock, seccomp
+from training import bare, bubblewrap, frames, kinds, landlock, seccomp
 from training.contract import STARTED
 from training.errors import Cancelled, SandboxUnavailable, TrainingError
 from training.layout import layout
@@ -34,6 +35,8 @@ START_TIMEOUT_S: Final = 180.0
 MAX_IDLE: Final = 3
 MAX_RUNS: Final = 256
 _STDERR_MAX: Final = 4096
+_HELLO_S: Final = 60.0
+_CREDENTIALS: Final = struct.Struct("iII")  # struct ucred: process, user and group id
 
 
 class Cell:
@@ -59,7 +62,9 @@ class Cell:
         self._began = time.monotonic()
         try:
             self._process, self._control = (
-                bare.start(measured) if program is None else bubblewrap.start(program, measured)
+                bare.start(measured)
+                if program is None
+                else bubblewrap.start(program, measured, device)
             )
         except TrainingError as error:
             raise SandboxUnavailable(str(error), cure=error.cure) from None
@@ -93,8 +98,9 @@ class Cell:
             raise _explain(words)
         self._ready = True
 
-    def spawn(self, answers: AnswerMemory | None = None) -> socket.socket:
-        """Starts a fresh process; returns our end of its socket. Raises SandboxUnavailable.
+    def spawn(self, answers: AnswerMemory | None = None) -> tuple[socket.socket, int]:
+        """Starts a fresh process; returns our end of its socket, and its process id as the kernel
+        gives it. Raises SandboxUnavailable.
 
         ``answers`` is memory that the process is to put its logits in (``cuda``).
         """
@@ -109,7 +115,14 @@ class Cell:
         finally:
             theirs.close()
         self.runs += 1
-        return ours
+        pid = _hello(ours)
+        if pid is None:
+            ours.close()
+            self.close()
+            raise SandboxUnavailable(
+                "The sandbox did not make a fresh process.", cure="Try again, or: lazaretto doctor"
+            )
+        return ours, pid
 
     def neighbours(self) -> int:
         """Processes and threads outside that the kernel counts together with those in here."""
@@ -147,11 +160,27 @@ class Cell:
         return words.decode("utf-8", "replace")
 
 
+def _hello(channel: socket.socket) -> int | None:
+    """Waits for the first frame; the process id that the kernel attached to it."""
+    channel.settimeout(_HELLO_S)
+    try:
+        data, ancillary, _, _ = channel.recvmsg(
+            frames.HEADER.size, socket.CMSG_SPACE(_CREDENTIALS.size)
+        )
+    except OSError:
+        return None
+    for level, kind, content in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS and data:
+            return int(_CREDENTIALS.unpack_from(content)[0])
+    return None
+
+
 class Pool:
-    """The cells of this process: idle ones are kept, at most ``MAX_IDLE`` of each device and
+    """The cells of this process: idle ones are kept, at most ``max_idle`` of each device and
     kind."""
 
     def __init__(self) -> None:
+        self.max_idle = MAX_IDLE
         self._lock = threading.Lock()
         self._idle: list[Cell] = []
         self._pid = os.getpid()
@@ -170,7 +199,7 @@ class Pool:
         """Keeps the cell for another run, or closes it."""
         with self._lock:
             held = sum(_same(other, cell.device, cell.kind) for other in self._idle)
-            if cell.usable() and held < MAX_IDLE:
+            if cell.usable() and held < self.max_idle:
                 self._idle.append(cell)
                 return
         cell.close()
@@ -180,7 +209,7 @@ class Pool:
         kind = kinds.chosen()
         with self._lock:
             held = sum(_same(cell, device, kind) for cell in self._idle)
-        for _ in range(max(0, min(count, MAX_IDLE) - held)):
+        for _ in range(max(0, min(count, self.max_idle) - held)):
             self.give_back(Cell(device))
 
     def close(self) -> None:

@@ -23,6 +23,14 @@ class Cancelled(TrainingError):
     """The run was stopped from outside. Nothing was measured, and nothing counts."""
 
 
+class WorkerLost(TrainingError):
+    """A run was begun on another machine and did not come back; nothing of it counts."""
+
+
+class LaneMoved(WorkerLost):
+    """A lane is on another machine now: pairs that it had begun are to be measured again."""
+
+
 class BaseFailed(TrainingError):
     """The base did not run, or was not scored: a pair without a base says nothing.
 

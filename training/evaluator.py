@@ -247,7 +247,7 @@ class _Asker:
                 trace=self.trace,
                 answer_bytes=self._answer_bytes(session),
             ) as sandbox,
-            Reader(self.vocabulary, self.tier.device) as reader,
+            Reader(self.vocabulary, self.limits.device) as reader,
         ):
             try:
                 self._load(sandbox)

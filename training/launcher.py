@@ -74,7 +74,8 @@ class _Launcher:
         self._pid = 0
 
     def call(self, job: Callable[[], T]) -> T:
-        """Runs ``job`` on the thread and returns, or raises, what it does."""
+        """Runs ``job`` on the thread, on the caller's cores; returns, or raises, what it does."""
+        cores = os.sched_getaffinity(0)
         with self._lock:
             if self._pid != os.getpid():  # first use, or first use after a fork
                 self._jobs = queue.SimpleQueue()
@@ -86,6 +87,7 @@ class _Launcher:
 
         def work() -> None:
             try:
+                os.sched_setaffinity(0, cores)
                 results.append(job())
             except BaseException as error:
                 errors.append(error)

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from training import evaluator, runner
 from training.errors import BaseFailed
 from training.evaluator import Score
+from training.executor import LOCAL, Executor
 from training.runner import TrainedRun
 from training.sheet import noisier
 from training.tokenizer import BYTES, Tokenizer
@@ -90,13 +90,15 @@ def train_pair(
     candidate_run: TrainedRun | None = None,
     finished: Callable[[str, TrainedRun], None] | None = None,
     trace: Callable[[bytes], None] | None = None,
+    executor: Executor = LOCAL,
 ) -> TrainedPair:
     """Trains both, one after the other, in an order drawn from the seed.
 
     ``base_run`` and ``candidate_run`` are runs of this very code, tier and seed on this machine, to
     be used again; ``finished`` is given the side and the run of each that was trained now, as soon
     as it has ended. ``trace`` is for the candidate (see ``runner.train``); ``progress`` is given
-    the side and the spent share of its budget. Raises BaseFailed, SandboxUnavailable and Cancelled.
+    the side and the spent share of its budget. Both run on ``executor``, one device. Raises
+    BaseFailed, Cancelled, and SandboxUnavailable or what else the executor raises.
     """
     order = _order(seed)
     known = {"base": base_run, "candidate": candidate_run}
@@ -104,7 +106,7 @@ def train_pair(
     for side in ("base", "candidate") if order == "base_first" else ("candidate", "base"):
         if side in runs:
             continue
-        runs[side] = runner.train(
+        runs[side] = executor.train(
             base if side == "base" else candidate,
             tier,
             train_split,
@@ -146,12 +148,14 @@ def score_pair(
     candidate_score: Score | None = None,
     finished: Callable[[str, Score], None] | None = None,
     trace: Callable[[bytes], None] | None = None,
+    executor: Executor = LOCAL,
 ) -> PairResult:
     """Scores both on ``text``, with the same batches and probes. A failed candidate is not scored.
 
     ``base_score`` and ``candidate_score`` are scores of these very runs on this text with this
     seed, to be used again; a run with one needs no weights. ``finished`` is given the side and the
-    score of each that was scored now. Raises BaseFailed, SandboxUnavailable and Cancelled.
+    score of each that was scored now. Both run on ``executor``, one device. Raises BaseFailed,
+    Cancelled, and SandboxUnavailable or what else the executor raises.
     """
     if trained.base.status != "ok":
         raise BaseFailed("The base has not trained.", status=trained.base.status)
@@ -165,7 +169,7 @@ def score_pair(
             continue
         if run.weights is None:
             raise BaseFailed(f"There are no weights of the {side} to score.", status=run.status)
-        scores[side] = evaluator.score(
+        scores[side] = executor.score(
             code,
             run.weights,
             tier,

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 
 def descendants(pid: int) -> list[int]:
@@ -14,6 +18,14 @@ def descendants(pid: int) -> list[int]:
             for child in map(int, children.read().split()):
                 found += [child, *descendants(child)]
     return found
+
+
+def keep_to(pid: int, cores: Collection[int]) -> None:
+    """Lets all threads of a process, and what they start, run on these cores only; raises OSError.
+
+    Called while the process waits for its first order: no thread is started meanwhile."""
+    for task in os.listdir(f"/proc/{pid}/task"):
+        os.sched_setaffinity(int(task), cores)
 
 
 def tasks_of(uid: int) -> int:

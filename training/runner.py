@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from training import frames
+from training import accelerator, frames
 from training.sandbox import Limits, Sandbox, Stopped, prestart
 from training.scoring import warm
 from training.tokenizer import BYTES, Tokenizer
@@ -103,11 +103,12 @@ def train(
     if len(code) > tier.max_code_bytes:
         return run.result("code_too_large", "the code is larger than the tier allows")
     stream = Stream(text, seed, tokenizer)
-    with Sandbox(limits_of(tier), cancel=cancel, nice=nice, trace=trace) as sandbox:
+    limits = limits_of(tier)
+    with Sandbox(limits, cancel=cancel, nice=nice, trace=trace) as sandbox:
         run.startup_ms = sandbox.startup_ms
         if tier.device != "cpu":  # scoring then finds two sandboxes ready, and this process awake
-            prestart(PRESTARTED, tier.device)
-            warm(tier.device)
+            prestart(PRESTARTED, limits.device)
+            warm(limits.device)
         try:
             sandbox.start_candidate(
                 frames.MODE_TRAIN,
@@ -138,13 +139,13 @@ def seed_inside(seed: int, what: str) -> int:
 
 
 def limits_of(tier: TierSpec) -> Limits:
-    """The sandbox's limits in this tier."""
+    """The sandbox's limits in this tier, on the GPU in use if it takes one."""
     return Limits(
         cpu_ms=tier.max_cpu_ms,
         wall_ms=tier.max_wall_ms,
         memory_bytes=tier.max_memory_bytes,
         threads=tier.threads,
-        device=tier.device,
+        device=accelerator.chosen(tier.device),
         device_bytes=tier.max_device_bytes,
     )
 

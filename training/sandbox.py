@@ -11,7 +11,8 @@ a cgroup where one can be made, and rlimits; Landlock without a single right; th
 filter, which refuses by default. None is optional save the cgroup, unless the kind ``landlock`` was
 asked for, which has no namespaces (``training.kinds``).
 
-CPU time is the kernel's clock of that very process (all threads; it can have no children).
+CPU time is the kernel's clock of that very process (all threads; it can have no children). It runs
+on the cores of the thread that asked for it, and the inner filter keeps it there.
 """
 
 from __future__ import annotations
@@ -22,17 +23,16 @@ import os
 import select
 import signal
 import socket
-import struct
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from training import accelerator, cgroup, frames, seccomp
 from training.answers import AnswerMemory
-from training.cell import Cell, Pool
+from training.cell import MAX_IDLE, Cell, Pool
 from training.errors import Cancelled, SandboxUnavailable
 from training.layout import hidden_stdlib, readable_files, readable_roots
-from training.processes import descendants, status_kib
+from training.processes import descendants, keep_to, status_kib
 
 if TYPE_CHECKING:
     import threading
@@ -49,6 +49,7 @@ __all__ = [
     "readable_files",
     "readable_roots",
     "require",
+    "serve_lanes",
     "shutdown",
 ]
 
@@ -56,7 +57,6 @@ TASKS_PER_THREAD: Final = 4
 SPARE_TASKS: Final = 32
 TASKS_ON_DEVICE: Final = 2048
 _SLICE_S: Final = 0.05
-_HELLO_S: Final = 60.0
 _END_S: Final = 10.0
 _CHUNK: Final = 1 << 20
 _GROUP_SPARE: Final = 256 << 20  # page tables and what the kernel keeps: beside the data limit
@@ -67,7 +67,7 @@ atexit.register(_pool.close)
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What one run may use: CPU and wall milliseconds, bytes of memory, torch threads, and on
-    ``cuda`` bytes of the device's memory (0: not limited)."""
+    ``cuda`` (with a number: that GPU) bytes of the device's memory (0: not limited)."""
 
     cpu_ms: int
     wall_ms: int
@@ -121,9 +121,9 @@ class Sandbox:
         self._wall_start = 0.0
         self._running = False
         self._peak = 0
-        self._turn = accelerator.Turn()
+        self._turn = accelerator.Turn(limits.device)
         self._answers = AnswerMemory(answer_bytes) if answer_bytes else None
-        self._watch = accelerator.Watch()
+        self._watch = accelerator.Watch(limits.device)
         self._stop_cost_ms: int | None = None
 
     def __enter__(self) -> Sandbox:
@@ -265,8 +265,7 @@ class Sandbox:
         if self.limits.device != "cpu":
             self._turn.take(self._cancel)
         self._cell = _pool.take(self.limits.device, self._cancel)
-        self._socket = self._cell.spawn(self._answers)
-        self._pid = self._hello()
+        self._socket, self._pid = self._cell.spawn(self._answers)
         self._pidfd = os.pidfd_open(self._pid)
         self._socket.setblocking(False)
         limits = self.limits
@@ -277,6 +276,7 @@ class Sandbox:
         try:
             for pid in [self._pid, *descendants(self._pid)]:
                 self._group.add(pid)
+                keep_to(pid, os.sched_getaffinity(0))
             data = status_kib(self._pid, "VmData") * 1024 + limits.memory_bytes
         except (OSError, ValueError):
             raise SandboxUnavailable(
@@ -298,23 +298,6 @@ class Sandbox:
                 cure="Run: lazaretto doctor",
             ) from None
         self.startup_ms = self._read_cpu() // 1_000_000
-
-    def _hello(self) -> int:
-        """Waits for the first frame; returns the process id that the kernel attached to it."""
-        channel = self._channel()
-        channel.settimeout(_HELLO_S)
-        try:
-            data, ancillary, _, _ = channel.recvmsg(
-                frames.HEADER.size, socket.CMSG_SPACE(struct.calcsize("iII"))
-            )
-        except OSError:
-            data, ancillary = b"", []
-        for level, kind, content in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS and data:
-                return int(struct.unpack_from("iII", content)[0])
-        raise SandboxUnavailable(
-            "The sandbox did not make a fresh process.", cure="Try again, or: lazaretto doctor"
-        )
 
     def _end(self) -> None:
         """Kills the process, waits until it is gone, gives the cell back or ends it too."""
@@ -390,6 +373,11 @@ def require(device: str = "cpu", cancel: threading.Event | None = None) -> None:
 def prestart(count: int = 1, device: str = "cpu") -> None:
     """Starts cells ahead of use, without waiting; raises SandboxUnavailable."""
     _pool.prestart(count, device)
+
+
+def serve_lanes(count: int) -> None:
+    """Keeps as many idle cells as so many lanes need at a time: a score takes two."""
+    _pool.max_idle = MAX_IDLE * max(1, count)
 
 
 def shutdown() -> None:

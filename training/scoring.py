@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from training import frames
+from training import accelerator, frames
 from training.sandbox import Stopped
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Reader:
     """Answers of one sandbox, as log-probabilities. A context manager: it owns a thread."""
 
     def __init__(self, vocabulary: int, device: str) -> None:
-        self.vocabulary, self.device = vocabulary, device
+        self.vocabulary, self.device = vocabulary, accelerator.ordinal(device)
         self._buffers: deque[memoryview] = deque()
         self._busy: deque[Future[Reals]] = deque()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="log-softmax")
@@ -99,7 +99,7 @@ class Reader:
 def warm(device: str) -> None:
     """Wakes the device up in this process, without waiting: the first answers find it ready."""
     if device != "cpu":
-        threading.Thread(target=_memory, args=(1, device), daemon=True).start()
+        threading.Thread(target=_memory, args=(1, accelerator.ordinal(device)), daemon=True).start()
 
 
 def _memory(size: int, device: str) -> memoryview:
@@ -110,7 +110,8 @@ def _memory(size: int, device: str) -> memoryview:
 
     if not torch.cuda.is_available():
         return memoryview(bytearray(size))
-    pinned: Any = torch.empty(size, dtype=torch.uint8, pin_memory=True).numpy()
+    with torch.cuda.device(device):  # nothing of ours on the others
+        pinned: Any = torch.empty(size, dtype=torch.uint8, pin_memory=True).numpy()
     return memoryview(pinned)
 
 
@@ -158,7 +159,7 @@ def _by_torch(
     }
     logits = torch.frombuffer(raw, dtype=types[code]).view(-1, vocabulary)
     wanted = torch.from_numpy(targets.astype(np.int64).reshape(-1, 1))
-    chunk = _CHUNK[device]
+    chunk = _CHUNK[device.partition(":")[0]]
     with torch.inference_mode():
         sums = [
             _log_sums(logits[at : at + chunk].to(device)) for at in range(0, len(logits), chunk)

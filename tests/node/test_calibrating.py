@@ -74,7 +74,7 @@ def test_from_null_pairs_to_a_record_that_the_node_names(home, alone, capsys, mo
     measured = []
     measure = calibrating.measure
     monkeypatch.setattr(
-        calibrating, "measure", lambda *a: measured.append(measure(*a)) or measured[-1]
+        calibrating, "measure", lambda *a, **at: measured.append(measure(*a, **at)) or measured[-1]
     )
     assert calibrate_here(home, pairs=12, tier=None, as_json=True, stage=silent) == 0
     (said,) = own(home)

@@ -1,4 +1,4 @@
-"""What a contributor lends: every pause names its reason; cores are shared by a stated rule."""
+"""What a contributor lends: every pause names its reason."""
 
 from __future__ import annotations
 
@@ -10,20 +10,12 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-import trio
-import trio.testing
 
 from node import reproducing
 from node.cli import main
 from node.errors import UsageError
-from node.limits import (
-    Cores,
-    Sensors,
-    check_hours,
-    lent_memory,
-    reason_to_pause,
-    threads_lent,
-)
+from node.lanes import Lanes
+from node.limits import Sensors, check_hours, lent_memory, reason_to_pause, threads_lent
 from node.limits_table import rows
 from node.member import Node
 from node.reproducing import LentMemorySpent
@@ -92,6 +84,9 @@ def test_memory_and_cores_are_shared_out_among_runs() -> None:
             most == 3.0
         )
     assert threads_lent(Limits(cores=8, memory_mib=2048), wide.threads) == 4
+    lanes = lent_memory(roomy, Limits(cores=8, memory_mib=8192), lanes=2)
+    assert lanes.max_memory_bytes == 2 * gib  # those that have names, not as many as fit
+    assert len(Lanes.anywhere(Limits(cores=8, memory_mib=8192), 1).lanes) == 4
 
 
 @pytest.mark.sandbox
@@ -106,7 +101,7 @@ def test_what_is_lent_is_enforced_and_measured_beside_its_limit(tmp_path) -> Non
 
     assert runner.train(HOG, TIER, TRAIN, 0, nice=19, progress=measure).status == "ok"
     assert runner.train(HOG, lent, TRAIN, 0).status == "memory"
-    assert seen[-1].nice == 19
+    assert 19 in [one.nice for one in seen]  # a sandbox in the making may compute more meanwhile
     assert max(one.run_mib for one in seen) > 200
     shown = {row[0]: row[1:] for row in rows(modest(), seen[0], 0.5)}
     assert shown["memory of runs"] == (f"{seen[0].run_mib} MiB", "2048 MiB")
@@ -118,6 +113,7 @@ def test_a_run_that_ends_for_the_memory_lent_is_never_published_as_a_failure(tmp
     node = SimpleNamespace(
         data=SimpleNamespace(challenge=SimpleNamespace(tier=lambda name: TIER)),
         settings=SimpleNamespace(limits=Limits(memory_mib=256)),
+        _named=None,
     )
     node.tier = lambda name: Node.tier(node, name)
     node.is_short_of_memory = lambda tier, status: Node.is_short_of_memory(node, tier, status)
@@ -158,43 +154,3 @@ def test_others_are_others_and_not_this_node(tmp_path) -> None:
     assert 0.0 <= sensed.others <= 1.0
     assert busy >= own
     assert sensed.free_gib > 0
-
-
-async def test_a_bench_goes_first_where_there_is_room_for_one() -> None:
-    cores, order = Cores(1, 1), []
-    assert cores.room == 1
-
-    async def run(name: str, *, bench: bool) -> None:
-        async with cores.take(bench=bench):
-            order.append(name)
-            await trio.testing.wait_all_tasks_blocked()
-
-    async with trio.open_nursery() as nursery, cores.take(bench=False):
-        nursery.start_soon(lambda: run("research", bench=False))
-        await trio.testing.wait_all_tasks_blocked()
-        nursery.start_soon(lambda: run("bench", bench=True))
-        await trio.testing.wait_all_tasks_blocked()
-        assert order == []
-    assert order == ["bench", "research"]
-
-
-async def test_as_many_run_as_there_are_cores_lent() -> None:
-    cores, most, running = Cores(4, 2), 0, 0
-
-    async def run() -> None:
-        nonlocal most, running
-        async with cores.take(bench=False):
-            running += 1
-            most = max(most, running)
-            await trio.sleep(0.01)
-            running -= 1
-
-    async with trio.open_nursery() as nursery:
-        for _ in range(7):
-            nursery.start_soon(run)
-    assert most == cores.room == 2
-    with trio.move_on_after(0.01):
-        async with cores.take(bench=True):
-            await trio.sleep(1)
-    async with cores.take(bench=False), cores.take(bench=False):
-        pass  # who was cancelled holds nothing

@@ -71,7 +71,7 @@ def program(act: str, secret: str) -> bytes:
 
 def without_device() -> None:
     """The sandbox of ``cuda`` where there is no device: all of it, save what would wake one up."""
-    accelerator.nodes = lambda: ()
+    accelerator.nodes = lambda *_: ()
     toolchain._driver_folder = lambda: "/usr/lib"
     sandbox.TASKS_ON_DEVICE = 64
     runner.prestart = runner.warm = lambda *_: None
