@@ -376,7 +376,7 @@ def prestart(count: int = 1, device: str = "cpu") -> None:
 
 
 def serve_lanes(count: int) -> None:
-    """Keeps as many idle cells as so many lanes need at a time: a score takes two."""
+    """Keeps as many idle cells as so many lanes need at a time: a score takes up to three."""
     _pool.max_idle = MAX_IDLE * max(1, count)
 
 
