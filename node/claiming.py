@@ -14,10 +14,13 @@ from verification.reproduce import draw_bench
 from verification.states import CLOSED, Stage
 
 if TYPE_CHECKING:
+    from node.judging import Stack
     from node.member import Node
-    from node.research import Find, Trials
+    from node.trials import Measured, Trials
     from verification.states import ClaimState
 
+MAX_AUTHOR = 120
+"""Characters."""
 PATIENCES = 2
 """A claim on which nothing has happened for as many patiences does not hold up the next one."""
 
@@ -29,19 +32,18 @@ class Claims:
         self._node = node
         self._progress: dict[bytes, tuple[object, float]] = {}
 
-    async def claim_if_possible(self, trials: Trials, best: Find | None) -> Find | None:
-        """Claim the best find, unless something stands in the way; return what is left to claim."""
-        if best is None or self.obstacle(trials):
-            return best
+    async def claim(self, trials: Trials, stack: Stack, measured: Measured) -> bytes | None:
+        """Claim what was kept at home; its id, or None where something has come in the way."""
+        if self.obstacle(trials):
+            return None
         slot = self._free_slot()
         assert slot is not None
-        proposal, measured = best.proposal, best.measured
-        await sign_claim(
-            self._node, trials, proposal.code, proposal.hypothesis, proposal.author,
-            measured.pairs, measured.cost_ms, slot, merges=proposal.merges,
+        claimed = await sign_claim(
+            self._node, trials, stack.code, stack.hypothesis, stack.author[:MAX_AUTHOR],
+            measured.pairs, measured.cost_ms, slot, merges=stack.merges,
         )  # fmt: skip
         await self._node.caught_up()
-        return None
+        return claimed
 
     def obstacle(self, trials: Trials) -> str:
         """Why nothing can be claimed against the base of ``trials`` now; empty when it can."""

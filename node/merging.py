@@ -22,7 +22,10 @@ from verification.frontier import elsewhere, unmerged
 
 if TYPE_CHECKING:
     from node.member import Node
-    from node.research import Find, Trials
+    from node.trials import Trials
+
+
+MAX_MERGES = 4
 
 
 def three_way(base: bytes, ours: bytes, theirs: bytes) -> bytes | None:
@@ -45,44 +48,56 @@ class Merges:
             for record in node.own_records()
             if isinstance(record.payload, Experiment)
         }
-        self._left: list[Find] = []
+        self._left: list[tuple[bytes, Proposal]] = []
+        self._brought: set[bytes] = set()
 
-    def leave(self, find: Find) -> None:
-        """The frontier has moved away from under a find."""
-        self._left.append(find)
+    def leave(self, base: bytes, kept: Proposal) -> None:
+        """The program ``base`` is no longer the one to build on, and ``kept`` was built on it."""
+        self._left.append((base, kept))
 
     async def offer(self, trials: Trials) -> Proposal | None:
-        """A merge onto the base of ``trials`` that was not tried yet; None without one."""
+        """A merge onto the best at home that was not tried yet; None without one."""
+        best = trials.stack.code
         while self._left:
-            find = self._left.pop(0)
-            old = await self._node.code_of(find.base)
-            merged = three_way(old, trials.base, find.proposal.code)
-            if proposal := self._fresh(trials, merged, find.proposal.hypothesis, ()):
-                return replace(proposal, changes=find.proposal.changes)
+            base, kept = self._left.pop(0)
+            merged = three_way(base, best, kept.code)
+            if proposal := self._fresh(best, merged, kept.hypothesis, kept.merges, kept):
+                return proposal
+        if len(trials.stack.merges) >= MAX_MERGES:
+            return None  # a claim can name no more
         for claim, common in unmerged(self._node.state, trials.tier.name):
             base, theirs = await self._node.code_of(common), await self._node.code_of(claim)
-            merged = three_way(base, trials.base, theirs)
+            merged = three_way(base, best, theirs)
             text = f"merge of adopted {claim.hex()[:12]} into the frontier"
-            if proposal := self._fresh(trials, merged, text, (claim,)):
+            if proposal := self._fresh(best, merged, text, (claim,)):
                 return proposal
         for found in elsewhere(self._node.state, trials.tier.name):
             base, theirs = await self._node.code_of(found.base), await self._node.code_of(found.id)
-            merged = three_way(base, trials.base, theirs)
+            merged = three_way(base, best, theirs)
             text = f"transfer of {found.id.hex()[:12]}, adopted in tier {found.tier}"
-            if proposal := self._fresh(trials, merged, text, (found.id,)):
+            if proposal := self._fresh(best, merged, text, (found.id,)):
                 return proposal
         return None
 
     def _fresh(
-        self, trials: Trials, code: bytes | None, text: str, merges: tuple[bytes, ...]
+        self,
+        best: bytes,
+        code: bytes | None,
+        text: str,
+        merges: tuple[bytes, ...],
+        kept: Proposal | None = None,
     ) -> Proposal | None:
+        """What was tried is not tried again, except, once, what was ``kept``."""
         if code is None:
             return None
         try:
-            tree, base = ast_hash(code), ast_hash(trials.base)
+            tree, base = ast_hash(code), ast_hash(best)
         except TrainingError:
             return None  # two good programs, and lines that do not go together
-        if tree == base or tree in self._tried:
+        if tree == base or tree in (self._brought if kept else self._tried):
             return None
         self._tried.add(tree)
-        return Proposal(f"merge-{tree.hex()}", code, text, "merge", "", (), merges)
+        if kept is None:
+            return Proposal(f"merge-{tree.hex()}", code, text, "merge", "", (), merges)
+        self._brought.add(tree)
+        return replace(kept, id=f"merge-{tree.hex()}", code=code)

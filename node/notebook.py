@@ -18,7 +18,7 @@ from verification.states import Stage
 
 if TYPE_CHECKING:
     from node.member import Node
-    from node.research import Trials
+    from node.trials import Trials
 
 
 class Notebook:
@@ -31,7 +31,7 @@ class Notebook:
         self._claims: dict[bytes, str] = {}
 
     async def context(self, trials: Trials) -> ProposalContext:
-        """What a proposer may know about the frontier of ``trials``."""
+        """What a proposer may know about ``trials``."""
         node, tier = self._node, trials.tier
         await self._read_on()
         nice = node.settings.limits.nice_research
@@ -39,7 +39,7 @@ class Notebook:
         rules = node.state.rules
         assert rules is not None
         return ProposalContext(
-            code=trials.base,
+            code=trials.stack.code,
             tier=tier,
             history=tuple(past(one) for one in self._experiments if one.tier == tier.name),
             scope=rules.charter.screen,

@@ -2,13 +2,13 @@
 
 - ``greedy``: keep or revert, as autoresearch does. One run for each candidate, always on one seed
   and one validation text; what scores better than the best so far is kept.
-- ``lazaretto``: what a node and the bench of its claim do, by the code that decides there. Pairs on
-  several seeds say what is worth a claim (``node.research.judge``); a bench measures it on seeds
-  and folds that the loop has never seen until there is a verdict (``verification.verdict``); what
-  an adopted step is worth is told by pairs that had no part in adopting it
-  (``verification.effect``). All of that is paid from the same budget. The bench is this machine,
-  one position after the other; nobody lies, and the screen is left out, as a proposer that edits
-  literals has nothing that it would refuse.
+- ``lazaretto``: what a node and the bench of its claim do, by the code that decides there. Edits
+  that help on two seeds are kept at home, and claimed together when they have earned a claim
+  (``node.judging``); a bench measures it on seeds and folds that the loop has never seen until
+  there is a verdict (``verification.verdict``); what an adopted step is worth is told by pairs that
+  had no part in adopting it (``verification.effect``). All of that is paid from the same budget.
+  The bench is this machine, one position after the other; nobody lies, and the screen is left out,
+  as a proposer that edits literals has nothing that it would refuse.
 
 Both propose, train and score alike, in the sandbox, metered. Whatever was measured before is taken
 from ``node.runs`` and costs the budget as much as it did then: a comparison that was killed is
@@ -24,10 +24,11 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Final
 
 from node.corpora import Corpus
+from node.judging import Stack, is_due, judge, keep
 from node.measuring import Measurer, Question, Watcher, draw
 from node.proposers import Outcome, ProposalContext
 from node.reproducing import pair_of
-from node.research import judge
+from node.settings import VERIFY_SHARE_MILLI
 from swarm.records import Pair, TierPolicy
 from training.challenge import TierSpec
 from training.errors import BaseFailed
@@ -162,6 +163,10 @@ class Loop:
         self._tell(len(self._booked), sum(self._booked.values()))
         return status, pair
 
+    def runs(self, purpose: str) -> int:
+        """How many were spent on it."""
+        return sum(booked == purpose for booked, _, _ in self._booked)
+
     def context(self, code: bytes) -> ProposalContext:
         """What a proposer is told."""
         return ProposalContext(code, self.lab.tier)
@@ -196,46 +201,79 @@ def greedy(loop: Loop, proposer: Proposer) -> Trail:
     return loop.trail(GREEDY, steps, tried, Counter())
 
 
-def lazaretto(loop: Loop, proposer: Proposer) -> Trail:
+def lazaretto(
+    loop: Loop, proposer: Proposer, verify_share_milli: int = VERIFY_SHARE_MILLI
+) -> Trail:
     """Research, claim, verify; build on what was adopted."""
-    lab = loop.lab
-    base, steps, tried = lab.base, list[Step](), 0
+    lab, effect = loop.lab, loop.lab.policy.min_effect_nano
+    stack, steps, tried, claimed_at = Stack.on(lab.base), list[Step](), 0, 0
     not_adopted = Counter[str]()
     while not loop.spent and len(steps) + not_adopted.total() < SLOTS:
-        proposal = proposer.propose(loop.context(base))
-        if proposal is None:
+        proposal = proposer.propose(loop.context(stack.code))
+        if proposal is not None:
+            tried += 1
+            stack = _try(loop, stack, proposal, proposer)
+        elif not stack.edits:
             break
-        tried += 1
-        gains, status = _research(loop, base, proposal.code)
-        ok = status == "ok" and bool(gains)
-        mean = sum(gains) // len(gains) if gains else 0
-        proposer.observe(proposal.id, Outcome("measured", mean) if ok else Outcome("failed"))
-        if not ok or judge(gains, lab.policy.min_effect_nano) != "yes":
+        runs = loop.runs("research") - claimed_at
+        due = proposal is None or is_due(runs, lab.policy, verify_share_milli)
+        if not (stack.edits and due):
             continue
-        step, reason = _verify(loop, base, proposal, len(steps))
-        if step is None:
-            not_adopted[reason] += 1
-        else:
-            base = step.code
-            steps.append(step)
+        worth = judge(_confirm(loop, stack), effect) == "yes"
+        claimed_at = loop.runs("research")
+        if worth:
+            step, reason = _verify(loop, stack, len(steps))
+            if step is None:
+                not_adopted[reason] += 1
+                stack = Stack.on(stack.base)
+            else:
+                steps.append(step)
+                stack = Stack.on(step.code)
+        elif proposal is None:
+            break
     return loop.trail(LAZARETTO, steps, tried, not_adopted)
 
 
-def _research(loop: Loop, base: bytes, candidate: bytes) -> tuple[list[int], str]:
-    """Gains on dev text, seed by seed, until it is clear whether they are worth a claim."""
-    seed = draw(loop.lab.seed, f"research {_hash(base).hex()}", 0)
-    gains = list[int]()
-    while judge(gains, loop.lab.policy.min_effect_nano) == "more" and not loop.spent:
-        status, pair = loop.pair("research", base, candidate, seed, len(gains))
-        if status != "ok":
-            return gains, status
+def _try(loop: Loop, stack: Stack, proposal: Proposal, proposer: Proposer) -> Stack:
+    """The stack with a proposal, or without it where that does not help."""
+    most, effect = loop.lab.tier.max_cost_ratio_milli, loop.lab.policy.min_effect_nano
+    gains, ratio, cost = list[int](), 0, 0
+    while keep(gains, effect) == "more" and not loop.spent:
+        status, pair = loop.pair(
+            "research", stack.code, proposal.code, _seed(loop, stack), len(gains)
+        )
+        ratio = pair.candidate_cost_ms * 1000 // max(1, pair.base_cost_ms)
+        if status != "ok" or stack.ratio_with(ratio) > most:
+            proposer.observe(proposal.id, Outcome("failed"))
+            return stack
         gains.append(pair.d_nano)
-    return gains, "ok"
+        cost += pair.candidate_cost_ms
+    if not gains:
+        return stack
+    proposer.observe(proposal.id, Outcome("measured", sum(gains) // len(gains)))
+    if keep(gains, effect) != "yes":
+        return stack
+    return stack.plus(proposal, gains, ratio, cost)
 
 
-def _verify(loop: Loop, base: bytes, proposal: Proposal, ancestors: int) -> tuple[Step | None, str]:
+def _confirm(loop: Loop, stack: Stack) -> list[int]:
+    """Gains of a stack over the frontier, on seeds that chose nothing besides."""
+    gains = list(stack.gains)
+    while judge(gains, loop.lab.policy.min_effect_nano) == "more" and not loop.spent:
+        status, pair = loop.pair("research", stack.base, stack.code, _seed(loop, stack), len(gains))
+        if status != "ok":
+            return []
+        gains.append(pair.d_nano)
+    return gains
+
+
+def _seed(loop: Loop, stack: Stack) -> int:
+    return draw(loop.lab.seed, f"research {_hash(stack.base).hex()}", 0)
+
+
+def _verify(loop: Loop, stack: Stack, ancestors: int) -> tuple[Step | None, str]:
     """The adopted step, or None and the reason: ``pending`` where the budget has ended before."""
-    lab, policy, code = loop.lab, loop.lab.policy, proposal.code
+    lab, policy, base, code = loop.lab, loop.lab.policy, stack.base, stack.code
     claim = hashlib.sha256(_hash(base) + _hash(code)).digest()
     at_level = level(lab.alpha, Fraction(1), SLOTS, ancestors)
     terms = Terms(claim, "improvement", policy, lab.tier.max_cost_ratio_milli, at_level)
@@ -260,7 +298,7 @@ def _verify(loop: Loop, base: bytes, proposal: Proposal, ancestors: int) -> tupl
         after.append(reproductions("effect", len(after)))
     effect = effect_of(after, policy.f)
     claimed = effect.mean_nano if effect else verdict.mean_nano
-    return Step(code, proposal.hypothesis, claimed), ""
+    return Step(code, stack.hypothesis, claimed), ""
 
 
 def _hash(code: bytes) -> bytes:

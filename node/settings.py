@@ -34,6 +34,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}\Z")
 ROLES = ("researcher", "verifier", "archivist")
 """What somebody can be admitted as; governors are made by an epoch."""
 HOME_VARIABLE = "LAZARETTO_HOME"
+VERIFY_SHARE_MILLI = 333
 
 Amount = Annotated[int, msgspec.Meta(ge=0, le=10**12)]
 Price = Annotated[int, msgspec.Meta(ge=0, le=10**6)]
@@ -139,6 +140,9 @@ class Settings:
     ``mdns``: announce this node on the local network, and find members there.
     ``calibrate``: a node that verifies measures how noisy pairs are here, beside its other work.
     ``portfolio`` names those who share the work where ``proposer = "portfolio"``.
+    ``verify_share_milli``: edits that help are kept at home, and claimed together when so much
+    research went into them that verifying the claim takes at most this share of all runs, in
+    thousandths; 1000 claims each at once.
 
     ``lanes`` names devices that share nothing, on each of which one experiment runs at a time
     (``node.lanes``); empty for one experiment at a time, on whatever cores are lent.
@@ -166,6 +170,7 @@ class Settings:
     proposer: str = "tpe"
     portfolio: tuple[str, ...] = ("tpe", "random")
     tier: str = "quick"
+    verify_share_milli: Annotated[int, msgspec.Meta(ge=1, le=1000)] = VERIFY_SHARE_MILLI
     calibrate: bool = True
     hw_class: str = "cpu"
     sandbox: Literal["bubblewrap", "landlock"] = "bubblewrap"

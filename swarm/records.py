@@ -291,7 +291,8 @@ class Calibration:
 class Experiment:
     """Digest of one experiment at home, negative ones too, so that peers need not repeat it.
 
-    ``better``: better than its base, but not claimed at once; ``reason`` says why.
+    ``better``: better than what it was run against, the base or the best that its author has built
+    on it at home (``reason`` says which); ``dev_pairs`` are those runs.
     """
 
     KIND: ClassVar[str] = "experiment"

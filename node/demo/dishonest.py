@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from node.claiming import sign_claim
-from node.research import Trials
 from node.service import run_node
 from node.settings import Home
+from node.trials import Trials
 from node.work import cancellable
 from swarm.records import Claim, DevPair
 

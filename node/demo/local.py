@@ -143,7 +143,7 @@ class LocalSwarm:
     def start(self) -> None:
         """Start the founder, then all others with its address."""
         founder, *others = self.nodes
-        founder.home.save(replace(founder.home.load(), calibrate=False))
+        founder.home.save(replace(founder.home.load(), calibrate=False, verify_share_milli=1000))
         founder.start()
         addresses = founder.wait_started().addresses
         for node in others:
@@ -155,6 +155,7 @@ class LocalSwarm:
                 bootstrap=addresses,
                 roles=part.roles,
                 calibrate=False,  # a few minutes of work that such a swarm does not last for
+                verify_share_milli=1000,  # to see a claim soon
                 limits=Limits(nice_verify=5, nice_research=19) if part.cpu_only else Limits(),
             )
             node.home.save(settings)

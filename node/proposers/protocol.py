@@ -110,7 +110,7 @@ class ProposalContext:
     """All that a proposer may know: own work and adopted work, nothing quarantined."""
 
     code: bytes
-    """The frontier's train.py."""
+    """The train.py to change: the frontier's, or the best at home that was built on it."""
     tier: TierSpec
     history: tuple[PastResult, ...] = ()
     """Own results on this tier, oldest first."""

@@ -22,9 +22,9 @@ import trio
 from node.claiming import sign_claim
 from node.demo.dishonest import look_ahead
 from node.environment import env_digest
-from node.research import Trials
 from node.service import run_node
 from node.settings import Home
+from node.trials import Trials
 from node.verifying import verify_forever
 from swarm.records import Claim, DevPair, Pair
 from training.source import replace_literals

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from node.judging import Stack
 from node.merging import Merges, three_way
 from node.proposers import Proposal
-from node.research import Find, Measured
 from swarm.records import Experiment
 from tests.verification.small_swarm import TIER, SmallSwarm, measure
 from training.source import ast_hash
@@ -63,7 +63,8 @@ class Lone:
     def trials(self):
         at = self.state.frontier["quick"]
         code = self.swarm.quarantine.code(at)
-        return SimpleNamespace(base=code, base_id=at, tier=SimpleNamespace(name="quick"))
+        tier = SimpleNamespace(name="quick")
+        return SimpleNamespace(stack=Stack.on(code), base_id=at, tier=tier)
 
 
 def forked() -> tuple[SmallSwarm, Record, Record]:
@@ -107,7 +108,8 @@ async def test_a_find_that_the_frontier_left_behind_is_brought_along() -> None:
     node = Lone(swarm, [])
     merges = Merges(node)
     proposal = Proposal("p", mine, "a larger B", "tpe", "", ())
-    merges.leave(Find(None, proposal, Measured((1,), (9,), "ok", 1)))
+    merges.leave(BASE, proposal)
+    merges.leave(BASE, proposal)
     offered = await merges.offer(node.trials())
     assert offered is not None
     assert offered.hypothesis == "a larger B"
@@ -115,6 +117,9 @@ async def test_a_find_that_the_frontier_left_behind_is_brought_along() -> None:
     ours = swarm.quarantine.code(frontier.id)
     assert ours is not None
     assert offered.code == ours.replace(b"B = 2", b"B = 5")
+    siblings = await merges.offer(node.trials())
+    assert siblings is not None
+    assert siblings.proposer == "merge"  # and the find not again
 
 
 async def test_changes_of_one_line_are_left_to_people() -> None:
@@ -123,7 +128,7 @@ async def test_changes_of_one_line_are_left_to_people() -> None:
     merges = Merges(node)
     await merges.offer(node.trials())
     clash = BASE.replace(b"A = 1", b"A = 4").replace(b"C = 3", b"C = 4")
-    merges.leave(Find(None, Proposal("p", clash, "", "tpe", "", ()), Measured((), (), "ok", 1)))
+    merges.leave(BASE, Proposal("p", clash, "", "tpe", "", ()))
     assert await merges.offer(node.trials()) is None
 
 
@@ -131,7 +136,10 @@ async def test_what_another_tier_adopted_is_tried_in_this_one() -> None:
     swarm, frontier, left = forked()
     node = Lone(swarm, [])
     trials = node.trials()
-    trials.tier, trials.base = SimpleNamespace(name="cpu"), BASE  # nothing is adopted there yet
+    trials.tier, trials.stack = (
+        SimpleNamespace(name="cpu"),
+        Stack.on(BASE),
+    )  # nothing is adopted there yet
     merges = Merges(node)
     offered = [await merges.offer(trials) for _ in range(3)]
     assert [one.merges for one in offered if one] == [(c,) for c in sorted([frontier.id, left.id])]

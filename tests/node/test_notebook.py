@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import trio
 
+from node.judging import Stack
 from node.notebook import Notebook
 from node.proposers import Outcome, open_proposer
 from node.settings import ClaudeSettings, Settings
@@ -57,7 +58,9 @@ async def test_a_peers_words_and_code_are_in_no_prompt(tmp_path, monkeypatch):
             state=SimpleNamespace(rules=store.rules, claims={}),
             executor=lambda tier: LOCAL,
         )
-        trials = SimpleNamespace(base=load("quick"), tier=QUICK, train=None, tokenizer=None)
+        trials = SimpleNamespace(
+            stack=Stack.on(load("quick")), tier=QUICK, train=None, tokenizer=None
+        )
         notebook = Notebook(node)
         first = await notebook.context(trials)
         assert [past.hypothesis for past in first.history] == ["a wider layer"]

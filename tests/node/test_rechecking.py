@@ -22,8 +22,8 @@ from node.network import open_network
 from node.recheck_table import recheck_here
 from node.rechecking import NOT_TO_BE_HAD, rescore
 from node.report import Held
-from node.research import Trials
 from node.settings import Limits
+from node.trials import Trials
 from node.upkeep import is_due, upkeep_forever
 from node.verifying import verify_forever
 from swarm.blobs import BlobStore

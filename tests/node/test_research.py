@@ -1,57 +1,82 @@
-"""What a researcher takes for real enough to ask verifiers for their time."""
+"""The research loop of a real node, with real training: edits on edits, claims of several."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from node.research import MAX_PAIRS, MIN_PAIRS, judge
+from node.proposers import Proposal
+from node.research import research_forever
+from swarm.records import Claim, Experiment
+from tests.node.test_rechecking import until, up, working
+from tests.node.tiny import BASE, tiny_swarm
+from training.source import ast_hash
 
-EFFECT = 5_000_000
-
-
-@pytest.mark.parametrize(
-    ("gains", "verdict"),
-    [
-        ([], "more"),
-        ([EFFECT], "no"),
-        ([-1], "no"),
-        ([30_000_000], "more"),
-        ([30_000_000, 31_000_000], "more"),
-        ([30_000_000, 31_000_000, 29_000_000], "more"),
-        ([30_000_000, 31_000_000, 29_000_000, 30_000_000, 30_000_000], "no"),
-        ([60_000_000, 61_000_000, 59_000_000], "yes"),
-        ([46_000_000, 47_000_000, 46_000_000, 45_000_000, 46_000_000], "yes"),
-        ([30_000_000, 4_000_000], "no"),
-        ([30_000_000, 6_000_000, 29_000_000], "more"),
-        ([30_000_000, 6_000_000, 29_000_000, 5_000_000], "no"),
-        ([60_000_000, 6_000_000, 6_000_000, 6_000_000, 6_000_000], "no"),
-    ],
-)
-def test_judgement(gains, verdict):
-    assert judge(gains, EFFECT) == verdict
+STEPS = (b"lr=0.01", b"lr=0.00001", b"lr=0.1")
+"""Better, much worse, better still."""
 
 
-@given(st.lists(st.integers(-(10**9), 10**9), max_size=MAX_PAIRS))
-def test_a_judgement_is_reached_and_never_on_one_seed(gains):
-    verdict = judge(gains, EFFECT)
-    if verdict == "yes":
-        assert len(gains) >= MIN_PAIRS
-        assert min(gains) > EFFECT
-    if len(gains) == MAX_PAIRS:
-        assert verdict != "more"
+class Steps:
+    """Each step once, put into whatever is best."""
+
+    name = "steps"
+
+    def __init__(self):
+        self.left = list(STEPS)
+        self.seen = []
+
+    def propose(self, context):
+        self.seen.append(context.code)
+        if not self.left:
+            return None
+        step = self.left.pop(0)
+        head, tail = context.code.split(b"lr=", 1)
+        code = head + step + tail[tail.index(b")") :]
+        return Proposal(step.decode(), code, step.decode(), self.name, "", ())
+
+    def observe(self, proposal_id, outcome):
+        assert outcome.status in ("measured", "abandoned")
 
 
-def test_noise_is_not_often_worth_a_claim():
-    """Without an effect, pairs as noisy as 'lr x 2' of the tier are claimed now and then only."""
-    import random
+def with_rate(rate: bytes) -> bytes:
+    return BASE.replace(b"lr=0.001", rate)
 
-    random.seed(7)
-    claims = 0
-    for _ in range(2000):
-        gains: list[int] = []
-        while judge(gains, EFFECT) == "more":
-            gains.append(int(random.gauss(0, 9_000_000)))
-        claims += judge(gains, EFFECT) == "yes"
-    assert claims < 2000 * 0.02
+
+def said(node, kind):
+    return [record.payload for record in node.own_records() if isinstance(record.payload, kind)]
+
+
+@pytest.mark.sandbox
+async def test_edits_are_built_on_edits_also_after_a_restart_and_claimed_together(
+    tmp_path, monkeypatch
+):
+    proposers = []
+
+    def open_proposer(*_, **__):
+        proposers.append(Steps())
+        return proposers[-1]
+
+    monkeypatch.setattr("node.proposers.open_proposer", open_proposer)
+    parts = {"ada": ("researcher", "governor"), "bob": ("verifier",), "eve": ("verifier",)}
+    home = tiny_swarm(tmp_path, parts)["ada"]
+    home.save(replace(home.load(), verify_share_milli=1))  # never due while there are ideas
+    async with up(home) as (node, _):
+        async with working((research_forever, node)):
+            await until(node, lambda _: len(said(node, Experiment)) >= 2)
+        first, second, *_ = said(node, Experiment)
+    assert (first.outcome, first.reason) == ("better", "kept on top of the frontier")
+    assert second.outcome == "not_better"
+    assert proposers[0].seen[:2] == [BASE, with_rate(STEPS[0])]
+    proposers.clear()
+    async with up(home) as (node, _):
+        async with working((research_forever, node)):
+            await until(node, lambda _: said(node, Claim))
+        kept = [one for one in said(node, Experiment)[2:] if one.outcome == "better"]
+        (claim,) = said(node, Claim)
+    assert kept[0].hypothesis.startswith("kept before a restart")
+    assert kept[0].ast_hash == first.ast_hash
+    assert claim.code == with_rate(STEPS[2])
+    assert claim.ast_hash == ast_hash(claim.code)
+    assert len(claim.dev_pairs) >= 3
+    assert claim.hypothesis == f"{kept[0].hypothesis}; lr=0.1"
