@@ -97,9 +97,9 @@ class Stack:
     cost_ms: int = 0
 
     @classmethod
-    def on(cls, base: bytes) -> Stack:
-        """Nothing kept yet."""
-        return cls(base, base)
+    def on(cls, base: bytes, cost_ratio_milli: int = 1000) -> Stack:
+        """Nothing kept yet; a base that is dearer than the one before leaves less room."""
+        return cls(base, base, cost_ratio_milli=cost_ratio_milli)
 
     def plus(
         self, edit: Proposal, gains: Sequence[int], cost_ratio_milli: int, cost_ms: int

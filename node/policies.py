@@ -10,9 +10,11 @@
   The bench is this machine, one position after the other; nobody lies, and the screen is left out,
   as a proposer that edits literals has nothing that it would refuse.
 
-Both propose, train and score alike, in the sandbox, metered. Whatever was measured before is taken
-from ``node.runs`` and costs the budget as much as it did then: a comparison that was killed is
-played again from its seed, in moments, up to where it was.
+Both propose, train and score alike, in the sandbox, metered, and keep no program that costs more
+than the tier's ``max_cost_ratio`` times the one they began with: else a gain could be bought with
+compute. Whatever was measured before is taken from ``node.runs`` and costs the budget as much as it
+did then: a comparison that was killed is played again from its seed, in moments, up to where it
+was.
 """
 
 from __future__ import annotations
@@ -186,6 +188,7 @@ def greedy(loop: Loop, proposer: Proposer) -> Trail:
     """Keep what scores better than the best so far; else go back to that."""
     lab = loop.lab
     best, steps, tried = lab.base, list[Step](), 0
+    ratio = 1000
     seed = draw(lab.seed, "greedy", 0)
     while not loop.spent:
         proposal = proposer.propose(loop.context(best))
@@ -193,10 +196,11 @@ def greedy(loop: Loop, proposer: Proposer) -> Trail:
             break
         status, pair = loop.pair("research", best, proposal.code, seed, 0)
         tried += 1
-        ok, gain = status == "ok", pair.d_nano
+        dearer = ratio * _cost_ratio(pair) // 1000
+        ok, gain = status == "ok" and dearer <= lab.tier.max_cost_ratio_milli, pair.d_nano
         proposer.observe(proposal.id, Outcome("measured", gain) if ok else Outcome("failed"))
         if ok and gain > 0:
-            best = proposal.code
+            best, ratio = proposal.code, dearer
             steps.append(Step(best, proposal.hypothesis, gain))
     return loop.trail(GREEDY, steps, tried, Counter())
 
@@ -207,6 +211,7 @@ def lazaretto(
     """Research, claim, verify; build on what was adopted."""
     lab, effect = loop.lab, loop.lab.policy.min_effect_nano
     stack, steps, tried, claimed_at = Stack.on(lab.base), list[Step](), 0, 0
+    dearer = 1000
     not_adopted = Counter[str]()
     while not loop.spent and len(steps) + not_adopted.total() < SLOTS:
         proposal = proposer.propose(loop.context(stack.code))
@@ -225,10 +230,11 @@ def lazaretto(
             step, reason = _verify(loop, stack, len(steps))
             if step is None:
                 not_adopted[reason] += 1
-                stack = Stack.on(stack.base)
+                stack = Stack.on(stack.base, dearer)
             else:
                 steps.append(step)
-                stack = Stack.on(step.code)
+                dearer = stack.cost_ratio_milli
+                stack = Stack.on(step.code, dearer)
         elif proposal is None:
             break
     return loop.trail(LAZARETTO, steps, tried, not_adopted)
@@ -242,7 +248,7 @@ def _try(loop: Loop, stack: Stack, proposal: Proposal, proposer: Proposer) -> St
         status, pair = loop.pair(
             "research", stack.code, proposal.code, _seed(loop, stack), len(gains)
         )
-        ratio = pair.candidate_cost_ms * 1000 // max(1, pair.base_cost_ms)
+        ratio = _cost_ratio(pair)
         if status != "ok" or stack.ratio_with(ratio) > most:
             proposer.observe(proposal.id, Outcome("failed"))
             return stack
@@ -299,6 +305,10 @@ def _verify(loop: Loop, stack: Stack, ancestors: int) -> tuple[Step | None, str]
     effect = effect_of(after, policy.f)
     claimed = effect.mean_nano if effect else verdict.mean_nano
     return Step(code, stack.hypothesis, claimed), ""
+
+
+def _cost_ratio(pair: Pair) -> int:
+    return pair.candidate_cost_ms * 1000 // max(1, pair.base_cost_ms)
 
 
 def _hash(code: bytes) -> bytes:
