@@ -348,7 +348,7 @@ async def test_odd_frames_of_the_multiplexer():
                 connection = await muxed(evil, victim.key)
                 for _ in range(20):
                     try:
-                        await connection._write_frame(frame)
+                        await connection.secured_conn.write(frame)
                     except Exception:
                         break
                 await trio.sleep(0.1)
