@@ -43,9 +43,9 @@ class Liveness:
 
     Args:
         transport: the transport; the protocol's handler is set here.
-        interval: seconds between two checks of a peer, +-20 %; each good one, whoever asked,
-            doubles them, up to ``PATIENCE`` times that, and a failed one brings them back. Who does
-            not answer something else in time (``suspect``) is checked at once.
+        interval: seconds before the first check of a peer and after a failed one, +-20 %; after a
+            good one, whoever asked, ``PATIENCE`` times that. Who does not answer something else in
+            time (``suspect``) is checked at once.
         strikes: failed checks in a row after which it is disconnected.
         clock: seconds since 1970.
     """
@@ -61,7 +61,6 @@ class Liveness:
         self._interval = interval
         self._limit = strikes
         self._strikes: dict[bytes, int] = {}
-        self._pauses: dict[bytes, float] = {}
         self._due: dict[bytes, float] = {}
         self._checking: set[bytes] = set()
         self._clock = clock
@@ -85,13 +84,11 @@ class Liveness:
             and peer not in self._checking
             and peer not in self._strikes
         ):
-            self._ask_later(peer)
+            self._due[peer] = self._in(PATIENCE)
         return self._statement(peer)
 
-    def _ask_later(self, peer: bytes) -> None:
-        pause = min(2 * self._pauses.get(peer, self._interval), PATIENCE * self._interval)
-        self._pauses[peer] = pause
-        self._due[peer] = trio.current_time() + _about(pause)
+    def _in(self, intervals: int) -> float:
+        return trio.current_time() + intervals * self._interval * random.uniform(0.8, 1.2)
 
     def clock_ahead(self) -> float | None:
         """By how many seconds connected peers' clocks are ahead of ours, in the median.
@@ -111,9 +108,7 @@ class Liveness:
             while True:
                 now = trio.current_time()
                 peers = self._transport.peers()
-                first = {key: now + _about(self._interval) for key in peers - self._due.keys()}
-                self._due = first | {key: at for key, at in self._due.items() if key in peers}
-                self._pauses = {key: s for key, s in self._pauses.items() if key in peers}
+                self._due = {key: self._due.get(key) or self._in(1) for key in peers}
                 self._strikes = {key: n for key, n in self._strikes.items() if key in peers}
                 self._ahead = {key: s for key, s in self._ahead.items() if key in peers}
                 for key in peers - self._checking:
@@ -129,10 +124,9 @@ class Liveness:
             self._checking.discard(key)
         if good:
             self._strikes.pop(key, None)
-            self._ask_later(key)
+            self._due[key] = self._in(PATIENCE)
             return
-        self._pauses.pop(key, None)
-        self._due[key] = trio.current_time() + self._interval
+        self._due[key] = self._in(1)
         self._strikes[key] = self._strikes.get(key, 0) + 1
         if self._strikes[key] >= self._limit and self._transport.connected(key):
             log.info("peer %s is connected but deaf; connecting anew", short(key))
@@ -149,7 +143,3 @@ class Liveness:
         except PeerGone:
             return True  # a reset is the answer of a living peer that does not admit us (yet)
         return self._all_well(key, answer)
-
-
-def _about(seconds: float) -> float:
-    return seconds * random.uniform(0.8, 1.2)
