@@ -50,7 +50,8 @@ class AddressBook:
         self._path = path
         self._clock = clock
         self._entries: dict[bytes, _Entry] = {}
-        self._changed = False
+        self.changed = False
+        """Whether there is anything to save."""
         for line in _lines(path):
             seen, _, text = line.partition(" ")
             try:
@@ -77,7 +78,7 @@ class AddressBook:
         while len(entry.first_hand) > MAX_FIRST_HAND:
             del entry.first_hand[next(iter(entry.first_hand))]
         entry.pause, entry.next_try = FIRST_PAUSE_S, 0.0
-        self._changed = True
+        self.changed = True
 
     def hear(self, address: PeerAddress) -> None:
         """Note what somebody else says of a peer."""
@@ -116,7 +117,7 @@ class AddressBook:
 
     def save(self) -> None:
         """Write the file if anything is new. A disk that refuses costs nothing but the file."""
-        if self._path is None or not self._changed:
+        if self._path is None or not self.changed:
             return
         lines = [
             f"{int(when)} {address}\n"
@@ -127,7 +128,7 @@ class AddressBook:
         try:
             temporary.write_text("".join(lines))
             os.replace(temporary, self._path)
-            self._changed = False
+            self.changed = False
         except OSError as error:
             log.info("addresses of peers could not be saved: %s", error.strerror)
 

@@ -53,6 +53,7 @@ class Contacts:
         self._dial = dial
         self._busy = busy
         self._contacts: dict[bytes, _Contact] = {}
+        self._wake = trio.Event()
 
     def __contains__(self, key: bytes) -> bool:
         return key in self._contacts
@@ -74,6 +75,7 @@ class Contacts:
                 contact.addresses.remove(address)
             contact.addresses.insert(0, address)
             del contact.addresses[MAX_ADDRESSES:]
+            self._wake.set()
         return address
 
     def forget(self, key: bytes) -> None:
@@ -86,6 +88,7 @@ class Contacts:
         if contact is not None:
             contact.lost_at = trio.current_time()
             contact.next_dial = contact.lost_at + random.uniform(0.1, 0.3)
+            self._wake.set()
 
     async def reach(self, key: bytes) -> bool:
         """Try the addresses of a known peer now, one after the other."""
@@ -110,12 +113,19 @@ class Contacts:
             while True:
                 now = trio.current_time()
                 dialling = sum(contact.dialling for contact in self._contacts.values())
-                for key, contact in list(self._contacts.items()):
+                lost = [key for key in self._contacts if not self._busy(key)]
+                for key in lost:
+                    contact = self._contacts[key]
                     if dialling >= MAX_DIALLING:
                         break
-                    if contact.dialling or now < contact.next_dial or self._busy(key):
+                    if contact.dialling or now < contact.next_dial:
                         continue
                     dialling += 1
                     contact.dialling = True
                     nursery.start_soon(self.reach, key)
-                await trio.sleep(0.1)
+                if lost:
+                    await trio.sleep(0.1)
+                else:  # nobody but those who are refused, for a while
+                    self._wake = trio.Event()
+                    with trio.move_on_after(1.0):
+                        await self._wake.wait()

@@ -75,7 +75,8 @@ class Discovery:
                 nursery.start_soon(self._keep_asking)
                 while True:
                     await self._dial_some()
-                    await trio.to_thread.run_sync(self._book.save)
+                    if self._book.changed:
+                        await trio.to_thread.run_sync(self._book.save)
                     await trio.sleep(random.uniform(0.5, 1.5) * min(2.0, self._interval))
         finally:
             self._book.save()

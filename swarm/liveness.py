@@ -3,12 +3,14 @@
 A connection says little: a reset gossip stream leaves both sides listing a peer that neither
 hears, and a machine that lost power keeps its TCP connections for minutes. So each peer is asked,
 over a stream of its own, whether it hears us; whoever does not answer, does not hear us or is not
-heard a few times in a row is disconnected, and dialled anew if its address is known.
+heard a few times in a row is disconnected, and dialled anew if its address is known. Who asks says
+whether it hears the other side: one exchange in which both do serves them both.
 
-    request  = "?"
+    request  = response
     response = 0x01 (I read your gossip and know your subscription) or 0x00 | unix time in ms (u64)
 
-Nothing is decided by a clock; the times only let a node tell its owner that its clock is wrong.
+A shorter request, or response, says less. Nothing is decided by a clock; the times only let a node
+tell its owner that its clock is wrong.
 """
 
 from __future__ import annotations
@@ -41,9 +43,9 @@ class Liveness:
 
     Args:
         transport: the transport; the protocol's handler is set here.
-        interval: seconds between two checks of a peer; each good answer doubles them, up to
-            ``PATIENCE`` times that, and a failed check brings them back. Who does not answer
-            something else in time (``suspect``) is checked at once.
+        interval: seconds before the first check of a peer and after a failed one, +-20 %; after a
+            good one, whoever asked, ``PATIENCE`` times that. Who does not answer something else in
+            time (``suspect``) is checked at once.
         strikes: failed checks in a row after which it is disconnected.
         clock: seconds since 1970.
     """
@@ -59,16 +61,34 @@ class Liveness:
         self._interval = interval
         self._limit = strikes
         self._strikes: dict[bytes, int] = {}
-        self._pauses: dict[bytes, float] = {}
         self._due: dict[bytes, float] = {}
         self._checking: set[bytes] = set()
         self._clock = clock
         self._ahead: dict[bytes, float] = {}
         transport.set_responder(PROTOCOL, self._answer, max_request=16)
 
-    async def _answer(self, peer: bytes, _request: bytes) -> bytes:
+    def _statement(self, peer: bytes) -> bytes:
         now = max(0, int(1000 * self._clock())).to_bytes(8, "big")
         return (b"\x01" if self._transport.hears(peer) else b"\x00") + now
+
+    def _all_well(self, peer: bytes, statement: bytes) -> bool:
+        if len(statement) == 9:
+            theirs = int.from_bytes(statement[1:], "big") / 1000
+            self._ahead[peer] = max(-1e9, min(1e9, theirs - self._clock()))
+        return statement[:1] == b"\x01" and self._transport.hears(peer)
+
+    async def _answer(self, peer: bytes, request: bytes) -> bytes:
+        if (
+            self._all_well(peer, request)
+            and peer in self._due
+            and peer not in self._checking
+            and peer not in self._strikes
+        ):
+            self._due[peer] = self._in(PATIENCE)
+        return self._statement(peer)
+
+    def _in(self, intervals: int) -> float:
+        return trio.current_time() + intervals * self._interval * random.uniform(0.8, 1.2)
 
     def clock_ahead(self) -> float | None:
         """By how many seconds connected peers' clocks are ahead of ours, in the median.
@@ -88,14 +108,11 @@ class Liveness:
             while True:
                 now = trio.current_time()
                 peers = self._transport.peers()
-                self._due = {key: self._due.get(key, now + self._interval) for key in peers}
-                self._pauses = {key: s for key, s in self._pauses.items() if key in peers}
+                self._due = {key: self._due.get(key) or self._in(1) for key in peers}
                 self._strikes = {key: n for key, n in self._strikes.items() if key in peers}
                 self._ahead = {key: s for key, s in self._ahead.items() if key in peers}
                 for key in peers - self._checking:
                     if now >= self._due[key]:
-                        pause = self._pauses.get(key, self._interval)
-                        self._due[key] = now + pause * random.uniform(0.8, 1.2)
                         self._checking.add(key)
                         nursery.start_soon(self._check, key)
                 await trio.sleep(min(0.5, self._interval / 4))
@@ -107,11 +124,9 @@ class Liveness:
             self._checking.discard(key)
         if good:
             self._strikes.pop(key, None)
-            pause = self._pauses.get(key, self._interval)
-            self._pauses[key] = min(2 * pause, PATIENCE * self._interval)
+            self._due[key] = self._in(PATIENCE)
             return
-        self._pauses.pop(key, None)
-        self._due[key] = trio.current_time() + self._interval
+        self._due[key] = self._in(1)
         self._strikes[key] = self._strikes.get(key, 0) + 1
         if self._strikes[key] >= self._limit and self._transport.connected(key):
             log.info("peer %s is connected but deaf; connecting anew", short(key))
@@ -121,13 +136,10 @@ class Liveness:
     async def _good(self, key: bytes) -> bool:
         try:
             answer = await self._transport.request(
-                key, PROTOCOL, b"?", max_response=16, seconds=ANSWER_S
+                key, PROTOCOL, self._statement(key), max_response=16, seconds=ANSWER_S
             )
         except (PeerSilent, Misbehaviour):
             return False
         except PeerGone:
             return True  # a reset is the answer of a living peer that does not admit us (yet)
-        if len(answer) == 9:
-            theirs = int.from_bytes(answer[1:], "big") / 1000
-            self._ahead[key] = max(-1e9, min(1e9, theirs - self._clock()))
-        return answer[:1] == b"\x01" and self._transport.hears(key)
+        return self._all_well(key, answer)

@@ -8,7 +8,8 @@ What is covered (each was found in py-libp2p 0.8.1, most of them by a test that 
 - an accepted connection kept its place until shutdown, so that a node went deaf after
   ``max_connections`` of them: ``SafeSwarm`` gives the place back when the connection ends;
 - a peer could send beyond its flow-control window, open any number of streams, and keep a broken
-  connection busy with what it had sent before: ``SafeYamux``;
+  connection busy with what it had sent before; and each read, of a single byte too, was answered
+  with a window update, half of all frames: ``SafeYamux``;
 - identify wrote whatever a peer said into the address book: ``SafeHost`` answers identify, and
   asks nobody.
 
@@ -18,6 +19,7 @@ What is not covered: floods below the level of a connection (SYN floods, bandwid
 from __future__ import annotations
 
 import logging
+import struct
 import weakref
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -38,8 +40,14 @@ from libp2p.peer.peerstore import PeerStore
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_ID
 from libp2p.security.noise.transport import Transport as Noise
 from libp2p.stream_muxer.muxer_multistream import MuxerMultistream
+from libp2p.stream_muxer.yamux.yamux import (
+    DEFAULT_WINDOW_SIZE,
+    HEADER_SIZE,
+    TYPE_WINDOW_UPDATE,
+    YAMUX_HEADER_FORMAT,
+    Yamux,
+)
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_ID
-from libp2p.stream_muxer.yamux.yamux import Yamux
 from libp2p.tools.anyio_service.trio_manager import TrioManager
 from libp2p.transport.tcp.tcp import TCP
 from libp2p.transport.upgrader import TransportUpgrader
@@ -65,6 +73,8 @@ MAX_BUFFERED_PER_CONNECTION = 48 * 1024 * 1024
 """Unread bytes of all streams of one connection. Yamux windows grow to 16 MiB per stream."""
 MAX_INBOUND_STREAMS = 64
 """Streams that one peer may have in work here at the same time."""
+MAX_HELD_CREDIT = DEFAULT_WINDOW_SIZE // 4
+"""Bytes read from a stream of which its sender is not told yet. Its window stays above the rest."""
 NEGOTIATE_S = 10
 MAX_HANDSHAKES = 32
 """Inbound connections that have not proved a key yet."""
@@ -142,6 +152,7 @@ class SafeYamux(Yamux):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.stream_events = _OpenOnly(self.streams)
+        self._held_credit: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 
     async def _read_data_body(self, length: int) -> bytes:
         held = sum(len(buffer) for buffer in self.stream_buffers.values())
@@ -151,7 +162,25 @@ class SafeYamux(Yamux):  # type: ignore[misc]
         body: bytes = await super()._read_data_body(length)
         return body
 
+    def _credit_due(self, stream_id: int, credit: int) -> int:
+        """Add to what the sender of a stream may send; return what it must be told of now."""
+        stream = self.streams.get(stream_id)
+        if stream is None:
+            return 0
+        credit += self._held_credit.pop(stream, 0)
+        if credit >= MAX_HELD_CREDIT:
+            return credit
+        self._held_credit[stream] = credit
+        return 0
+
     async def _write_frame(self, data: bytes) -> None:
+        if len(data) == HEADER_SIZE:
+            version, kind, flags, stream_id, credit = struct.unpack(YAMUX_HEADER_FORMAT, data)
+            if kind == TYPE_WINDOW_UPDATE and not flags:
+                credit = self._credit_due(stream_id, credit)
+                if not credit:
+                    return
+                data = struct.pack(YAMUX_HEADER_FORMAT, version, kind, flags, stream_id, credit)
         try:
             await super()._write_frame(data)
         except ConnectionClosedError:

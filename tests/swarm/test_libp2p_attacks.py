@@ -348,7 +348,7 @@ async def test_odd_frames_of_the_multiplexer():
                 connection = await muxed(evil, victim.key)
                 for _ in range(20):
                     try:
-                        await connection._write_frame(frame)
+                        await connection.secured_conn.write(frame)
                     except Exception:
                         break
                 await trio.sleep(0.1)
@@ -448,3 +448,30 @@ async def test_a_flood_of_valid_messages_does_not_deafen_the_node():
             await trio.sleep(0.5)
             await still_works(victim, honest)
             nursery.cancel_scope.cancel()
+
+
+async def test_what_is_read_in_crumbs_is_not_answered_crumb_by_crumb(monkeypatch):
+    updates = []
+    write = safe_libp2p.Yamux._write_frame
+
+    async def counted(connection, frame):
+        if frame[1] == 1 and not frame[2] | frame[3]:
+            updates.append(int.from_bytes(frame[8:12], "big"))
+        await write(connection, frame)
+
+    async def crumbs(peer, stream):
+        left = size
+        while left:
+            left -= len(await stream._raw.read(min(left, 500)))
+        await stream.write_frame(b"all")
+
+    size = 1 << 20
+    async with bare("a") as a, bare("b") as b:
+        a.set_handler("/test/crumbs/1", crumbs)
+        await b.dial(a.addresses[0])
+        monkeypatch.setattr(safe_libp2p.Yamux, "_write_frame", counted)
+        async with b.stream(a.key, "/test/crumbs/1") as stream:
+            await stream._raw.write(bytes(size))  # four times the window
+            assert await stream.read_frame(3) == b"all"
+        assert 3 <= len(updates) <= 40
+        assert min(updates) >= safe_libp2p.MAX_HELD_CREDIT

@@ -166,6 +166,20 @@ async def test_who_falls_silent_is_asked_at_once_whether_it_is_there():
             await asked.wait()
 
 
+async def test_one_exchange_tells_both_that_they_hear_one_another():
+    rarely = TransportSettings(alive_s=600.0)
+    async with bare("a", settings=rarely) as a, bare("b", settings=rarely) as b:
+        await b.dial(a.addresses[0])
+        await eventually(lambda: b.key in a._liveness._due)
+        first = a._liveness._due[b.key]
+        for nothing_said in (b"?", b"\x00" + bytes(8)):
+            await b.request(a.key, liveness.PROTOCOL, nothing_said, max_response=16)
+            assert a._liveness._due[b.key] == first
+        answer = await b.request(a.key, liveness.PROTOCOL, b"\x01" + bytes(8), max_response=16)
+        assert answer[:1] == b"\x01"
+        assert a._liveness._due[b.key] > first + 100  # a need not ask for a while
+
+
 async def test_dialling_somebody_else_fails():
     async with bare("a") as a, bare("b") as b, bare("c") as c:
         wrong = a.addresses[0].rsplit("/", 1)[0] + "/" + peer_id(c.key)
