@@ -100,8 +100,11 @@ def test_what_is_lent_is_enforced_and_measured_beside_its_limit(tmp_path) -> Non
         seen.append(sensors.sense())
 
     assert runner.train(HOG, lent, TRAIN, 0).status == "memory"
-    sensors.sense()  # what was computed until now, by the sandbox in the making too, is over
-    assert runner.train(HOG, TIER, TRAIN, 0, nice=19, progress=measure).status == "ok"
+    for _ in range(6):  # what computes most may be a sandbox in the making
+        sensors.sense()
+        assert runner.train(HOG, TIER, TRAIN, 0, nice=19, progress=measure).status == "ok"
+        if 19 in [one.nice for one in seen]:
+            break
     assert 19 in [one.nice for one in seen]
     assert max(one.run_mib for one in seen) > 200
     shown = {row[0]: row[1:] for row in rows(modest(), seen[0], 0.5)}

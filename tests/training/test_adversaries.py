@@ -25,7 +25,7 @@ ENDS = runner.STATUSES | evaluator.STATUSES | {"too_costly", "screened"}
 @pytest.fixture(scope="module")
 def attempts(request):
     """Futures of what this session asks for, by name: tried two at a time, ahead of the tests.
-    The naive loop runs beside them, under the name ""."""
+    Two naive loops run beside them, with half of the programs each, under "naive NAME"."""
     asked = [
         item.callspec.params
         for item in request.session.items
@@ -36,10 +36,12 @@ def attempts(request):
     text = cheats.corpus()
     bench = cheats.Bench(cheats.SMALL, text)
     sandbox.prestart(cheats.WORKERS)
-    with ThreadPoolExecutor(cheats.WORKERS) as pool, ThreadPoolExecutor(1) as beside:
+    with ThreadPoolExecutor(cheats.WORKERS) as pool, ThreadPoolExecutor(2) as beside:
         programs = [one for one in (*ADVERSARIES, *CONTROLS) if one.name in wanted]
         futures = {one.name: pool.submit(bench.attempt, one) for one in programs}
-        futures[""] = beside.submit(cheats.in_naive_loop, shown, text, lambda _: None)
+        for half in (shown[::2], shown[1::2]):
+            loop = beside.submit(cheats.in_naive_loop, half, text, lambda _: None)
+            futures |= {f"naive {one.name}": loop for one in half}
         yield futures
         pool.shutdown(cancel_futures=True)
 
@@ -64,7 +66,7 @@ def test_an_honest_control_is_scored(program, attempts):
 @pytest.mark.parametrize("shown", SHOWN, ids=lambda program: program.name)
 def test_the_naive_loop_is_taken_in(shown, attempts):
     outcome = cheats.Outcome(shown, "ok", "", None, None, 0)
-    (found,) = cheats.with_naive([outcome], attempts[""].result())
+    (found,) = cheats.with_naive([outcome], attempts[f"naive {shown.name}"].result())
     assert found.won_naively, found.naive
 
 
