@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from node.trials import Measured, Trials
     from verification.states import ClaimState
 
-MAX_AUTHOR = 120
-"""Characters."""
 PATIENCES = 2
 """A claim on which nothing has happened for as many patiences does not hold up the next one."""
 
@@ -39,7 +37,7 @@ class Claims:
         slot = self._free_slot()
         assert slot is not None
         claimed = await sign_claim(
-            self._node, trials, stack.code, stack.hypothesis, stack.author[:MAX_AUTHOR],
+            self._node, trials, stack.code, stack.hypothesis, stack.author,
             measured.pairs, measured.cost_ms, slot, merges=stack.merges,
         )  # fmt: skip
         await self._node.caught_up()

@@ -30,6 +30,7 @@ MIN_T: Final = 4.0
 LEAST_SPREAD: Final = 2
 """Least standard deviation of a pair that is assumed, in units of ``min_effect``: dev text is one
 text, and pairs on it are more alike than pairs on the folds of verifiers."""
+MAX_AUTHOR: Final = 120
 VERDICT_PAIRS: Final = 5
 """What a bench needs for a clear claim."""
 
@@ -142,9 +143,9 @@ class Stack:
 
     @property
     def author(self) -> str:
-        """Whose edits these are, who gained the most first."""
+        """Whose edits these are, who gained the most first; as many as a record has room for."""
         ranked = sorted(self.edits, key=lambda one: -one[1])
-        return " + ".join(dict.fromkeys(edit.author for edit, _ in ranked))
+        return " + ".join(dict.fromkeys(edit.author for edit, _ in ranked))[:MAX_AUTHOR]
 
     @property
     def proposal(self) -> Proposal:

@@ -102,7 +102,8 @@ class LocalSwarm:
     """Founds a swarm under ``directory`` with one node for each part; the first is the founder.
 
     Nodes other than the founder begin with a key, the swarm id and the founder's address, and fetch
-    everything else from peers.
+    everything else from peers. A find is claimed at once unless ``verify_share_milli`` says
+    otherwise (``node.settings``), so that one is seen soon.
     """
 
     def __init__(
@@ -112,8 +113,10 @@ class LocalSwarm:
         *,
         corpus: str | None = None,
         charter: Path | None = None,
+        verify_share_milli: int = 1000,
         progress: Callable[[str], None],
     ) -> None:
+        self._share = verify_share_milli
         self.nodes = [LocalNode(part, Home(directory / part.name)) for part in parts]
         founder, *others = self.nodes
         self.swarm = found_here(
@@ -143,7 +146,9 @@ class LocalSwarm:
     def start(self) -> None:
         """Start the founder, then all others with its address."""
         founder, *others = self.nodes
-        founder.home.save(replace(founder.home.load(), calibrate=False, verify_share_milli=1000))
+        founder.home.save(
+            replace(founder.home.load(), calibrate=False, verify_share_milli=self._share)
+        )
         founder.start()
         addresses = founder.wait_started().addresses
         for node in others:
@@ -155,7 +160,7 @@ class LocalSwarm:
                 bootstrap=addresses,
                 roles=part.roles,
                 calibrate=False,  # a few minutes of work that such a swarm does not last for
-                verify_share_milli=1000,  # to see a claim soon
+                verify_share_milli=self._share,
                 limits=Limits(nice_verify=5, nice_research=19) if part.cpu_only else Limits(),
             )
             node.home.save(settings)

@@ -109,4 +109,6 @@ def test_a_stack_is_told_as_one_edit():
     assert (stack.merges, stack.proposal.code) == ((bytes(32),), b"4")
     for at in range(200):
         stack = stack.plus(edit(b"%d" % at), [1, 1], 1000, 5)
+        stack = stack.plus(edit(b"x", by=f"model {at}"), [1, 1], 1000, 5)
     assert len(stack.hypothesis) == 500
+    assert len(stack.author) == 120

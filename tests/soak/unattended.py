@@ -28,6 +28,7 @@ import psutil
 
 from node.demo.local import LocalNode, LocalSwarm, Part
 from node.demo.watch import Watch
+from node.settings import VERIFY_SHARE_MILLI
 from swarm.keys import KeyPair
 from tests.soak.aftermath import MINUTES, RESTARTS, RUN, report
 from tests.soak.kill import feed_of
@@ -109,7 +110,13 @@ class Soak:
         self.seconds = seconds
         self.say = say
         self.restarts: list[Restart] = []
-        self.swarm = LocalSwarm(folder, PARTS, charter=charter(folder), progress=say)
+        self.swarm = LocalSwarm(
+            folder,
+            PARTS,
+            charter=charter(folder),
+            verify_share_milli=VERIFY_SHARE_MILLI,
+            progress=say,
+        )
         self.watch = Watch(self.swarm, {})
         self.authors = {
             node.part.name: KeyPair.load(node.home.key).public for node in self.swarm.nodes
