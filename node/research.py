@@ -252,7 +252,7 @@ class _Research:
         outcome, reason = "failed", measured.status
         if measured.status == "ok":
             outcome = "not_better"
-            reason = f"{len(stack.edits)} edits together: not clear enough for a claim"
+            reason = f"{_edits(len(stack.edits))} together: not clear enough for a claim"
         tree = ast_hash(stack.code)
         await self._sign(job, tree, stack.hypothesis, stack.author, outcome, reason, measured)
 
@@ -303,9 +303,13 @@ def _learnt(measured: Measured) -> Outcome:
     return Outcome("measured", measured.mean_nano)
 
 
+def _edits(count: int) -> str:
+    return f"{count} edits" if count > 1 else "one edit"
+
+
 def _outcome(measured: Measured, min_effect: int, edits: int) -> tuple[str, str]:
     if measured.status != "ok":
         return "failed", measured.status
     if keep(measured.gains, min_effect) == "yes":
-        return "better", f"kept on top of {edits} edits" if edits else "kept on top of the frontier"
+        return "better", f"kept on top of {_edits(edits) if edits else 'the frontier'}"
     return "not_better", f"no more than noise or min_effect on {len(measured.gains)} seeds"
