@@ -31,6 +31,7 @@ bench: $(READY)
 bench-gpu: $(READY)
 	@$(BIN)/python -m tests.benchmarks.gpu
 	@test -z "$(CORPUS)" || $(BIN)/python -m tests.benchmarks.gpu_experiment --corpus "$(CORPUS)" --seconds 60 300
+	@test -z "$(CORPUS)" || $(BIN)/python -m tests.benchmarks.gpu_lanes --corpus "$(CORPUS)" || test $$? -eq 2
 
 soak: $(READY)
 	@$(BIN)/python -m tests.soak

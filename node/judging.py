@@ -3,7 +3,7 @@
 Edits that help are kept at home, one on top of the other (``Stack``), as in a greedy loop but on
 two seeds each. A claim takes verifiers several times as long as an edit takes its author, so the
 edits are claimed together, once enough research went into them (``is_due``), and only where the
-whole stack is better than the frontier on further seeds, which chose nothing (``judge``).
+whole stack is better than the frontier on further seeds, which chose nothing (``judge_stack``).
 
 Pairs on the public dev text decide what is *worth a claim*; they are never evidence. Pure.
 """
@@ -35,7 +35,7 @@ VERDICT_PAIRS: Final = 5
 """What a bench needs for a clear claim."""
 
 
-def keep(gains: Sequence[int], min_effect: int) -> str:
+def judge_edit(gains: Sequence[int], min_effect: int) -> str:
     """Whether an edit stays at home for others to be built on it: ``yes``, ``no`` or ``more``.
 
     ``gains`` are bpb(best) - bpb(candidate) on dev text, one per seed, in nano-bits per byte. All
@@ -49,7 +49,7 @@ def keep(gains: Sequence[int], min_effect: int) -> str:
     return "yes" if sum(gains) > min_effect * len(gains) else "no"
 
 
-def judge(gains: Sequence[int], min_effect: int) -> str:
+def judge_stack(gains: Sequence[int], min_effect: int) -> str:
     """Whether pairs against the frontier are worth a claim: ``yes``, ``no`` or ``more``.
 
     ``gains`` are bpb(frontier) - bpb(candidate) on dev text, one per seed, in nano-bits per byte. A

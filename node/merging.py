@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from node.member import Node
     from node.trials import Trials
 
-
 MAX_MERGES = 4
+"""Claims that a claim can name as merged into it."""
 
 
 def three_way(base: bytes, ours: bytes, theirs: bytes) -> bytes | None:
@@ -61,37 +61,35 @@ class Merges:
         while self._left:
             base, kept = self._left.pop(0)
             merged = three_way(base, best, kept.code)
-            if proposal := self._fresh(best, merged, kept.hypothesis, kept.merges, kept):
+            if proposal := self._fresh(trials, merged, kept.hypothesis, kept.merges, kept):
                 return proposal
-        if len(trials.stack.merges) >= MAX_MERGES:
-            return None  # a claim can name no more
         for claim, common in unmerged(self._node.state, trials.tier.name):
             base, theirs = await self._node.code_of(common), await self._node.code_of(claim)
             merged = three_way(base, best, theirs)
             text = f"merge of adopted {claim.hex()[:12]} into the frontier"
-            if proposal := self._fresh(best, merged, text, (claim,)):
+            if proposal := self._fresh(trials, merged, text, (claim,)):
                 return proposal
         for found in elsewhere(self._node.state, trials.tier.name):
             base, theirs = await self._node.code_of(found.base), await self._node.code_of(found.id)
             merged = three_way(base, best, theirs)
             text = f"transfer of {found.id.hex()[:12]}, adopted in tier {found.tier}"
-            if proposal := self._fresh(best, merged, text, (found.id,)):
+            if proposal := self._fresh(trials, merged, text, (found.id,)):
                 return proposal
         return None
 
     def _fresh(
         self,
-        best: bytes,
+        trials: Trials,
         code: bytes | None,
         text: str,
         merges: tuple[bytes, ...],
         kept: Proposal | None = None,
     ) -> Proposal | None:
         """What was tried is not tried again, except, once, what was ``kept``."""
-        if code is None:
+        if code is None or len({*trials.stack.merges, *merges}) > MAX_MERGES:
             return None
         try:
-            tree, base = ast_hash(code), ast_hash(best)
+            tree, base = ast_hash(code), ast_hash(trials.stack.code)
         except TrainingError:
             return None  # two good programs, and lines that do not go together
         if tree == base or tree in (self._brought if kept else self._tried):

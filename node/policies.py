@@ -26,7 +26,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Final
 
 from node.corpora import Corpus
-from node.judging import Stack, is_due, judge, keep
+from node.judging import Stack, is_due, judge_edit, judge_stack
 from node.measuring import Measurer, Question, Watcher, draw
 from node.proposers import Outcome, ProposalContext
 from node.reproducing import pair_of
@@ -224,7 +224,7 @@ def lazaretto(
         due = proposal is None or is_due(runs, lab.policy, verify_share_milli)
         if not (stack.edits and due):
             continue
-        worth = judge(_confirm(loop, stack), effect) == "yes"
+        worth = judge_stack(_confirm(loop, stack), effect) == "yes"
         claimed_at = loop.runs("research")
         if worth:
             step, reason = _verify(loop, stack, len(steps))
@@ -244,7 +244,7 @@ def _try(loop: Loop, stack: Stack, proposal: Proposal, proposer: Proposer) -> St
     """The stack with a proposal, or without it where that does not help."""
     most, effect = loop.lab.tier.max_cost_ratio_milli, loop.lab.policy.min_effect_nano
     gains, ratio, cost = list[int](), 0, 0
-    while keep(gains, effect) == "more" and not loop.spent:
+    while judge_edit(gains, effect) == "more" and not loop.spent:
         status, pair = loop.pair(
             "research", stack.code, proposal.code, _seed(loop, stack), len(gains)
         )
@@ -257,7 +257,7 @@ def _try(loop: Loop, stack: Stack, proposal: Proposal, proposer: Proposer) -> St
     if not gains:
         return stack
     proposer.observe(proposal.id, Outcome("measured", sum(gains) // len(gains)))
-    if keep(gains, effect) != "yes":
+    if judge_edit(gains, effect) != "yes":
         return stack
     return stack.plus(proposal, gains, ratio, cost)
 
@@ -265,7 +265,7 @@ def _try(loop: Loop, stack: Stack, proposal: Proposal, proposer: Proposer) -> St
 def _confirm(loop: Loop, stack: Stack) -> list[int]:
     """Gains of a stack over the frontier, on seeds that chose nothing besides."""
     gains = list(stack.gains)
-    while judge(gains, loop.lab.policy.min_effect_nano) == "more" and not loop.spent:
+    while judge_stack(gains, loop.lab.policy.min_effect_nano) == "more" and not loop.spent:
         status, pair = loop.pair("research", stack.base, stack.code, _seed(loop, stack), len(gains))
         if status != "ok":
             return []

@@ -20,7 +20,7 @@ import trio
 
 from node import programs
 from node.claiming import Claims
-from node.judging import Stack, is_due, judge, keep
+from node.judging import Stack, is_due, judge_edit, judge_stack
 from node.merging import Merges
 from node.notebook import Notebook
 from node.proposers import Outcome, Paused, Proposal
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from node.proposers import Proposer
 
 IDLE_SECONDS = 2.0
+OVERTAKEN = "the best at home has changed meanwhile"
 
 
 def _proposer_seed(node: Node) -> int:
@@ -62,11 +63,24 @@ async def research_forever(node: Node) -> None:
 @dataclass(frozen=True, slots=True)
 class _Job:
     """An experiment to be run: ``proposal`` against ``stack``, or without one the whole stack
-    against the frontier."""
+    against the frontier, for which ``runs`` of research have paid."""
 
     trials: Trials
     stack: Stack
     proposal: Proposal | None
+    runs: int = 0
+
+    @property
+    def text(self) -> str:
+        """What is tried, in words."""
+        if self.proposal is not None:
+            return self.proposal.hypothesis
+        return f"on further seeds: {self.stack.hypothesis}"
+
+    def ask_again(self) -> None:
+        """The question whether the stack is worth a claim has had no answer."""
+        self.trials.looked_at = self.trials.base
+        self.trials.runs += self.runs
 
 
 class _Research:
@@ -153,8 +167,9 @@ class _Research:
     @staticmethod
     def _look(trials: Trials) -> _Job:
         """Is the stack worth a claim? Asked once of each."""
+        job = _Job(trials, trials.stack, None, trials.runs)
         trials.runs, trials.looked_at = 0, trials.stack.code
-        return _Job(trials, trials.stack, None)
+        return job
 
     def _is_rejected(self, trials: Trials) -> bool:
         """Whether the last claim on this frontier came to nothing, and the stack with it."""
@@ -172,33 +187,37 @@ class _Research:
             self.merges.leave(base, stack.proposal)
 
     async def _take_up(self, trials: Trials) -> None:
-        """After a restart: the best that was kept at home on this frontier is tried first."""
-        node, kept, claimed = self.node, b"", set[bytes]()
+        """After a restart: what was kept at home on this frontier, and not claimed yet, is tried
+        first. What the last claim holds is left to its verdict."""
+        node, anchor, kept = self.node, trials.base, None
         for record in node.own_records():
             said = record.payload
-            if isinstance(said, Claim | Experiment) and said.base == trials.base_id:
-                if isinstance(said, Claim):
-                    claimed.add(said.ast_hash)
-                elif said.tier == trials.tier.name and said.outcome == "better":
-                    kept, hypothesis, author = said.ast_hash, said.hypothesis, said.proposer
-        if not kept or kept in claimed:
+            if not isinstance(said, Claim | Experiment):
+                continue
+            if (said.tier, said.base) != (trials.tier.name, trials.base_id):
+                continue
+            if isinstance(said, Claim):
+                anchor, kept = said.code, None
+            elif said.outcome == "better" and said.reason != OVERTAKEN:
+                kept = said
+        if kept is None:
             return
-        found = await trio.to_thread.run_sync(programs.find, node.home, kept, trials.base_id)
+        found = await trio.to_thread.run_sync(
+            programs.find, node.home, kept.ast_hash, trials.base_id
+        )
         if found is not None:
-            text = f"kept before a restart, the last edit: {hypothesis}"[:MAX_HYPOTHESIS]
-            self.merges.leave(
-                trials.base, Proposal(kept.hex(), found.code.encode(), text, author, "", ())
-            )
+            text = f"kept before a restart, the last edit: {kept.hypothesis}"[:MAX_HYPOTHESIS]
+            edit = Proposal("", found.code.encode(), text, kept.proposer, "", ())
+            self.merges.leave(anchor, edit)
 
     # --- measuring --------------------------------------------------------------------------------
 
     async def _measure(self, job: _Job, lane: Lane | None) -> Measured:
         node, trials, stack = self.node, job.trials, job.stack
-        text = job.proposal.hypothesis if job.proposal else f"all of it: {stack.hypothesis}"
-        node.activity = f"trying {text}"
+        node.activity = f"trying {job.text}"
         node.journal.write(
             "experiment_started",
-            hypothesis=text,
+            hypothesis=job.text,
             base=trials.base_id.hex() if trials.base_id else "",
         )
         try:
@@ -213,7 +232,7 @@ class _Research:
             if job.proposal is not None:
                 await self._abandon(job.proposal)
             else:
-                trials.looked_at = trials.base
+                job.ask_again()
             raise
 
     async def _abandon(self, proposal: Proposal) -> None:
@@ -232,20 +251,20 @@ class _Research:
                 trials.keep(proposal, measured)
             else:  # another line of work has come first
                 self.merges.leave(job.stack.code, proposal)
-                reason = "the best at home has changed meanwhile"
+                reason = OVERTAKEN
         tree = ast_hash(proposal.code)
         tried = _tried(job.stack.code, proposal.code, measured)
         await trio.to_thread.run_sync(programs.keep, self.node.home, tree, trials.base_id, tried)
-        await self._sign(job, tree, proposal.hypothesis, proposal.author, outcome, reason, measured)
+        await self._sign(job, tree, proposal.author, outcome, reason, measured)
 
     async def _claim(self, job: _Job, measured: Measured) -> None:
         """Claim a stack that is better than the frontier on further seeds too, or say it is not."""
         trials, stack = job.trials, job.stack
         await self.node.caught_up()
-        if measured.status == "ok" and judge(measured.gains, trials.min_effect) == "yes":
+        if measured.status == "ok" and judge_stack(measured.gains, trials.min_effect) == "yes":
             claimed = await self.claims.claim(trials, stack, measured)
             if claimed is None:
-                trials.looked_at = trials.base  # something has come between; asked again
+                job.ask_again()  # something has come between
             else:
                 trials.claimed = (claimed, stack)
             return
@@ -254,18 +273,17 @@ class _Research:
             outcome = "not_better"
             reason = f"{_edits(len(stack.edits))} together: not clear enough for a claim"
         tree = ast_hash(stack.code)
-        await self._sign(job, tree, stack.hypothesis, stack.author, outcome, reason, measured)
+        await self._sign(job, tree, stack.author, outcome, reason, measured)
 
     async def _sign(
-        self, job: _Job, tree: bytes, hypothesis: str, author: str, outcome: str, reason: str,
-        measured: Measured,
-    ) -> None:  # fmt: skip
+        self, job: _Job, tree: bytes, author: str, outcome: str, reason: str, measured: Measured
+    ) -> None:
         await self.node.log.append(
             Experiment(
                 tier=job.trials.tier.name,
                 base=job.trials.base_id,
                 ast_hash=tree,
-                hypothesis=hypothesis,
+                hypothesis=job.text,
                 proposer=author,
                 outcome=outcome,
                 reason=reason,
@@ -276,7 +294,7 @@ class _Research:
         gain = measured.mean_nano
         self.node.journal.write(
             "experiment",
-            hypothesis=hypothesis,
+            hypothesis=job.text,
             outcome=outcome,
             reason=reason,
             gain_bpb=gain / 1e9 if gain is not None else None,
@@ -310,6 +328,6 @@ def _edits(count: int) -> str:
 def _outcome(measured: Measured, min_effect: int, edits: int) -> tuple[str, str]:
     if measured.status != "ok":
         return "failed", measured.status
-    if keep(measured.gains, min_effect) == "yes":
+    if judge_edit(measured.gains, min_effect) == "yes":
         return "better", f"kept on top of {_edits(edits) if edits else 'the frontier'}"
     return "not_better", f"no more than noise or min_effect on {len(measured.gains)} seeds"

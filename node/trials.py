@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from node.judging import Stack, judge, keep
+from node.judging import Stack, judge_edit, judge_stack
 from node.work import cancellable
 from swarm.records import DevPair
 
@@ -99,7 +99,8 @@ class Trials:
         keep it, or it fails; all on ``lane`` if one is given, where that program is kept."""
         done: list[PairResult] = []
         cost, status = 0, "ok"
-        while status == "ok" and keep([one.d_nano for one in done], self.min_effect) == "more":
+        gains: list[int] = []
+        while status == "ok" and judge_edit(gains, self.min_effect) == "more":
             result, status, spent = await self._pair(stack.code, candidate, len(done), lane)
             cost += spent
             if status == "ok" and (
@@ -108,6 +109,7 @@ class Trials:
                 status = "too_costly"
             if status == "ok":
                 done.append(result)
+                gains.append(result.d_nano)
         self._tidy(candidate)
         return _measured(done, status, cost)
 
@@ -115,7 +117,7 @@ class Trials:
         """Pairs of a stack against the frontier, on seeds that chose no edit, until it is clear
         whether it is worth a claim; the gains on those that did come first."""
         gains, cost, status = list(stack.gains), stack.cost_ms, "ok"
-        while status == "ok" and judge(gains, self.min_effect) == "more":
+        while status == "ok" and judge_stack(gains, self.min_effect) == "more":
             result, status, spent = await self._pair(stack.base, stack.code, len(gains), lane)
             cost += spent
             if status == "ok":

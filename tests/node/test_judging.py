@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from node.compare import policy_of
-from node.judging import KEEP_PAIRS, MAX_PAIRS, MIN_PAIRS, Stack, is_due, judge, keep
+from node.judging import KEEP_PAIRS, MAX_PAIRS, MIN_PAIRS, Stack, is_due, judge_edit, judge_stack
 from node.proposers import Change, Proposal
 
 EFFECT = 5_000_000
@@ -36,7 +36,7 @@ FEW = 10_000_000
     ],
 )
 def test_judgement(gains, verdict):
-    assert judge(gains, EFFECT) == verdict
+    assert judge_stack(gains, EFFECT) == verdict
 
 
 @pytest.mark.parametrize(
@@ -52,12 +52,12 @@ def test_judgement(gains, verdict):
     ],
 )
 def test_what_stays_at_home(gains, verdict):
-    assert keep(gains, EFFECT) == verdict
+    assert judge_edit(gains, EFFECT) == verdict
 
 
 @given(st.lists(st.integers(-(10**9), 10**9), max_size=MAX_PAIRS))
 def test_a_judgement_is_reached_and_never_on_one_seed(gains):
-    verdict = judge(gains, EFFECT)
+    verdict = judge_stack(gains, EFFECT)
     if verdict == "yes":
         assert len(gains) >= MIN_PAIRS
         assert min(gains) > EFFECT
@@ -71,12 +71,12 @@ def test_noise_is_not_often_worth_a_claim():
     claims = kept = 0
     for _ in range(2000):
         gains: list[int] = []
-        while judge(gains, EFFECT) == "more":
+        while judge_stack(gains, EFFECT) == "more":
             gains.append(int(random.gauss(0, 9_000_000)))
-        claims += judge(gains, EFFECT) == "yes"
-        while keep(gains[:KEEP_PAIRS], EFFECT) == "more":
+        claims += judge_stack(gains, EFFECT) == "yes"
+        while judge_edit(gains[:KEEP_PAIRS], EFFECT) == "more":
             gains.append(int(random.gauss(0, 9_000_000)))
-        kept += keep(gains[:KEEP_PAIRS], EFFECT) == "yes"
+        kept += judge_edit(gains[:KEEP_PAIRS], EFFECT) == "yes"
     assert claims < 2000 * 0.02
     assert 2000 * 0.1 < kept < 2000 * 0.25
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from node.judging import Stack
-from node.merging import Merges, three_way
+from node.merging import MAX_MERGES, Merges, three_way
 from node.proposers import Proposal
 from swarm.records import Experiment
 from tests.verification.small_swarm import TIER, SmallSwarm, measure
@@ -145,3 +145,14 @@ async def test_what_another_tier_adopted_is_tried_in_this_one() -> None:
     assert [one.merges for one in offered if one] == [(c,) for c in sorted([frontier.id, left.id])]
     assert {one.code for one in offered if one} == {A, C}
     assert all("adopted in tier quick" in one.hypothesis for one in offered if one)
+
+
+async def test_no_more_is_merged_than_a_claim_can_name() -> None:
+    swarm, _, _ = forked()
+    node = Lone(swarm, [])
+    trials = node.trials()
+    names = tuple(bytes([at]) * 32 for at in range(MAX_MERGES))
+    full = Proposal("p", trials.stack.code, "", "merge", "", (), names)
+    trials.stack = trials.stack.plus(full, [1, 1], 1000, 1)
+    assert await Merges(node).offer(trials) is None
+    assert await Merges(node).offer(node.trials()) is not None

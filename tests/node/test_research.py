@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
+from types import SimpleNamespace
 
 import pytest
 
+from node import programs
 from node.proposers import Proposal
-from node.research import research_forever
+from node.research import OVERTAKEN, _Research, research_forever
+from node.settings import Home
 from swarm.records import Claim, Experiment
 from tests.node.test_rechecking import until, up, working
 from tests.node.tiny import BASE, tiny_swarm
@@ -80,3 +83,30 @@ async def test_edits_are_built_on_edits_also_after_a_restart_and_claimed_togethe
     assert claim.ast_hash == ast_hash(claim.code)
     assert len(claim.dev_pairs) >= 3
     assert claim.hypothesis == f"{kept[0].hypothesis}; lr=0.1"
+
+
+PLAIN = b"A = 1\n\nB = 2\n\nC = 3\n"
+
+
+@pytest.mark.parametrize("claim", ["", "first", "last"])
+async def test_what_a_claim_holds_is_not_taken_up_again(claim, tmp_path):
+    """Three programs kept one on the other, and a fourth that came too late; one may be claimed."""
+    home = Home(tmp_path)
+    codes = [PLAIN.replace(b"A = 1", b"A = 9")]
+    codes.append(codes[0].replace(b"B = 2", b"B = 9"))
+    codes.append(codes[1].replace(b"C = 3", b"C = 9"))
+    own = []
+    for code, reason in [*((code, "kept") for code in codes), (PLAIN + b"D = 1\n", OVERTAKEN)]:
+        tree = ast_hash(code)
+        programs.keep(home, tree, None, programs.Tried(0.0, PLAIN.decode(), code.decode()))
+        own.append(Experiment("quick", None, tree, "idea", "tpe", "better", reason, (), 1))
+    if claim:
+        at = 1 if claim == "first" else 3
+        said = {field.name: None for field in fields(Claim)}
+        own.insert(at, Claim(**{**said, "tier": "quick", "base": None, "code": codes[at - 1]}))
+    node = SimpleNamespace(home=home, own_records=lambda: [SimpleNamespace(payload=p) for p in own])
+    left = []
+    merges = SimpleNamespace(leave=lambda base, edit: left.append((base, edit.code)))
+    trials = SimpleNamespace(base=PLAIN, base_id=None, tier=SimpleNamespace(name="quick"))
+    await _Research._take_up(SimpleNamespace(node=node, merges=merges), trials)
+    assert left == {"": [(PLAIN, codes[2])], "first": [(codes[0], codes[2])], "last": []}[claim]
