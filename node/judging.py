@@ -26,8 +26,8 @@ KEEP_PAIRS: Final = 2
 """Seeds on which an edit is tried before it is kept at home; the same ones for all edits."""
 MIN_PAIRS: Final = 3
 MAX_PAIRS: Final = 5
-MIN_T: Final = 4.0
-LEAST_SPREAD: Final = 2
+MIN_T: Final = 6.0
+LEAST_SPREAD: Final = 3
 """Least standard deviation of a pair that is assumed, in units of ``min_effect``: dev text is one
 text, and pairs on it are more alike than pairs on the folds of verifiers."""
 MAX_AUTHOR: Final = 120
