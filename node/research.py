@@ -296,6 +296,7 @@ class _Research:
             "experiment",
             hypothesis=job.text,
             outcome=outcome,
+            whole=job.proposal is None,
             reason=reason,
             gain_bpb=gain / 1e9 if gain is not None else None,
             cost_ms=measured.cost_ms,

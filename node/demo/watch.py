@@ -102,7 +102,10 @@ class Watch:
         busy.experiments += 1
         busy.now = "thinking"
         gain = f"{entry['gain_bpb']:+.4f} bpb" if entry["gain_bpb"] is not None else "no score"
-        yield f"{name}: {entry['hypothesis']}: {gain}, {entry['outcome'].replace('_', ' ')}"
+        outcome = entry["outcome"].replace("_", " ")
+        if entry.get("whole") and entry["outcome"] == "not_better":
+            outcome = "not clear enough for a claim"
+        yield f"{name}: {entry['hypothesis']}: {gain}, {outcome}"
 
     def _on_claimed(self, name: str, busy: Busy, entry: dict[str, Any]) -> Iterator[str]:
         if entry.get("planted"):
