@@ -14,6 +14,7 @@ from swarm.blobs import Blobs, BlobStore
 from swarm.discovery import Discovery
 from swarm.gossip import Gossip, topic_of
 from swarm.joining import JoinHandler, Joining
+from swarm.relay import Relay
 from swarm.sync import Sync
 from swarm.transport import Transport
 
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
     from swarm.log import SwarmLog
 
 
+DIRECT_S = 10.0
+"""A member is dialled for so long before others are asked to relay."""
+
+
 @dataclass(frozen=True, slots=True)
 class Network:
     """The open network of a node."""
@@ -34,10 +39,14 @@ class Network:
     blobs: Blobs
     sync: Sync
     discovery: Discovery
+    relay: Relay
 
     async def fetch(self, digest: bytes, max_size: int, likely: bytes) -> Path:
         """Fetch a blob (see ``Blobs.fetch``) that the member ``likely`` should have, if anybody."""
-        await self.discovery.reach(likely)
+        with trio.move_on_after(DIRECT_S):
+            await self.discovery.reach(likely)
+        if not self.transport.connected(likely):
+            await self.relay.reach(likely)
         return await self.blobs.fetch(digest, max_size)
 
 
@@ -62,6 +71,7 @@ async def open_network(
     gossip = Gossip(transport, log, sync)
     store = BlobStore(home.blobs, max_total=settings.limits.blob_gib * 1024**3)
     blobs = Blobs(transport, store, settings.limits.net_kib_s * 1024)
+    relay = Relay(transport, blobs.throttle, carries=settings.relay)
     book = AddressBook(home.path / "peers")
     discovery = Discovery(transport, book)
     if join_handler is not None:
@@ -76,7 +86,7 @@ async def open_network(
         if settings.mdns:
             nursery.start_soon(_look_around, settings, transport, book)
         try:
-            yield Network(transport, blobs, sync, discovery)
+            yield Network(transport, blobs, sync, discovery, relay)
         finally:
             log.announce = None
             nursery.cancel_scope.cancel()

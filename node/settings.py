@@ -138,6 +138,8 @@ class Settings:
     sole governor's node opens an epoch by itself for those who join, at most one each
     ``epoch_pause_s`` seconds; with ``"hand"`` only ``lazaretto epoch open`` does.
     ``mdns``: announce this node on the local network, and find members there.
+    ``relay``: carry data between two members that cannot reach one another; it counts as this
+    node's own, so ``limits.net_kib_s`` bounds it.
     ``calibrate``: a node that verifies measures how noisy pairs are here, beside its other work.
     ``portfolio`` names those who share the work where ``proposer = "portfolio"``.
     ``verify_share_milli``: edits that help are kept at home, and claimed together when so much
@@ -166,6 +168,7 @@ class Settings:
     open_epochs: Literal["join", "hand"] = "join"
     epoch_pause_s: int = 300
     mdns: bool = False
+    relay: bool = True
     roles: tuple[str, ...] = ("researcher", "verifier")
     proposer: str = "tpe"
     portfolio: tuple[str, ...] = ("tpe", "random")

@@ -121,7 +121,7 @@ class Discovery:
         if not self._rate.take(peer):
             raise NetworkError("questions for addresses come too often")
         for address in told:
-            reachable = as_seen(address, self._transport.observed_host(peer))
+            reachable = as_seen(address, self._transport.ip_of(peer))
             if reachable is not None:
                 self._book.reached(reachable)
         found = self._book.to_tell(
@@ -180,18 +180,19 @@ def addresses_in(data: bytes, most: int) -> list[PeerAddress]:
         raise Misbehaviour(f"not a list of addresses: {error}") from None
 
 
-def as_seen(address: PeerAddress, host: str | None) -> PeerAddress | None:
+def as_seen(address: PeerAddress, host: str) -> PeerAddress | None:
     """The address of a peer that is seen at ``host``; None for one that others cannot reach.
 
-    ``host`` takes the place of an unspecified one. Loopback is of use on one machine only.
+    ``host`` takes the place of an unspecified one, and is empty for a peer that is connected over a
+    relay alone. Loopback is of use on one machine only.
     """
     if address.kind not in ("ip4", "ip6"):
         return address
     named = ipaddress.ip_address(address.host)
     if not named.is_unspecified:
-        far = host is not None and not ipaddress.ip_address(host.partition("%")[0]).is_loopback
-        return None if named.is_loopback and far else address
-    if host is None:
+        near = host and ipaddress.ip_address(host.partition("%")[0]).is_loopback
+        return None if named.is_loopback and not near else address
+    if not host:
         return None
     seen = ipaddress.ip_address(host.partition("%")[0])
     seen = getattr(seen, "ipv4_mapped", None) or seen

@@ -76,16 +76,42 @@ class FramedStream:
 
     async def _read_exactly(self, size: int) -> bytes:
         while len(self._buffer) < size:
-            try:
-                chunk = await self._raw.read(READ_CHUNK)
-            except Exception as error:  # the library's errors have no common root
-                raise PeerGone("the peer closed the stream") from error
-            if not chunk:
-                raise PeerGone("the peer closed the stream")
-            self._buffer += chunk
+            await self._fill()
         data = bytes(memoryview(self._buffer)[:size])
         del self._buffer[:size]
         return data
+
+    async def _fill(self) -> None:
+        try:
+            chunk = await self._raw.read(READ_CHUNK)
+        except Exception as error:  # the library's errors have no common root
+            raise PeerGone("the peer closed the stream") from error
+        if not chunk:
+            raise PeerGone("the peer closed the stream")
+        self._buffer += chunk
+
+    async def read_some(self, most: int) -> bytes:
+        """Read what is there, 1 to ``most`` bytes, outside any frame. Waits without end.
+
+        Raises:
+            PeerGone: the stream ended.
+        """
+        if not self._buffer:
+            await self._fill()
+        data = bytes(memoryview(self._buffer)[:most])
+        del self._buffer[:most]
+        return data
+
+    async def write_some(self, data: bytes) -> None:
+        """Write bytes outside any frame. Waits as long as the peer reads nothing.
+
+        Raises:
+            PeerGone: the peer is gone.
+        """
+        try:
+            await self._raw.write(data)
+        except Exception as error:
+            raise PeerGone("the peer closed the stream") from error
 
     async def write_frame(self, *parts: bytes) -> None:
         """Write one frame made of ``parts``.

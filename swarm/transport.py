@@ -18,6 +18,7 @@ import trio
 from libp2p.abc import INotifee
 from multiaddr import Multiaddr
 
+from swarm.circuits import connect_over
 from swarm.contacts import Contacts
 from swarm.errors import SwarmError
 from swarm.exchanges import Exchanges
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
     from swarm.addresses import PeerAddress
     from swarm.peers import Admission
+    from swarm.streams import FramedStream
 
 log = logging.getLogger(__name__)
 
@@ -207,12 +209,15 @@ class Transport(Exchanges):
         return key in self._since
 
     def ip_of(self, key: bytes) -> str:
-        """The IP address that a connected peer is reached at; empty if there is none."""
+        """The IP address that a peer is connected from; empty for none, and over a relay alone."""
         for connection in self._network.get_connections(peer_id_of(key)):
             try:
-                return str(connection.muxed_conn.secured_conn.get_remote_address()[0])
+                seen = connection.muxed_conn.get_remote_address()
             except Exception as error:  # it is just closing
                 log.debug("a connection without an address: %.200r", error)
+                continue
+            if seen:
+                return str(seen[0])
         return ""
 
     def admits(self, key: bytes) -> bool:
@@ -273,6 +278,10 @@ class Transport(Exchanges):
                 log.debug("dialling %s failed: %.200r", address, error)
         return self.connected(address.key)
 
+    async def connect_over(self, stream: FramedStream, key: bytes, *, initiator: bool) -> Any:
+        """Make a connection with ``key`` over a stream, see ``swarm.circuits``."""
+        return await connect_over(self._network, stream, key, initiator=initiator)
+
     def _needs_no_dial(self, key: bytes) -> bool:
         return self.connected(key) or self.refuses(key)
 
@@ -291,9 +300,10 @@ class Transport(Exchanges):
         log.info("peer %s: %.200r (%s points)", short(key), reason, points)
         if self.penalties.add(key, reason, points):
             log.warning("peer %s is refused for a while: %.200r", short(key), reason)
-            self._spawn(self.disconnect, key)
+            self.spawn(self.disconnect, key)
 
-    def _spawn(self, function: Callable[..., Awaitable[None]], *args: Any) -> None:
+    def spawn(self, function: Callable[..., Awaitable[None]], *args: Any) -> None:
+        """Run a task for as long as it takes and the transport is up. Its errors are logged."""
         if self._nursery is not None:
             self._nursery.start_soon(self._contained, function, *args)
 
@@ -345,23 +355,11 @@ class Transport(Exchanges):
                     if self._pubsub is not None:
                         self._pubsub.wants(peer_id_of(key))
                 elif now - since > self.settings.unadmitted_s:
-                    self._spawn(self.disconnect, key)
+                    self.spawn(self.disconnect, key)
 
     def clock_ahead(self) -> float | None:
         """Seconds by which peers' clocks are ahead of ours, in the median; None without peers."""
         return self._liveness.clock_ahead()
-
-    def observed_host(self, key: bytes) -> str | None:
-        """The IP address from which a connected peer is seen here."""
-        for connection in self._network.get_connections(peer_id_of(key)):
-            try:
-                seen = connection.muxed_conn.get_remote_address()
-            except Exception as error:  # it has just ended
-                log.debug("no address of a connection: %.200r", error)
-                continue
-            if seen:
-                return str(seen[0])
-        return None
 
     # -- gossip --------------------------------------------------------------------------------
 

@@ -15,7 +15,14 @@ from swarm.store import Store
 from tests.swarm.founding import make_founded
 from tests.swarm.network import bare, eventually, poke, raw_stream
 
-OURS = {"/lazaretto/sync/1", "/lazaretto/blob/1", "/lazaretto/alive/1", "/lazaretto/peers/1"}
+OURS = {
+    "/lazaretto/sync/1",
+    "/lazaretto/blob/1",
+    "/lazaretto/alive/1",
+    "/lazaretto/peers/1",
+    "/lazaretto/relay/1",
+    "/lazaretto/circuit/1",
+}
 GOSSIP = {"/meshsub/1.1.0"}
 LIBRARY = {"/ipfs/id/1.0.0", "/ipfs/ping/1.0.0"}
 

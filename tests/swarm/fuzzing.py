@@ -22,6 +22,7 @@ from swarm import wire
 from swarm.addresses import parse_address
 from swarm.blobs import Blobs, BlobStore
 from swarm.charter import check_charter, decode_roster, encode_roster, fold_rules
+from swarm.circuits import connect_over
 from swarm.envelope import parse
 from swarm.errors import SwarmError
 from swarm.feed import equivocator
@@ -29,9 +30,12 @@ from swarm.joining import Invitation
 from swarm.keys import KeyPair, peer_id
 from swarm.listening import parse_listen_address
 from swarm.records import Charter, Equivocation, Open
+from swarm.relay import CIRCUIT, RELAY, Relay
+from swarm.safe_libp2p import build_host
 from swarm.safe_pubsub import SafePubsub
 from swarm.store import Store
 from swarm.streams import FramedStream, NetworkError
+from swarm.subnets import SubnetLimit
 from swarm.sync import MarksRequest, Sync, decode_batch, encode_batch
 from tests.swarm.founding import Feed, make_founded
 from tests.swarm.network import MemoryLog, author, record
@@ -39,6 +43,9 @@ from tests.swarm.test_records import CLAIM
 
 KEY = KeyPair.from_seed(b"fuzz".ljust(32, b"."))
 TOPIC = "topic"
+
+
+_, NETWORK = build_host(KEY.seed, max_connections=8, gate=lambda _: True, subnets=SubnetLimit(8))
 
 
 class BytesStream:
@@ -74,6 +81,18 @@ class StubTransport:
         self.handlers[protocol] = handler
 
     def on_connect(self, hook) -> None: ...
+    def admits(self, _key) -> bool:
+        return True
+
+    def refuses(self, _key) -> bool:
+        return False
+
+    def ip_of(self, _key) -> str:
+        return "192.0.2.1"
+
+    async def connect_over(self, stream, key, *, initiator):
+        return await connect_over(NETWORK, stream, key, initiator=initiator)
+
     def penalise(self, key, reason, points=1.0) -> None: ...
     def peers(self):
         return {b"p" * 32}
@@ -210,14 +229,20 @@ class Arrivals:
 
 
 class Protocols:
-    """The handlers of sync and blobs, and their askers, on streams of any bytes."""
+    """The handlers of sync, blobs and relay, and askers, on streams of any bytes."""
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory()
         self._transport = StubTransport()
         self._sync = Sync(self._transport, LOG)
         self._blobs = Blobs(self._transport, BlobStore(Path(self._folder.name)))
-        for bucket in (self._sync._rate, self._blobs._rate):
+        self._relay = Relay(self._transport, self._blobs.throttle)
+        for bucket in (
+            self._sync._rate,
+            self._blobs._rate,
+            self._relay._asked,
+            self._relay._offered,
+        ):
             bucket._rate = bucket._burst = 1e12
         self._digest = self._blobs._store.put(b"blob" * 1000)
 
@@ -226,7 +251,8 @@ class Protocols:
 
     async def _all(self, data: bytes) -> None:
         size = 1 + len(data) % 61
-        for protocol in (sync_module.PROTOCOL, blob_module.PROTOCOL):
+        self._transport.answer = data
+        for protocol in (sync_module.PROTOCOL, blob_module.PROTOCOL, RELAY, CIRCUIT):
             stream = BytesStream(data.replace(b"D" * 32, self._digest), size)
             try:
                 with trio.fail_after(20):
@@ -234,7 +260,6 @@ class Protocols:
             except NetworkError:
                 pass
             assert stream.written < 1 << 20
-        self._transport.answer = data
         log, self._sync._log = self._sync._log, MemoryLog()
         try:
             await self._sync.pull(b"p" * 32)
@@ -278,6 +303,8 @@ SEEDS: dict[str, list[bytes]] = {
         _framed(blob_module._REQUEST.pack(b"D" * 32, 0, 1 << 20)),
         _framed(blob_module._RANGE.pack(b"D" * 32, 5, 1 << 20, 100)),
         _framed(BATCH, b"\x02"),
+        _framed(b"K" * 32) + b"\x13/multistream/1.0.0\n\x07/noise\n",
+        _framed(b"\x00") + b"\x13/multistream/1.0.0\n\x07/noise\n",
         _framed(blob_module._RESPONSE.pack(0, 4), b"blob"),
     ],
 }

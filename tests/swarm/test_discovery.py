@@ -182,10 +182,11 @@ def test_a_damaged_or_unwritable_file_is_survived(tmp_path):
 def test_a_peer_that_listens_everywhere_is_noted_where_it_is_seen():
     everywhere = parse_address(str(address(KEYS[0], host="0.0.0.0")))
     assert as_seen(everywhere, "198.51.100.7") == address(KEYS[0], host="198.51.100.7")
-    assert as_seen(everywhere, None) is None
+    assert as_seen(everywhere, "") is None
     local = address(KEYS[0], host="127.0.0.1")
     assert as_seen(local, "127.0.0.1") == local
     assert as_seen(local, "198.51.100.7") is None
+    assert as_seen(local, "") is None
 
 
 @given(st.binary(max_size=200))
