@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from node import programs
 from node.errors import EvidenceIncomplete, UsageError
 from node.escaping import escaped
+from node.judging import FURTHER
 from node.programs import Tried
 from node.report import Held
 from node.tables import table
@@ -83,10 +84,15 @@ def entries(home: Home, tier: str = "") -> list[Entry]:
         if isinstance(record.payload, Claim) and record.id in held.state.claims
     }
     found: list[Entry] = []
+    bases: dict[bytes | None, str] = {}  # the program of a frontier: what was tried first is on it
     for record in own:
         payload = record.payload
         if isinstance(payload, Experiment):
             tried = programs.find(home, payload.ast_hash, payload.base)
+            if tried is not None:
+                first = bases.setdefault(payload.base, tried.base_code)
+                if payload.hypothesis.startswith(FURTHER):  # its scores are of the last edit alone
+                    tried = Tried(tried.tried, first, tried.code)
             verdict = fates.get(payload.ast_hash, "")
             found.append(Entry(len(found) + 1, payload, record.envelope.day, tried, verdict))
     return [entry for entry in found if not tier or entry.record.tier == tier]

@@ -31,6 +31,8 @@ LEAST_SPREAD: Final = 3
 """Least standard deviation of a pair that is assumed, in units of ``min_effect``: dev text is one
 text, and pairs on it are more alike than pairs on the folds of verifiers."""
 MAX_AUTHOR: Final = 120
+FURTHER: Final = "on further seeds: "
+"""The hypothesis of a look at a whole stack begins so."""
 VERDICT_PAIRS: Final = 5
 """What a bench needs for a clear claim."""
 
@@ -71,14 +73,19 @@ def judge_stack(gains: Sequence[int], min_effect: int) -> str:
     return "more" if len(beyond) < MAX_PAIRS else "no"
 
 
-def is_due(runs: int, policy: TierPolicy, verify_share_milli: int) -> bool:
-    """Whether so many runs of research on one frontier have earned a claim.
+def runs_left(runs: int, policy: TierPolicy, verify_share_milli: int) -> int:
+    """How many more runs of research on one frontier earn a claim, after ``runs``.
 
     A clear claim takes the bench two runs for each of ``VERDICT_PAIRS`` and ``effect_pairs``; they
     shall be at most ``verify_share_milli`` of all runs, in thousandths (1000: always due).
     """
     bench = 2 * (VERDICT_PAIRS + policy.effect_pairs)
-    return (runs + bench) * verify_share_milli >= 1000 * bench
+    return max(0, math.ceil(1000 * bench / verify_share_milli) - bench - runs)
+
+
+def is_due(runs: int, policy: TierPolicy, verify_share_milli: int) -> bool:
+    """Whether so many runs of research on one frontier have earned a claim."""
+    return not runs_left(runs, policy, verify_share_milli)
 
 
 @dataclass(frozen=True, slots=True)

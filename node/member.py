@@ -77,6 +77,7 @@ class Node:
         self.fetch: Callable[[bytes, int, bytes], Awaitable[Path]] | None = None
         self.sensed: Sensed | None = None
         self.activity = "starting"
+        self.kept = ""  # what research keeps at home, in words
         self.why = ""  # for what reason this is done and nothing else; see node.agenda
         self.researching = True  # False while there is nothing to try
         self.finishing = False  # nothing new is begun
@@ -375,6 +376,7 @@ class Node:
             disk=str(self.log.full) if self.log.full else "",
             clock_s=network.transport.clock_ahead(),
             sensed=self.sensed,
+            kept=self.kept,
         )
         try:
             write_state(self.home, state)

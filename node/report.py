@@ -246,6 +246,8 @@ def show_status(home: Home, *, as_json: bool) -> int:
         lines.append(("doing", escaped(running["activity"], 160)))
         if running["why"] and running["why"] != running["activity"]:
             lines.append(("why", escaped(running["why"], 160)))
+        if running["kept"]:
+            lines.append(("at home", escaped(running["kept"], 160)))
         lines.append(("peers", peers))
         if running["disk"]:
             lines.append(("disk", escaped(running["disk"])))

@@ -20,7 +20,7 @@ import trio
 
 from node import programs
 from node.claiming import Claims
-from node.judging import Stack, is_due, judge_edit, judge_stack
+from node.judging import FURTHER, Stack, is_due, judge_edit, judge_stack, runs_left
 from node.merging import Merges
 from node.notebook import Notebook
 from node.proposers import Outcome, Paused, Proposal
@@ -75,7 +75,7 @@ class _Job:
         """What is tried, in words."""
         if self.proposal is not None:
             return self.proposal.hypothesis
-        return f"on further seeds: {self.stack.hypothesis}"
+        return f"{FURTHER}{self.stack.hypothesis}"
 
     def ask_again(self) -> None:
         """The question whether the stack is worth a claim has had no answer."""
@@ -136,6 +136,7 @@ class _Research:
         elif trials.base_id != frontier or self._is_rejected(trials):
             self._leave(trials, frontier)
             trials = self.trials = Trials(node, frontier, await node.code_of(frontier))
+        node.kept = self._kept(trials)
         if not node.may_begin():
             return None, math.inf
         share = node.settings.verify_share_milli
@@ -160,6 +161,23 @@ class _Research:
             await self._abandon(proposal)
             return None, 0.0
         return _Job(trials, trials.stack, proposal), 0.0
+
+    def _kept(self, trials: Trials) -> str:
+        """What is kept at home and not claimed, in words; empty for nothing."""
+        node, stack = self.node, trials.stack
+        held = len(trials.claimed[1].edits) if trials.claimed else 0
+        if len(stack.edits) <= held:
+            return ""
+        gain = sum(stack.gains) / len(stack.gains) / 1e9
+        text = f"{_edits(len(stack.edits))}, {gain:+.4f} bits per byte on dev text; "
+        if stack.code == trials.looked_at:
+            return text + "not clear enough for a claim yet"
+        left = runs_left(
+            trials.runs, node.policy(trials.tier.name), node.settings.verify_share_milli
+        )
+        if left:
+            return text + f"claimed together after {left} more runs"
+        return text + (self.claims.obstacle(trials) or "to be claimed next")
 
     def _may_claim(self, trials: Trials) -> bool:
         return trials.stack.code != trials.looked_at and not self.claims.obstacle(trials)

@@ -45,7 +45,8 @@ class RunningState:
 
     ``disk`` is the last failure to write the log, empty while all is well. ``clock_s``: how far
     peers' clocks are ahead of ours, in the median; None without peers. ``why``: for what reason
-    the node does what it does (:mod:`node.agenda`). ``sensed``: what limits look at.
+    the node does what it does (:mod:`node.agenda`). ``sensed``: what limits look at. ``kept``: what
+    research keeps at home, and when it is claimed; empty for nothing.
     """
 
     pid: int
@@ -59,6 +60,7 @@ class RunningState:
     clock_s: float | None = None
     why: str = ""
     sensed: Sensed | None = None
+    kept: str = ""
 
 
 def write_state(home: Home, state: RunningState) -> None:

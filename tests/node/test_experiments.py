@@ -12,6 +12,7 @@ from node.errors import EvidenceIncomplete, UsageError
 from node.experiments import entries, entry, show_diff, show_list, show_one
 from node.exporting import COLUMNS, export
 from node.importing import import_log
+from node.judging import FURTHER
 from node.programs import Tried
 from node.settings import Home, Settings
 from swarm.records import DevPair, Experiment
@@ -74,6 +75,32 @@ def test_one_experiment_and_its_diff(home, capsys):
     for number in (0, 4):
         with pytest.raises(UsageError):
             entry(home, number)
+
+
+def test_a_look_at_all_edits_together_shows_all_of_them_and_no_score_of_the_last(tmp_path, capsys):
+    founded = make_founded()
+    home = Home(tmp_path / "home")
+    home.create()
+    own = founded.feeds[1]
+    own.key.save(home.key)
+    home.save(Settings("n", founded.swarm.hex(), "o"))
+    last = KEPT + "Z = 1\n"
+    own.say(record(KEPT, "better", (9_000_000, 11_000_000), "a larger A"))
+    own.say(record(last, "better", (1_000_000, 1_000_000), "a Z"))
+    own.say(record(last, "not_better", (10_000_000, 12_000_000, -1), FURTHER + "both"))
+    with Store(home.log, founded.swarm) as store:
+        assert not store.ingest(founded.wire).refused
+    for code, base in ((KEPT, BASE), (last, KEPT)):
+        programs.keep(
+            home, ast_hash(code.encode()), None, Tried(1.7e9, base, code, (), (3 * 10**9,))
+        )
+    assert [one.bpb for one in entries(home)] == [3.0, 3.0, None]
+    assert show_diff(home, 2) == 0
+    assert "-A = 1" not in capsys.readouterr().out
+    assert show_diff(home, 3) == 0
+    shown = capsys.readouterr().out
+    assert "-A = 1\n+A = 3\n" in shown
+    assert "+Z = 1" in shown
 
 
 def test_a_damaged_program_is_missed_not_believed(home):

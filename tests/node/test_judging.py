@@ -10,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from node.compare import policy_of
-from node.judging import KEEP_PAIRS, MAX_PAIRS, MIN_PAIRS, Stack, is_due, judge_edit, judge_stack
+from node.judging import (
+    KEEP_PAIRS,
+    MAX_PAIRS,
+    MIN_PAIRS,
+    Stack,
+    is_due,
+    judge_edit,
+    judge_stack,
+    runs_left,
+)
 from node.proposers import Change, Proposal
 
 EFFECT = 5_000_000
@@ -87,6 +96,7 @@ def test_a_claim_is_earned_by_research():
     assert [is_due(runs, policy, 500) for runs in (17, 18)] == [False, True]
     assert [is_due(runs, policy, 333) for runs in (36, 37)] == [False, True]
     assert not is_due(10_000, policy, 1)
+    assert [runs_left(runs, policy, 333) for runs in (0, 30, 36, 37, 90)] == [37, 7, 1, 0, 0]
 
 
 def edit(code, *changes, by="tpe", merges=()):

@@ -67,6 +67,9 @@ async def test_edits_are_built_on_edits_also_after_a_restart_and_claimed_togethe
     async with up(home) as (node, _):
         async with working((research_forever, node)):
             await until(node, lambda _: len(said(node, Experiment)) >= 2)
+            await until(node, lambda _: node.kept)
+        assert node.kept.startswith("one edit, +")
+        assert "more runs" in node.kept
         first, second, *_ = said(node, Experiment)
     assert (first.outcome, first.reason) == ("better", "kept on top of the frontier")
     assert second.outcome == "not_better"
