@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from node.proposers import Proposer
 
 IDLE_SECONDS = 2.0
+KEPT_BEFORE = "kept before a restart, the last edit: "
 OVERTAKEN = "the best at home has changed meanwhile"
 
 
@@ -207,7 +208,7 @@ class _Research:
     async def _take_up(self, trials: Trials) -> None:
         """After a restart: what was kept at home on this frontier, and not claimed yet, is tried
         first. What the last claim holds is left to its verdict."""
-        node, anchor, kept = self.node, trials.base, None
+        node, anchor, kept, looked_at = self.node, trials.base, None, b""
         for record in node.own_records():
             said = record.payload
             if not isinstance(said, Claim | Experiment):
@@ -216,6 +217,8 @@ class _Research:
                 continue
             if isinstance(said, Claim):
                 anchor, kept = said.code, None
+            elif said.hypothesis.startswith(FURTHER) and said.outcome == "not_better":
+                looked_at = said.ast_hash  # the same seeds would say the same
             elif said.outcome == "better" and said.reason != OVERTAKEN:
                 kept = said
         if kept is None:
@@ -224,9 +227,11 @@ class _Research:
             programs.find, node.home, kept.ast_hash, trials.base_id
         )
         if found is not None:
-            text = f"kept before a restart, the last edit: {kept.hypothesis}"[:MAX_HYPOTHESIS]
+            text = f"{KEPT_BEFORE}{kept.hypothesis.removeprefix(KEPT_BEFORE)}"[:MAX_HYPOTHESIS]
             edit = Proposal("", found.code.encode(), text, kept.proposer, "", ())
             self.merges.leave(anchor, edit)
+            if kept.ast_hash == looked_at:
+                trials.looked_at = edit.code
 
     # --- measuring --------------------------------------------------------------------------------
 
@@ -289,7 +294,7 @@ class _Research:
         outcome, reason = "failed", measured.status
         if measured.status == "ok":
             outcome = "not_better"
-            reason = f"{_edits(len(stack.edits))} together: not clear enough for a claim"
+            reason = f"{_edits(len(stack.edits))}: not clear enough for a claim"
         tree = ast_hash(stack.code)
         await self._sign(job, tree, stack.author, outcome, reason, measured)
 

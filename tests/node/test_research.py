@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from node import programs
+from node.judging import FURTHER
 from node.proposers import Proposal
 from node.research import OVERTAKEN, _Research, research_forever
 from node.settings import Home
@@ -91,9 +92,12 @@ async def test_edits_are_built_on_edits_also_after_a_restart_and_claimed_togethe
 PLAIN = b"A = 1\n\nB = 2\n\nC = 3\n"
 
 
-@pytest.mark.parametrize("claim", ["", "first", "last"])
+@pytest.mark.parametrize("claim", ["", "looked at", "first", "last"])
 async def test_what_a_claim_holds_is_not_taken_up_again(claim, tmp_path):
-    """Three programs kept one on the other, and a fourth that came too late; one may be claimed."""
+    """Three programs kept one on the other, and a fourth that came too late; one may be claimed.
+
+    Whether the last is worth a claim is not asked again where it was answered.
+    """
     home = Home(tmp_path)
     codes = [PLAIN.replace(b"A = 1", b"A = 9")]
     codes.append(codes[0].replace(b"B = 2", b"B = 9"))
@@ -103,13 +107,19 @@ async def test_what_a_claim_holds_is_not_taken_up_again(claim, tmp_path):
         tree = ast_hash(code)
         programs.keep(home, tree, None, programs.Tried(0.0, PLAIN.decode(), code.decode()))
         own.append(Experiment("quick", None, tree, "idea", "tpe", "better", reason, (), 1))
-    if claim:
+    if claim == "looked at":
+        said = replace(own[2], hypothesis=FURTHER + "idea", outcome="not_better", reason="unclear")
+        own.append(said)
+    elif claim:
         at = 1 if claim == "first" else 3
         said = {field.name: None for field in fields(Claim)}
         own.insert(at, Claim(**{**said, "tier": "quick", "base": None, "code": codes[at - 1]}))
     node = SimpleNamespace(home=home, own_records=lambda: [SimpleNamespace(payload=p) for p in own])
     left = []
     merges = SimpleNamespace(leave=lambda base, edit: left.append((base, edit.code)))
-    trials = SimpleNamespace(base=PLAIN, base_id=None, tier=SimpleNamespace(name="quick"))
+    tier = SimpleNamespace(name="quick")
+    trials = SimpleNamespace(base=PLAIN, base_id=None, tier=tier, looked_at=PLAIN)
     await _Research._take_up(SimpleNamespace(node=node, merges=merges), trials)
-    assert left == {"": [(PLAIN, codes[2])], "first": [(codes[0], codes[2])], "last": []}[claim]
+    anchor = {"": PLAIN, "looked at": PLAIN, "first": codes[0]}
+    assert left == ([(anchor[claim], codes[2])] if claim in anchor else [])
+    assert trials.looked_at == (codes[2] if claim == "looked at" else PLAIN)
