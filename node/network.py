@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from swarm.addressbook import AddressBook
-from swarm.blobs import Blobs, BlobStore
+from swarm.blobs import BlobError, Blobs, BlobStore
 from swarm.discovery import Discovery
 from swarm.gossip import Gossip, topic_of
 from swarm.joining import JoinHandler, Joining
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 DIRECT_S = 10.0
 """A member is dialled for so long before others are asked to relay."""
+RELAYED_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +43,18 @@ class Network:
     relay: Relay
 
     async def fetch(self, digest: bytes, max_size: int, likely: bytes) -> Path:
-        """Fetch a blob (see ``Blobs.fetch``) that the member ``likely`` should have, if anybody."""
+        """Fetch a blob (see ``Blobs.fetch``) from whoever is connected and holds it; else from the
+        member ``likely``, which should, and is connected to for that if it can be."""
+        try:
+            return await self.blobs.fetch(digest, max_size)
+        except BlobError:
+            if likely == self.transport.key or self.transport.connected(likely):
+                raise
         with trio.move_on_after(DIRECT_S):
             await self.discovery.reach(likely)
         if not self.transport.connected(likely):
-            await self.relay.reach(likely)
+            with trio.move_on_after(RELAYED_S):
+                await self.relay.reach(likely)
         return await self.blobs.fetch(digest, max_size)
 
 

@@ -22,24 +22,36 @@ if TYPE_CHECKING:
 
 
 class _Wire:
-    """The stream in the shape that the library wants of a socket."""
+    """The stream in the shape that the library wants of a socket.
+
+    The library wakes no reader of a stream that is reset from this side, nor one whose writer has
+    failed; closing does.
+    """
 
     def __init__(self, stream: FramedStream) -> None:
         self._stream = stream
+        self._reading = trio.CancelScope()
+        self._closed = False
 
     async def read(self, n: int | None = None) -> bytes:
-        try:
-            return await self._stream.read_some(READ_CHUNK if n is None else n)
-        except NetworkError as error:
-            raise ConnectionClosedError(str(error)) from error
+        if not self._closed:
+            with trio.CancelScope() as self._reading:
+                try:
+                    return await self._stream.read_some(READ_CHUNK if n is None else n)
+                except NetworkError as error:
+                    raise ConnectionClosedError(str(error)) from error
+        raise ConnectionClosedError("the circuit was closed")
 
     async def write(self, data: bytes) -> None:
         try:
             await self._stream.write_some(data)
         except NetworkError as error:
+            await self.close()
             raise ConnectionClosedError(str(error)) from error
 
     async def close(self) -> None:
+        self._closed = True
+        self._reading.cancel()
         await self._stream.reset()
 
     def get_remote_address(self) -> tuple[str, int] | None:

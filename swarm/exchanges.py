@@ -77,7 +77,8 @@ class Exchanges(ABC):
             ):
                 await raw.reset()
                 return
-            stream = FramedStream(raw)
+            address = raw.muxed_conn.get_remote_address()
+            stream = FramedStream(raw, host=str(address[0]) if address else "")
             busy[key] = busy.get(key, 0) + 1
             try:
                 with trio.fail_after(timeout):

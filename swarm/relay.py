@@ -5,8 +5,8 @@
     each answers     status (u8: 0 yes, 1 not connected here, 2 no)
 
 After a 0 both streams carry whatever the two ends send, copied by the relay: a libp2p connection of
-their own, with a handshake of its own (``swarm.circuits``). All three are members, and the relay is
-connected to both over sockets: no circuit leads over a circuit.
+their own, with a handshake of its own (``swarm.circuits``). All three are members. Neither question
+is answered that comes over a circuit, so no circuit leads over a circuit.
 
 Circuit relay v2 as in py-libp2p 0.8.1 is not used: of two circuits of one peer it ends both when
 one ends, it takes circuits from whoever offers one, and keeps addresses that askers sign for
@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import logging
 import random
+from collections import Counter
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -39,13 +40,15 @@ RELAY, CIRCUIT = "/lazaretto/relay/1", "/lazaretto/circuit/1"
 YES, NOT_CONNECTED, NO = b"\x00", b"\x01", b"\x02"
 KEY = 32
 CIRCUIT_S = 900.0
-"""A circuit ends after this time. What was being fetched over it goes on over the next."""
+"""A circuit ends after this time. What was fetched is kept: the next fetch goes on there."""
 CIRCUIT_BYTES = 1 << 30
 PER_MEMBER, IN_ALL = 2, 16
 """Circuits that one node carries, by the member who asked, and in all."""
-ACCEPTED_PER_RELAY, ACCEPTED = 4, 16
-STALL_S = 30.0
-"""A relay ends a circuit of which one end takes nothing for so long."""
+LEAST_RATE = 64 * 1024
+"""Bytes a second for each circuit, where a node lends no more than so many: with less, an end might
+get no room to write for longer than the multiplexer waits."""
+PER_ASKER, PER_RELAY, ACCEPTED = 2, 4, 16
+"""Circuits that lead to one node, by who asked, by who carries, and in all."""
 REACH_S = 15.0
 MAX_ASKED = 16
 
@@ -76,6 +79,8 @@ class Relay:
         self._circuit_bytes = circuit_bytes
         self._asked = TokenBucket(rate=0.5, burst=20.0)
         self._offered = TokenBucket(rate=0.5, burst=20.0)
+        self._circuit_s = circuit_s
+        self._accepted: Counter[bytes] = Counter()
         self.carrying = 0
         """Circuits that lead over this node now."""
         transport.set_handler(
@@ -85,7 +90,7 @@ class Relay:
             CIRCUIT,
             self._accept,
             timeout=2 * circuit_s,
-            per_peer=ACCEPTED_PER_RELAY,
+            per_peer=PER_RELAY,
             in_all=ACCEPTED,
         )
 
@@ -94,7 +99,7 @@ class Relay:
     async def reach(self, key: bytes) -> bool:
         """Connect to a member over others, asked one by one; returns whether it is connected now.
 
-        The connection lasts no longer than a circuit, and is not made again by itself.
+        The connection lasts as long as a circuit at most, and is not made again by itself.
         """
         transport = self._transport
         others = [peer for peer in transport.peers() if peer != key and transport.ip_of(peer)]
@@ -113,14 +118,14 @@ class Relay:
         async def circuit() -> None:
             try:
                 with scope:
-                    async with self._transport.stream(relay, RELAY) as stream:
+                    async with self._transport.stream(relay, RELAY, REACH_S) as stream:
                         await stream.write_frame(key)
                         if await stream.read_frame(1) == YES:
                             connection = await self._transport.connect_over(
                                 stream, key, initiator=True
                             )
                             done.set()
-                            await connection.event_closed.wait()
+                            await self._hold(connection)
             except NetworkError as error:
                 log.debug("no way to %s over %s: %s", short(key), short(relay), error)
             finally:
@@ -136,24 +141,39 @@ class Relay:
         asker = await _key(stream)
         transport = self._transport
         if (
-            asker == transport.key
+            not stream.host
+            or asker == transport.key
             or not transport.admits(asker)
             or transport.refuses(asker)
-            or not transport.ip_of(relay)
-            or not self._offered.take(relay)
+            or self._accepted[asker] >= PER_ASKER
+            or not self._offered.take(relay + asker)
         ):
             await stream.write_frame(NO)
             return
-        await stream.write_frame(YES)
-        connection = await transport.connect_over(stream, asker, initiator=False)
-        await connection.event_closed.wait()
+        self._accepted[asker] += 1
+        try:
+            await stream.write_frame(YES)
+            await self._hold(await transport.connect_over(stream, asker, initiator=False))
+        finally:
+            self._accepted[asker] -= 1
+            self._accepted += Counter()  # without those that have none
+
+    async def _hold(self, connection: Any) -> None:
+        with trio.move_on_after(self._circuit_s):
+            await connection.event_closed.wait()
+        await connection.close()
 
     # -- the middle ----------------------------------------------------------------------------
 
     async def _carry(self, asker: bytes, stream: FramedStream) -> None:
         wanted = await _key(stream)
         transport = self._transport
-        if not self._carries or not self._asked.take(asker) or not transport.ip_of(asker):
+        if (
+            not self._carries
+            or not stream.host
+            or not self._has_room()
+            or not self._asked.take(asker)
+        ):
             await stream.write_frame(NO)
             return
         if wanted == asker or not transport.admits(wanted) or not transport.ip_of(wanted):
@@ -169,20 +189,23 @@ class Relay:
         except NetworkError:  # not the asker's fault, whatever it was
             await stream.write_frame(NOT_CONNECTED)
 
+    def _has_room(self) -> bool:
+        return not self._throttle.rate or self._throttle.rate >= LEAST_RATE * (self.carrying + 1)
+
     async def _copy_both(self, one: FramedStream, other: FramedStream) -> None:
         left = self._circuit_bytes
 
         async def copy(source: FramedStream, sink: FramedStream, ended: trio.CancelScope) -> None:
             nonlocal left
-            with suppress(NetworkError, trio.TooSlowError):
+            with suppress(NetworkError):
                 while chunk := await source.read_some(self._throttle.frame):
                     left -= len(chunk)
                     if left < 0:
                         log.info("a circuit has carried all that one may")
                         break
-                    await self._throttle.spend(len(chunk))
-                    with trio.fail_after(STALL_S):
-                        await sink.write_some(chunk)
+                    for _ in ("in", "out"):
+                        await self._throttle.spend(len(chunk))
+                    await sink.write_some(chunk)
             ended.cancel()
 
         self.carrying += 1

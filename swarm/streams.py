@@ -50,10 +50,12 @@ class FramedStream:
     Args:
         raw: the libp2p stream.
         timeout: seconds that one read or one write may take.
+        host: the IP address that the stream comes from; empty for none, and over a relay.
     """
 
-    def __init__(self, raw: RawStream, timeout: float = 10.0) -> None:
+    def __init__(self, raw: RawStream, timeout: float = 10.0, *, host: str = "") -> None:
         self._raw = raw
+        self.host = host
         self._timeout = timeout
         self._buffer = bytearray()
         self._reset = False
@@ -103,10 +105,10 @@ class FramedStream:
         return data
 
     async def write_some(self, data: bytes) -> None:
-        """Write bytes outside any frame. Waits as long as the peer reads nothing.
+        """Write bytes outside any frame, however long that takes.
 
         Raises:
-            PeerGone: the peer is gone.
+            PeerGone: the peer is gone, or gave the multiplexer no room for 5 s.
         """
         try:
             await self._raw.write(data)

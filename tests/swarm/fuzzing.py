@@ -256,7 +256,8 @@ class Protocols:
             stream = BytesStream(data.replace(b"D" * 32, self._digest), size)
             try:
                 with trio.fail_after(20):
-                    await self._transport.handlers[protocol](b"p" * 32, FramedStream(stream))
+                    framed = FramedStream(stream, host="192.0.2.1")
+                    await self._transport.handlers[protocol](b"p" * 32, framed)
             except NetworkError:
                 pass
             assert stream.written < 1 << 20

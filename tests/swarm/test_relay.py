@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 
 import trio
+from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicator
 
 from swarm import relay as relay_module
 from swarm.addressbook import AddressBook
@@ -13,7 +15,8 @@ from swarm.blobs import Blobs, BlobStore, Throttle
 from swarm.circuits import connect_over
 from swarm.discovery import Discovery
 from swarm.relay import CIRCUIT, NO, NOT_CONNECTED, RELAY, YES, Relay
-from swarm.streams import NetworkError
+from swarm.safe_libp2p import SafeYamux, peer_id_of
+from swarm.streams import FramedStream, NetworkError
 from tests.swarm.network import Members, author, bare, eventually, node, raw_stream
 
 ECHO = "/test/echo/1"
@@ -132,11 +135,68 @@ async def test_no_circuit_leads_over_a_circuit():
         # Both streams below run over the circuit: b is asked to carry, and a to take one from b.
         assert await answer(a, b.key, RELAY, mid.key) == NO
         assert await answer(b, a.key, CIRCUIT, mid.key) == NO
-        # c, whom b sees over a circuit only, cannot be reached over b.
+        # Nor if there is a connection over a socket as well.
         async with relaying("c") as c:
             c.transport.remember(b.transport.addresses[0])
-            await eventually(lambda: c.key in b.transport.peers() and b.key in c.transport.peers())
-            assert await answer(c, b.key, RELAY, a.key) == NOT_CONNECTED
+            a.transport.remember(b.transport.addresses[0])
+            assert await a.transport._contacts.reach(b.key)
+            await eventually(lambda: c.key in b.transport.peers() and b.transport.ip_of(a.key))
+            over = [
+                connection
+                for connection in a.transport._network.get_connections(peer_id_of(b.key))
+                if connection.muxed_conn.get_remote_address() is None
+            ]
+            raw = await over[0].new_stream()
+            client = a.transport._host.multiselect_client
+            await client.select_one_of([RELAY], MultiselectCommunicator(raw), 5)
+            stream = FramedStream(raw)
+            await stream.write_frame(c.key)
+            assert await stream.read_frame(1) == NO
+
+
+async def test_who_is_seen_over_a_circuit_only_is_not_reached_further():
+    async with three() as (a, _, b), relaying("c") as c:
+        assert await a.relay.reach(b.key)
+        c.transport.remember(b.transport.addresses[0])
+        await eventually(lambda: {a.key, c.key} <= b.transport.peers())
+        await eventually(lambda: b.key in c.transport.peers())
+        assert await answer(c, b.key, RELAY, a.key) == NOT_CONNECTED
+
+
+def multiplexers() -> int:
+    gc.collect()
+    return sum(isinstance(one, SafeYamux) for one in gc.get_objects())
+
+
+async def test_circuits_that_were_closed_leave_nothing_behind():
+    async with three() as (a, mid, b):
+        counts = []
+        for _ in range(3):
+            assert await a.relay.reach(b.key)
+            await eventually(lambda: b.transport.connected(a.key))
+            await a.transport.disconnect(b.key)
+            await eventually(lambda: not mid.relay.carrying and not b.transport.connected(a.key))
+            counts.append(multiplexers())
+        await eventually(lambda: multiplexers() <= counts[0])
+
+
+async def test_one_member_takes_few_of_the_places_for_circuits():
+    async with three() as (a, mid, b):
+        for _ in range(relay_module.PER_ASKER):
+            stream = await raw_stream(mid.transport, b.key, CIRCUIT)
+            await stream.write((32).to_bytes(4, "big") + a.key)
+        await eventually(lambda: b.relay._accepted[a.key] == relay_module.PER_ASKER)
+        assert await answer(mid, b.key, CIRCUIT, a.key) == NO
+        assert await answer(mid, b.key, CIRCUIT, author("another")) == YES
+
+
+async def test_a_node_that_lends_little_carries_few_circuits():
+    async with three() as (a, mid, b):
+        mid.relay._throttle.rate = 2 * relay_module.LEAST_RATE
+        mid.relay.carrying = 2
+        assert await answer(a, mid.key, RELAY, b.key) == NO
+        mid.relay.carrying = 1
+        assert await answer(a, mid.key, RELAY, b.key) == YES
 
 
 async def test_a_relay_that_names_somebody_else_brings_nobody_in():
