@@ -224,7 +224,8 @@ def lazaretto(
         due = proposal is None or is_due(runs, lab.policy, verify_share_milli)
         if not (stack.edits and due):
             continue
-        worth = judge_stack(_confirm(loop, stack), effect) == "yes"
+        gains = _confirm(loop, stack)
+        worth = gains is not None and judge_stack(gains, effect) == "yes"
         claimed_at = loop.runs("research")
         if worth:
             step, reason = _verify(loop, stack, len(steps))
@@ -237,6 +238,8 @@ def lazaretto(
                 stack = Stack.on(step.code, dearer)
         elif proposal is None:
             break
+        elif gains is None:
+            stack = Stack.on(stack.base, dearer)
     return loop.trail(LAZARETTO, steps, tried, not_adopted)
 
 
@@ -262,13 +265,14 @@ def _try(loop: Loop, stack: Stack, proposal: Proposal, proposer: Proposer) -> St
     return stack.plus(proposal, gains, ratio, cost)
 
 
-def _confirm(loop: Loop, stack: Stack) -> list[int]:
-    """Gains of a stack over the frontier, on seeds that chose nothing besides."""
+def _confirm(loop: Loop, stack: Stack) -> list[int] | None:
+    """Gains of a stack over the frontier, on seeds that chose nothing besides; None where it fails
+    there, or costs too much."""
     gains = list(stack.gains)
     while judge_stack(gains, loop.lab.policy.min_effect_nano) == "more" and not loop.spent:
         status, pair = loop.pair("research", stack.base, stack.code, _seed(loop, stack), len(gains))
         if status != "ok":
-            return []
+            return None
         gains.append(pair.d_nano)
     return gains
 

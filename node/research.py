@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from node.proposers import Proposer
 
 IDLE_SECONDS = 2.0
+MACHINES = ("memory_lent",)
+"""Failures that say nothing of the program."""
 KEPT_BEFORE = "kept before a restart, the last edit: "
 OVERTAKEN = "the best at home has changed meanwhile"
 
@@ -217,8 +219,10 @@ class _Research:
                 continue
             if isinstance(said, Claim):
                 anchor, kept = said.code, None
-            elif said.hypothesis.startswith(FURTHER) and said.outcome == "not_better":
+            elif said.hypothesis.startswith(FURTHER):
                 looked_at = said.ast_hash  # the same seeds would say the same
+                if said.outcome == "failed" and said.reason not in MACHINES:
+                    kept = None
             elif said.outcome == "better" and said.reason != OVERTAKEN:
                 kept = said
         if kept is None:
@@ -281,7 +285,10 @@ class _Research:
         await self._sign(job, tree, proposal.author, outcome, reason, measured)
 
     async def _claim(self, job: _Job, measured: Measured) -> None:
-        """Claim a stack that is better than the frontier on further seeds too, or say it is not."""
+        """Claim a stack that is better than the frontier on further seeds too, or say it is not.
+
+        One that fails there, or costs too much, is given up.
+        """
         trials, stack = job.trials, job.stack
         await self.node.caught_up()
         if measured.status == "ok" and judge_stack(measured.gains, trials.min_effect) == "yes":
@@ -295,6 +302,8 @@ class _Research:
         if measured.status == "ok":
             outcome = "not_better"
             reason = f"{_edits(len(stack.edits))}: not clear enough for a claim"
+        elif measured.status not in MACHINES and trials is self.trials:
+            self.trials = None  # begins anew, without the stack
         tree = ast_hash(stack.code)
         await self._sign(job, tree, stack.author, outcome, reason, measured)
 

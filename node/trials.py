@@ -115,11 +115,17 @@ class Trials:
 
     async def confirm(self, stack: Stack, lane: Lane | None = None) -> Measured:
         """Pairs of a stack against the frontier, on seeds that chose no edit, until it is clear
-        whether it is worth a claim; the gains on those that did come first."""
+        whether it is worth a claim; the gains on those that did come first.
+
+        What the stack costs is measured here side by side with the frontier: the product of what
+        its edits cost, each chosen below the limit, says too little.
+        """
         gains, cost, status = list(stack.gains), stack.cost_ms, "ok"
         while status == "ok" and judge_stack(gains, self.min_effect) == "more":
             result, status, spent = await self._pair(stack.base, stack.code, len(gains), lane)
             cost += spent
+            if status == "ok" and result.cost_ratio_milli > self.tier.max_cost_ratio_milli:
+                status = "too_costly"
             if status == "ok":
                 gains.append(result.d_nano)
         seeds = tuple(self.seed(index) for index in range(len(gains)))

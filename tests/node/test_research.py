@@ -8,10 +8,11 @@ from types import SimpleNamespace
 import pytest
 
 from node import programs
-from node.judging import FURTHER
+from node.judging import FURTHER, Stack
 from node.proposers import Proposal
 from node.research import OVERTAKEN, _Research, research_forever
 from node.settings import Home
+from node.trials import Trials
 from swarm.records import Claim, Experiment
 from tests.node.test_rechecking import until, up, working
 from tests.node.tiny import BASE, tiny_swarm
@@ -92,7 +93,7 @@ async def test_edits_are_built_on_edits_also_after_a_restart_and_claimed_togethe
 PLAIN = b"A = 1\n\nB = 2\n\nC = 3\n"
 
 
-@pytest.mark.parametrize("claim", ["", "looked at", "first", "last"])
+@pytest.mark.parametrize("claim", ["", "looked at", "too costly", "first", "last"])
 async def test_what_a_claim_holds_is_not_taken_up_again(claim, tmp_path):
     """Three programs kept one on the other, and a fourth that came too late; one may be claimed.
 
@@ -107,9 +108,10 @@ async def test_what_a_claim_holds_is_not_taken_up_again(claim, tmp_path):
         tree = ast_hash(code)
         programs.keep(home, tree, None, programs.Tried(0.0, PLAIN.decode(), code.decode()))
         own.append(Experiment("quick", None, tree, "idea", "tpe", "better", reason, (), 1))
-    if claim == "looked at":
-        said = replace(own[2], hypothesis=FURTHER + "idea", outcome="not_better", reason="unclear")
-        own.append(said)
+    looks = {"looked at": ("not_better", "unclear"), "too costly": ("failed", "too_costly")}
+    if claim in looks:
+        outcome, reason = looks[claim]
+        own.append(replace(own[2], hypothesis=FURTHER + "idea", outcome=outcome, reason=reason))
     elif claim:
         at = 1 if claim == "first" else 3
         said = {field.name: None for field in fields(Claim)}
@@ -123,3 +125,36 @@ async def test_what_a_claim_holds_is_not_taken_up_again(claim, tmp_path):
     anchor = {"": PLAIN, "looked at": PLAIN, "first": codes[0]}
     assert left == ([(anchor[claim], codes[2])] if claim in anchor else [])
     assert trials.looked_at == (codes[2] if claim == "looked at" else PLAIN)
+
+
+async def test_a_stack_that_costs_too_much_beside_the_frontier_is_given_up(tmp_path):
+    """The product of what its edits cost was below the limit; what it costs as a whole is not."""
+    tier = SimpleNamespace(name="quick", max_cost_ratio_milli=1500)
+    costs = iter((1490, 1510))
+    gains = iter((40_000_000, 90_000_000))
+
+    async def pair(*_):
+        one = SimpleNamespace(cost_ratio_milli=next(costs), d_nano=next(gains))
+        return one, "ok", 7
+
+    stack = replace(Stack.on(PLAIN), code=PLAIN + b"D = 1\n", gains=(90_000_000, 91_000_000))
+    stub = SimpleNamespace(_pair=pair, tier=tier, min_effect=3_000_000, seed=lambda index: index)
+    measured = await Trials.confirm(stub, stack)
+    assert (measured.status, measured.cost_ms, len(measured.gains)) == ("too_costly", 14, 3)
+
+    signed = []
+
+    async def nothing(*_):
+        return None
+
+    async def sign(_job, _tree, _author, outcome, reason, _measured):
+        signed.append((outcome, reason))
+
+    trials = SimpleNamespace(stack=stack, base_id=None, base=PLAIN, min_effect=3_000_000)
+    node = SimpleNamespace(caught_up=nothing)
+    for status, given_up in (("memory_lent", False), ("too_costly", True)):
+        research = SimpleNamespace(node=node, trials=trials, _sign=sign)
+        job = SimpleNamespace(trials=trials, stack=stack)
+        await _Research._claim(research, job, replace(measured, status=status))
+        assert (research.trials is None) == given_up
+        assert signed[-1] == ("failed", status)
