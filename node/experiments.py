@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from node import programs
 from node.errors import EvidenceIncomplete, UsageError
 from node.escaping import escaped
-from node.judging import FURTHER
+from node.judging import is_look
 from node.programs import Tried
 from node.report import Held
 from node.tables import table
@@ -91,7 +91,7 @@ def entries(home: Home, tier: str = "") -> list[Entry]:
             tried = programs.find(home, payload.ast_hash, payload.base)
             if tried is not None:
                 first = bases.setdefault(payload.base, tried.base_code)
-                if payload.hypothesis.startswith(FURTHER):  # its scores are of the last edit alone
+                if is_look(payload):  # its scores are of the last edit alone
                     tried = Tried(tried.tried, first, tried.code)
             verdict = fates.get(payload.ast_hash, "")
             found.append(Entry(len(found) + 1, payload, record.envelope.day, tried, verdict))

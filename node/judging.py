@@ -20,7 +20,7 @@ from node.proposers.protocol import MAX_HYPOTHESIS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from swarm.records import TierPolicy
+    from swarm.records import Experiment, TierPolicy
 
 KEEP_PAIRS: Final = 2
 """Seeds on which an edit is tried before it is kept at home; the same ones for all edits."""
@@ -80,12 +80,22 @@ def runs_left(runs: int, policy: TierPolicy, verify_share_milli: int) -> int:
     shall be at most ``verify_share_milli`` of all runs, in thousandths (1000: always due).
     """
     bench = 2 * (VERDICT_PAIRS + policy.effect_pairs)
-    return max(0, math.ceil(1000 * bench / verify_share_milli) - bench - runs)
+    return max(0, -(-1000 * bench // verify_share_milli) - bench - runs)
 
 
 def is_due(runs: int, policy: TierPolicy, verify_share_milli: int) -> bool:
     """Whether so many runs of research on one frontier have earned a claim."""
     return not runs_left(runs, policy, verify_share_milli)
+
+
+def is_look(said: Experiment) -> bool:
+    """Whether an experiment was a look at a whole stack.
+
+    A proposer could write that of an edit too; but an edit has ``KEEP_PAIRS`` at most, and fewer
+    where it fails.
+    """
+    pairs = len(said.dev_pairs) + (said.outcome == "failed")
+    return said.hypothesis.startswith(FURTHER) and pairs > KEEP_PAIRS
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ import trio
 
 from node import programs
 from node.claiming import Claims
-from node.judging import FURTHER, Stack, is_due, judge_edit, judge_stack, runs_left
+from node.judging import FURTHER, Stack, is_due, is_look, judge_edit, judge_stack, runs_left
 from node.merging import Merges
 from node.notebook import Notebook
 from node.proposers import Outcome, Paused, Proposal
@@ -166,13 +166,14 @@ class _Research:
         return _Job(trials, trials.stack, proposal), 0.0
 
     def _kept(self, trials: Trials) -> str:
-        """What is kept at home and not claimed, in words; empty for nothing."""
+        """What is kept at home beyond the last claim, in words; empty for nothing."""
         node, stack = self.node, trials.stack
-        held = len(trials.claimed[1].edits) if trials.claimed else 0
-        if len(stack.edits) <= held:
+        claimed = trials.claimed[1] if trials.claimed else Stack.on(stack.base)
+        count = len(stack.edits) - len(claimed.edits)
+        if count <= 0:
             return ""
-        gain = sum(stack.gains) / len(stack.gains) / 1e9
-        text = f"{_edits(len(stack.edits))}, {gain:+.4f} bits per byte on dev text; "
+        gain = (sum(stack.gains) - sum(claimed.gains)) / len(stack.gains) / 1e9
+        text = f"{_edits(count)}, {gain:+.4f} bits per byte on dev text; "
         if stack.code == trials.looked_at:
             return text + "not clear enough for a claim yet"
         left = runs_left(
@@ -219,7 +220,7 @@ class _Research:
                 continue
             if isinstance(said, Claim):
                 anchor, kept = said.code, None
-            elif said.hypothesis.startswith(FURTHER):
+            elif is_look(said):
                 looked_at = said.ast_hash  # the same seeds would say the same
                 if said.outcome == "failed" and said.reason not in MACHINES:
                     kept = None

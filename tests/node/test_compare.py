@@ -19,10 +19,12 @@ from node.compare import Options, policy_of, run_compare
 from node.compare_table import marks
 from node.corpora import Corpus
 from node.errors import UsageError
+from node.judging import KEEP_PAIRS
 from node.policies import Lab, Loop, bench_folds, dev_text, greedy, holdout_folds, lazaretto
 from node.proposers.memory import Memory
 from node.proposers.sampling import ScriptedProposer
 from node.runs import Runs
+from swarm.records import Pair
 from tests.node.tiny import QUICK
 from tests.training.candidates import load, text
 from training import runner
@@ -90,6 +92,30 @@ def test_what_is_kept_what_it_costs_and_that_nothing_is_measured_twice(
     cut = walk(lazaretto, corpus, tmp_path, 8)  # and a budget that ends before the verdict
     assert sum(cut.runs.values()) in (8, 9)
     assert (cut.steps, cut.not_adopted) == ((), {"pending": 1})
+
+
+class Costly(Loop):
+    """Every edit gains on the seeds that choose it, and costs too much on further ones."""
+
+    def pair(self, purpose, base, candidate, seed, index):
+        assert purpose == "research"
+        self._booked[(purpose, base + candidate, index)] = 1
+        status = "ok" if index < KEEP_PAIRS else "too_costly"
+        return status, Pair(0, 0, "base_first", 10**9, status, 3 * 10**9, 2 * 10**9, 100, 100, 10)
+
+
+def test_what_costs_too_much_on_further_seeds_is_given_up(corpus, tmp_path):
+    seen = []
+
+    class Proposer(ScriptedProposer):
+        def propose(self, context):
+            seen.append(context.code)
+            return super().propose(context)
+
+    loop = Costly(lab(corpus), Runs(tmp_path / "runs"))
+    trail = lazaretto(loop, Proposer(Memory(tmp_path / "memory.sqlite"), EDITS), 1000)
+    assert (trail.steps, trail.not_adopted, trail.experiments) == ((), {}, 2)
+    assert seen[:2] == [BASE, BASE]
 
 
 @pytest.mark.parametrize(

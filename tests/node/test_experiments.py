@@ -32,20 +32,30 @@ def record(code: str, outcome: str, gains: tuple[int, ...], hypothesis: str) -> 
     )  # fmt: skip
 
 
-@pytest.fixture
-def home(tmp_path):
-    """A home with three experiments: one kept, one not, one whose program is lost."""
+def home_of(path, *experiments) -> Home:
+    """A home whose feed has these experiments."""
     founded = make_founded()
-    place = Home(tmp_path / "home")
+    place = Home(path)
     place.create()
     own = founded.feeds[1]
     own.key.save(place.key)
     place.save(Settings("n", founded.swarm.hex(), "o"))
-    own.say(record(KEPT, "better", (9_000_000, 11_000_000), "a larger A"))
-    own.say(record(DROPPED, "not_better", (-5_000_000,), "a \x1b[31mred\x1b[0m\tB"))
-    own.say(record("C = 1\n", "failed", (), "gone"))
+    for one in experiments:
+        own.say(one)
     with Store(place.log, founded.swarm) as store:
         assert not store.ingest(founded.wire).refused
+    return place
+
+
+@pytest.fixture
+def home(tmp_path):
+    """A home with three experiments: one kept, one not, one whose program is lost."""
+    place = home_of(
+        tmp_path / "home",
+        record(KEPT, "better", (9_000_000, 11_000_000), "a larger A"),
+        record(DROPPED, "not_better", (-5_000_000,), "a \x1b[31mred\x1b[0m\tB"),
+        record("C = 1\n", "failed", (), "gone"),
+    )
     for code, bpb in ((KEPT, (3_000_000_000, 3_200_000_000)), (DROPPED, (3_300_000_000,))):
         tried = Tried(1.7e9, BASE, code, (), bpb, 2 << 30)
         programs.keep(place, ast_hash(code.encode()), None, tried)
@@ -78,18 +88,13 @@ def test_one_experiment_and_its_diff(home, capsys):
 
 
 def test_a_look_at_all_edits_together_shows_all_of_them_and_no_score_of_the_last(tmp_path, capsys):
-    founded = make_founded()
-    home = Home(tmp_path / "home")
-    home.create()
-    own = founded.feeds[1]
-    own.key.save(home.key)
-    home.save(Settings("n", founded.swarm.hex(), "o"))
     last = KEPT + "Z = 1\n"
-    own.say(record(KEPT, "better", (9_000_000, 11_000_000), "a larger A"))
-    own.say(record(last, "better", (1_000_000, 1_000_000), "a Z"))
-    own.say(record(last, "not_better", (10_000_000, 12_000_000, -1), FURTHER + "both"))
-    with Store(home.log, founded.swarm) as store:
-        assert not store.ingest(founded.wire).refused
+    home = home_of(
+        tmp_path / "home",
+        record(KEPT, "better", (9_000_000, 11_000_000), "a larger A"),
+        record(last, "better", (1_000_000, 1_000_000), FURTHER + "says the model"),
+        record(last, "not_better", (10_000_000, 12_000_000, -1), FURTHER + "both"),
+    )
     for code, base in ((KEPT, BASE), (last, KEPT)):
         programs.keep(
             home, ast_hash(code.encode()), None, Tried(1.7e9, base, code, (), (3 * 10**9,))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -11,11 +12,13 @@ from hypothesis import strategies as st
 
 from node.compare import policy_of
 from node.judging import (
+    FURTHER,
     KEEP_PAIRS,
     MAX_PAIRS,
     MIN_PAIRS,
     Stack,
     is_due,
+    is_look,
     judge_edit,
     judge_stack,
     runs_left,
@@ -122,3 +125,18 @@ def test_a_stack_is_told_as_one_edit():
         stack = stack.plus(edit(b"x", by=f"model {at}"), [1, 1], 1000, 5)
     assert len(stack.hypothesis) == 500
     assert len(stack.author) == 120
+
+
+@pytest.mark.parametrize(
+    ("hypothesis", "outcome", "pairs", "look"),
+    [
+        (FURTHER + "both", "not_better", 3, True),
+        (FURTHER + "both", "failed", 2, True),
+        (FURTHER + "says a model of an edit", "better", 2, False),
+        (FURTHER + "says a model of an edit", "failed", 1, False),
+        ("an edit of older days", "better", 5, False),
+    ],
+)
+def test_what_a_model_writes_makes_no_look_of_an_edit(hypothesis, outcome, pairs, look):
+    said = SimpleNamespace(hypothesis=hypothesis, outcome=outcome, dev_pairs=(0,) * pairs)
+    assert is_look(said) == look

@@ -8,12 +8,12 @@ from types import SimpleNamespace
 import pytest
 
 from node import programs
-from node.judging import FURTHER, Stack
+from node.judging import FURTHER, MIN_PAIRS, Stack
 from node.proposers import Proposal
 from node.research import OVERTAKEN, _Research, research_forever
 from node.settings import Home
 from node.trials import Trials
-from swarm.records import Claim, Experiment
+from swarm.records import Claim, DevPair, Experiment
 from tests.node.test_rechecking import until, up, working
 from tests.node.tiny import BASE, tiny_swarm
 from training.source import ast_hash
@@ -111,7 +111,8 @@ async def test_what_a_claim_holds_is_not_taken_up_again(claim, tmp_path):
     looks = {"looked at": ("not_better", "unclear"), "too costly": ("failed", "too_costly")}
     if claim in looks:
         outcome, reason = looks[claim]
-        own.append(replace(own[2], hypothesis=FURTHER + "idea", outcome=outcome, reason=reason))
+        look = {"hypothesis": FURTHER + "idea", "outcome": outcome, "reason": reason}
+        own.append(replace(own[2], **look, dev_pairs=(DevPair(1, 1),) * MIN_PAIRS))
     elif claim:
         at = 1 if claim == "first" else 3
         said = {field.name: None for field in fields(Claim)}

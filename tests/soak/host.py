@@ -11,17 +11,22 @@ import json
 import os
 import sys
 import time
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import trio
 
-from node.network import open_network
+from node.network import Network, open_network
 from node.settings import Home, Settings
 from swarm.keys import KeyPair, peer_id
 from swarm.log import SwarmLog
 from swarm.records import Open
 from swarm.store import Store
 from tests.swarm.founding import found_with
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Collection
 
 PORT = 4001
 PAUSE_S = 0.5
@@ -38,15 +43,13 @@ def tell(path: Path, store: Store, peers: int) -> None:
     os.replace(temporary, path)
 
 
-async def run(folder: Path, index: int, hosts: list[str]) -> None:
-    """Be a member until killed."""
+@asynccontextmanager
+async def member(
+    folder: Path, index: int, hosts: list[str], bootstrap: Collection[int]
+) -> AsyncIterator[tuple[Network, SwarmLog, Store]]:
+    """Host ``index``, which dials those of ``bootstrap`` first."""
     every = keys(len(hosts))
     swarm, wires = found_with(every)
-    bootstrap = [
-        f"/ip4/{host}/tcp/{PORT}/p2p/{peer_id(key.public)}"
-        for number, (host, key) in enumerate(zip(hosts, every, strict=True))
-        if number in (0, len(hosts) // 2) and number != index
-    ]
     home = Home(folder / f"home{index}")
     home.create()
     settings = Settings(
@@ -54,18 +57,28 @@ async def run(folder: Path, index: int, hosts: list[str]) -> None:
         swarm.hex(),
         "op",
         listen=(f"/ip4/{hosts[index]}/tcp/{PORT}",),
-        bootstrap=tuple(bootstrap),
+        bootstrap=tuple(
+            f"/ip4/{hosts[other]}/tcp/{PORT}/p2p/{peer_id(every[other].public)}"
+            for other in bootstrap
+            if other != index
+        ),
     )
     with Store(home.log, swarm) as store:
         store.ingest(wires)
         log = SwarmLog(store, every[index], lambda _: None)
         log.may_sign.set()
         async with open_network(home, settings, every[index], log) as network:
-            while True:
-                if not (folder / "stop").exists():
-                    await log.append(Open(b"e" * 32, os.urandom(32)))
-                tell(folder / f"{index}.json", store, len(network.transport.peers()))
-                await trio.sleep(PAUSE_S)
+            yield network, log, store
+
+
+async def run(folder: Path, index: int, hosts: list[str]) -> None:
+    """Be a member until killed."""
+    async with member(folder, index, hosts, {0, len(hosts) // 2}) as (network, log, store):
+        while True:
+            if not (folder / "stop").exists():
+                await log.append(Open(b"e" * 32, os.urandom(32)))
+            tell(folder / f"{index}.json", store, len(network.transport.peers()))
+            await trio.sleep(PAUSE_S)
 
 
 if __name__ == "__main__":

@@ -9,11 +9,13 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 
 def why_not() -> str:
@@ -51,6 +53,18 @@ class TwoNetworks:
 
     def run_in(self, index: int) -> list[str]:
         return ["ip", "netns", "exec", self._names[index]]
+
+    def start(self, index: int, module: str, folder: Path, *words: str) -> subprocess.Popen[bytes]:
+        """``python -m MODULE FOLDER INDEX WORDS`` on a host; it prints to FOLDER/INDEX.txt."""
+        command = [sys.executable, "-m", module, str(folder), str(index), *words]
+        with (folder / f"{index}.txt").open("wb") as output:
+            return subprocess.Popen([*self.run_in(index), *command], stdout=output, stderr=output)
+
+    def lose_all_between(self, one: int, other: int) -> None:
+        """What these two send to one another is lost without a word."""
+        nobody = ("lladdr", "02:00:00:00:00:99", "nud", "permanent", "dev", "eth0")
+        for here, there in ((one, other), (other, one)):
+            _ip("-n", self._names[here], "neigh", "add", self.address(there), *nobody)
 
     def make(self) -> None:
         for name in (self._mid, *self._names):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -14,6 +12,7 @@ from tests.soak.host import keys
 from tests.soak.hosts import two_networks, why_not
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Callable
 
 PATIENCE = 180.0
@@ -47,14 +46,7 @@ def fall_apart_and_heal(folder: Path, seconds: int, each: int = 2) -> dict[str, 
         processes = []
         try:
             for index in range(count):
-                command = [sys.executable, "-m", "tests.soak.host", str(folder), str(index), *hosts]
-                output = (folder / f"{index}.txt").open("wb")
-                processes.append(
-                    subprocess.Popen(
-                        [*networks.run_in(index), *command], stdout=output, stderr=output
-                    )
-                )
-                output.close()
+                processes.append(networks.start(index, "tests.soak.host", folder, *hosts))
             everybody = range(count)
             wait(
                 lambda: all(seen(i, j) >= 2 for i in everybody for j in everybody),

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -18,14 +17,8 @@ from pathlib import Path
 
 import trio
 
-from node.network import open_network
-from node.settings import Home, Settings
-from swarm.keys import peer_id
-from swarm.log import SwarmLog
-from swarm.store import Store
-from tests.soak.host import PORT, keys
+from tests.soak.host import keys, member
 from tests.soak.hosts import two_networks, why_not
-from tests.swarm.founding import found_with
 
 ASKER, RELAY, HOLDER = 0, 1, 2
 PATIENCE = 180.0
@@ -37,68 +30,41 @@ def content(mib: int) -> bytes:
 
 async def be(folder: Path, index: int, mib: int, hosts: list[str]) -> None:
     """One of the hosts: the asker writes what it found out, the others serve until killed."""
-    every = keys(len(hosts))
-    swarm, wires = found_with(every)
-    home = Home(folder / f"home{index}")
-    home.create()
-    settings = Settings(
-        f"host{index}",
-        swarm.hex(),
-        "op",
-        listen=(f"/ip4/{hosts[index]}/tcp/{PORT}",),
-        bootstrap=tuple(
-            f"/ip4/{host}/tcp/{PORT}/p2p/{peer_id(key.public)}"
-            for number, (host, key) in enumerate(zip(hosts, every, strict=True))
-            if number != index and RELAY in (number, index)
-        ),
-    )
-    with Store(home.log, swarm) as store:
-        store.ingest(wires)
-        log = SwarmLog(store, every[index], lambda _: None)
-        log.may_sign.set()
-        async with open_network(home, settings, every[index], log) as network:
-            if index == HOLDER:
-                network.blobs._store.put(content(mib))
-            (folder / f"{index}.up").touch()
-            if index != ASKER:
-                await trio.sleep_forever()
-            holder = every[HOLDER].public
-            up = folder / f"{HOLDER}.up"
-            known = network.discovery._book.addresses  # host 1 tells where host 2 listens
-            while not up.exists() or not known(holder):  # noqa: ASYNC110 - a file
-                await trio.sleep(0.1)
-            digest = hashlib.sha256(content(mib)).digest()
-            start = time.monotonic()
-            path = await network.fetch(digest, mib * 2**20, holder)
-            found = {
-                "seconds": time.monotonic() - start,
-                "whole": hashlib.sha256(path.read_bytes()).digest() == digest,
-                "directly": network.transport.ip_of(holder) != "",
-            }
-            (folder / "found.new").write_text(json.dumps(found))
-            os.replace(folder / "found.new", folder / "found.json")
+    bootstrap = {ASKER, HOLDER} if index == RELAY else {RELAY}
+    async with member(folder, index, hosts, bootstrap) as (network, _, _):
+        if index == HOLDER:
+            network.blobs._store.put(content(mib))
+        (folder / f"{index}.up").touch()
+        if index != ASKER:
+            await trio.sleep_forever()
+        holder = keys(len(hosts))[HOLDER].public
+        up = folder / f"{HOLDER}.up"
+        known = network.discovery._book.addresses  # host 1 tells where host 2 listens
+        while not up.exists() or not known(holder):  # noqa: ASYNC110 - a file
+            await trio.sleep(0.1)
+        digest = hashlib.sha256(content(mib)).digest()
+        start = time.monotonic()
+        path = await network.fetch(digest, mib * 2**20, holder)
+        found = {
+            "seconds": time.monotonic() - start,
+            "whole": hashlib.sha256(path.read_bytes()).digest() == digest,
+            "directly": network.transport.ip_of(holder) != "",
+        }
+        (folder / "found.new").write_text(json.dumps(found))
+        os.replace(folder / "found.new", folder / "found.json")
 
 
 def over_a_third(folder: Path, mib: int) -> dict[str, float]:
     """Run it; returns what the asker found. Raises ``AssertionError`` if it finds nothing."""
     with two_networks(2) as networks:
         hosts = [networks.address(index) for index in (ASKER, RELAY, HOLDER)]
-        for one, other in ((ASKER, HOLDER), (HOLDER, ASKER)):
-            nobody = ["lladdr", "02:00:00:00:00:99", "nud", "permanent", "dev", "eth0"]
-            command = ["ip", "neigh", "add", hosts[other], *nobody]
-            subprocess.run([*networks.run_in(one), *command], check=True)
+        networks.lose_all_between(ASKER, HOLDER)
         processes = []
         try:
             for index in range(len(hosts)):
-                command = [sys.executable, "-m", "tests.soak.relay", str(folder), str(index)]
-                with (folder / f"{index}.txt").open("wb") as output:
-                    processes.append(
-                        subprocess.Popen(
-                            [*networks.run_in(index), *command, str(mib), *hosts],
-                            stdout=output,
-                            stderr=output,
-                        )
-                    )
+                processes.append(
+                    networks.start(index, "tests.soak.relay", folder, str(mib), *hosts)
+                )
             deadline = time.monotonic() + PATIENCE
             while not (folder / "found.json").exists():
                 assert time.monotonic() < deadline, (folder / "0.txt").read_text()
