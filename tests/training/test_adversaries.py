@@ -107,7 +107,10 @@ def test_a_wheel_carries_the_files():
 # --- the command ----------------------------------------------------------------------------------
 
 HONEST = (cheats.folder("adversaries") / "honest.py").read_bytes()
-WORSE = HONEST.replace(b"lr=0.1", b"lr=0.01")
+WORSE = HONEST.replace(b"lr=0.1", b"lr=0.01").replace(
+    b"model(inputs)", b"(sum(model(inputs) for _ in range(16)) / 16)"
+)
+"""Dearer too: what is better than this one never fails for its cost, however busy the machine."""
 
 
 @pytest.mark.sandbox
