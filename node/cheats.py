@@ -264,17 +264,23 @@ class Bench:
         """The run and the score of a twin."""
         with self._lock:
             if code not in self._twins:
-                run = runner.train(code, self.tier, self.train_split, SEED)
-                if run.weights is None:
-                    raise _unfit_twin(run.status, run.detail)
-                score = evaluator.score(code, run.weights, self.tier, self.fold, SEED)
-                if score.status != "ok":
-                    raise _unfit_twin(score.status, score.detail)
+                run, score = self._measure(code)
+                if score is None or score.status != "ok":
+                    failed = score or run
+                    raise _unfit_twin(failed.status, failed.detail)
                 self._twins[code] = (run, score)
             return self._twins[code]
 
+    def _measure(self, code: bytes) -> tuple[TrainedRun, Score | None]:
+        run = runner.train(code, self.tier, self.train_split, SEED)
+        if run.weights is None:
+            return run, None
+        return run, evaluator.score(code, run.weights, self.tier, self.fold, SEED)
+
     def attempt(self, program: Program) -> Outcome:
-        """One program beside its twin, to the end."""
+        """One program beside its twin, to the end; one that is its own twin is measured once."""
+        if program.code == program.twin_code:
+            return self._alone(program)
         run, score = self.twin(program.twin_code)
         tier = self.tier
         if program.clock == "cpu":
@@ -293,6 +299,13 @@ class Bench:
         else:
             detail = ""
         return Outcome(program, status, detail, result.candidate.nano_bpb, result.d_nano, ratio)
+
+    def _alone(self, program: Program) -> Outcome:
+        run, score = self._measure(program.code)
+        if score is None or score.status != "ok":
+            failed = score or run
+            return Outcome(program, failed.status, failed.detail, None, None, 0)
+        return Outcome(program, "ok", "", score.nano_bpb, 0, 1000)
 
     def _worth(self, program: Program, ratio: int) -> tuple[str, str]:
         """What a better score is worth: nothing, at too high a cost or with too large a diff."""

@@ -1,20 +1,27 @@
-"""Would it pay to end hopeless runs early? ``python -m tests.benchmarks.early [IDEAS]``.
+"""Would it pay to end hopeless runs early?
 
-Ideas of the TPE proposer for the tier ``quick``, each trained and scored with the whole budget, a
+    python -m tests.benchmarks.early [IDEAS] [--tier quick] [--seed 5] [--divide 1] [--jobs 2]
+        [--seconds S]
+
+Ideas of the TPE proposer for the tier, each trained and scored with the whole budget, a
 quarter and an eighth of it, against the base with the same. An idea would be dropped that is worse
-on the short budget by more than a margin; whoever is not dropped pays for both.
+on the short budget by more than a margin; whoever is not dropped pays for both. All budgets are
+``--divide`` times smaller than the tier's. No idea is begun after S seconds.
 """
 
 from __future__ import annotations
 
+import argparse
+import math
 import random
-import sys
 import tempfile
-from concurrent.futures import ProcessPoolExecutor
+import time
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, replace
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 from node.corpora import Corpus, prepare
 from node.experiment import SHAPES, read_program
@@ -24,11 +31,9 @@ from node.proposers import Outcome, ProposalContext, open_proposer
 from node.runs import Runs
 from training import baselines, sandbox
 
-TIER = "quick"
 PARTS = (1, 4, 8)
 MARGINS = (0.005, 0.02, 0.05)
 """Bits per byte."""
-JOBS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,22 +50,31 @@ def _corpus() -> Corpus:
     return dev_text(prepare(None, SHAPES["cpu"], lambda _: None))
 
 
-def _try(code: bytes, part: int, folder: str) -> Tried:
-    tier = baselines.tier(TIER)
-    tier = replace(tier, budget_tokens=tier.budget_tokens // part)
-    codes = (read_program(TIER), code)
+def _try(code: bytes, name: str, divide: int, folder: str, part: int) -> Tried:
+    tier = baselines.tier(name)
+    tier = replace(tier, budget_tokens=tier.budget_tokens // divide // part)
+    codes = (read_program(name), code)
     question = Question(("base", "candidate"), codes, tier, _corpus(), 77)
     done = Measurer(question, Runs(Path(folder)), Watcher()).pair(0, 1)
     result = done.result
     return Tried(done.status == "ok", result.d_nano / 1e9, result.candidate_cost_ms / 1000)
 
 
-def _ideas(count: int) -> list[bytes]:
+def _try_all(code: bytes, *where: Any) -> dict[int, Tried]:
+    found = {part: _try(code, *where, part) for part in PARTS}
+    print(
+        *(f"{part}: {one.ok} {one.gain:+.4f} {one.cost:.1f} s" for part, one in found.items()),
+        flush=True,
+    )
+    return found
+
+
+def _ideas(name: str, count: int, seed: int) -> list[bytes]:
     """Distinct ideas, as a study has them that learns now and then that something helped."""
-    base, codes = ProposalContext(read_program(TIER), baselines.tier(TIER)), []
-    chance = random.Random(1)
+    base, codes = ProposalContext(read_program(name), baselines.tier(name)), []
+    chance = random.Random(seed)
     with tempfile.TemporaryDirectory() as folder:
-        proposer = open_proposer("tpe", Path(folder), seed=5)
+        proposer = open_proposer("tpe", Path(folder), seed=seed)
         for _ in range(count):
             proposal = proposer.propose(base)
             assert proposal is not None
@@ -92,16 +106,35 @@ def report(rows: list[dict[int, Tried]]) -> list[str]:
 
 def main() -> None:
     """Measure and print."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.early")
+    parser.add_argument("ideas", type=int, nargs="?", default=36)
+    parser.add_argument("--tier", default="quick", choices=("quick", "cpu"))
+    parser.add_argument("--seed", type=int, default=5)
+    parser.add_argument("--divide", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=math.inf)
+    chosen = parser.parse_args()
     sandbox.require()
-    codes = _ideas(int(sys.argv[1]) if len(sys.argv) > 1 else 36)
+    codes = _ideas(chosen.tier, chosen.ideas, chosen.seed)
     _corpus()
+    began, rows = time.monotonic(), []
     with (
         tempfile.TemporaryDirectory() as folder,
-        ProcessPoolExecutor(JOBS, mp_context=get_context("spawn")) as pool,
+        ProcessPoolExecutor(chosen.jobs, mp_context=get_context("spawn")) as pool,
     ):
-        asked = [{part: pool.submit(_try, code, part, folder) for part in PARTS} for code in codes]
-        rows = [{part: one.result() for part, one in row.items()} for row in asked]
-    print("\n".join(report(rows)))
+        where, base = (chosen.tier, chosen.divide, folder), read_program(chosen.tier)
+        for first in [pool.submit(_try, base, *where, part) for part in PARTS]:
+            first.result()  # kept for all ideas
+        waiting = set[Future[dict[int, Tried]]]()
+        for code in codes:
+            if len(waiting) == chosen.jobs:
+                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                rows += [one.result() for one in done]
+            if time.monotonic() - began > chosen.seconds:
+                break
+            waiting.add(pool.submit(_try_all, code, *where))
+        rows += [one.result() for one in wait(waiting).done]
+    print("\n".join(report(rows)) if rows else "no idea came to its end in that time")
 
 
 if __name__ == "__main__":

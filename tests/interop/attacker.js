@@ -129,28 +129,25 @@ async function attack (seed, protocol, tries) {
   say({ protocol, key: Buffer.from(host.peerId.publicKey.raw).toString('hex'), outcomes })
 }
 
-/** Every pull and every fetch that the victim asks of us is answered with garbage. */
-async function answerWithGarbage (seed) {
+const batch = Buffer.concat([Buffer.from([1, 0, 1]), wire.frame(flipped(-1))])
+const ANSWERS = {
+  'a record with another body': wire.frame(batch),
+  'a frame of 4 GiB': wire.frame(Buffer.alloc(0), 0xffffffff),
+  noise: randomBytes(5000)
+}
+
+/** The pull that a victim begins as soon as we are connected is answered with garbage. */
+async function answerWithGarbage (seed, name) {
   const host = await openHost(Buffer.from(seed, 'hex'))
-  const batch = Buffer.concat([Buffer.from([1, 0, 1]), wire.frame(flipped(-1))])
-  const answers = [wire.frame(batch), wire.frame(Buffer.alloc(0), 0xffffffff), randomBytes(5000)]
-  let asked = 0
-  const pause = () => new Promise(resolve => setTimeout(resolve, 100))
-  for (const protocol of [wire.SYNC, wire.BLOB, wire.ALIVE]) {
-    await host.handle(protocol, async stream => {
-      stream.send(answers[asked++ % answers.length])
-      await stream.close()
-    })
-  }
-  for (const answer of answers.keys()) { // it pulls as soon as it is connected
-    const connection = await host.dial(multiaddr(address)).catch(() => null)
-    for (let left = 100; left > 0 && asked <= answer; left--) await pause()
-    await pause()
-    await connection?.close()
-  }
+  hosts.push(host)
+  const asked = new Promise(resolve => host.handle(wire.SYNC, async stream => {
+    stream.send(ANSWERS[name])
+    await stream.close()
+    resolve('asked')
+  }))
+  await host.dial(multiaddr(address))
   const key = Buffer.from(host.peerId.publicKey.raw).toString('hex')
-  await host.stop()
-  say({ protocol: 'as a server', key, outcomes: { asked } })
+  say({ protocol: 'as a server', key, outcomes: { [name]: await soon(asked, 30_000) } })
 }
 
 const scout = await openHost(Buffer.from(seeds[0], 'hex'))
@@ -166,10 +163,8 @@ const targets = [
     wire.GOSSIP, { [name]: async host => publish(await message(host, make())) }
   ])
 ]
-await Promise.all([
-  ...targets.map(([protocol, tries]) => attack(left.pop(), protocol, tries)),
-  answerWithGarbage(left.pop())
-])
+await Promise.all(Object.keys(ANSWERS).map(name => answerWithGarbage(left.pop(), name)))
+await Promise.all(targets.map(([protocol, tries]) => attack(left.pop(), protocol, tries)))
 say({ done: true })
 await once(process.stdin, 'data')
 await Promise.all(hosts.map(host => host.stop()))

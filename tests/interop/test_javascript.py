@@ -166,7 +166,7 @@ async def test_garbage_from_javascript_costs_its_senders_and_nothing_else(tmp_pa
             seeds=[seed(name).hex() for name in HOSTILE],
             record=record.signed.to_bytes().hex(),
         ) as attacker:
-            await attacker.until(lambda attacker: {"done": True} in attacker.news)
+            await attacker.until(lambda attacker: {"done": True} in attacker.news, 180)
             offered, *attacks, _ = attacker.news
             assert {attack["protocol"] for attack in attacks} >= set(offered["protocols"])
             assert {SYNC, BLOB, ALIVE} <= set(offered["protocols"])
