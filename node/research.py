@@ -20,7 +20,16 @@ import trio
 
 from node import programs
 from node.claiming import Claims
-from node.judging import FURTHER, Stack, is_due, is_look, judge_edit, judge_stack, runs_left
+from node.judging import (
+    EARLY_PART,
+    FURTHER,
+    Stack,
+    is_due,
+    is_look,
+    judge_edit,
+    judge_stack,
+    runs_left,
+)
 from node.merging import Merges
 from node.notebook import Notebook
 from node.proposers import Outcome, Paused, Proposal
@@ -364,4 +373,6 @@ def _outcome(measured: Measured, min_effect: int, edits: int) -> tuple[str, str]
         return "failed", measured.status
     if judge_edit(measured.gains, min_effect) == "yes":
         return "better", f"kept on top of {_edits(edits) if edits else 'the frontier'}"
+    if measured.early:
+        return "not_better", f"worse on a first look, a run of 1/{EARLY_PART} of the budget"
     return "not_better", f"no more than noise or min_effect on {len(measured.gains)} seeds"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from node.judging import Stack, judge_edit, judge_stack
+from node.judging import EARLY_PART, Stack, early_pays, is_hopeless, judge_edit, judge_stack
 from node.work import cancellable
 from swarm.records import DevPair
+from training.errors import BaseFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from training.pair import PairResult
     from training.runner import TrainedRun
 
-    _Key: TypeAlias = tuple[bytes, Lane | None, int]  # program, lane, index of the seed
+    _Key: TypeAlias = tuple[bytes, Lane | None, int, int]  # program, lane, seed, part of the budget
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,8 @@ class Measured:
 
     ``base_bpb`` and ``bpb`` are the scores behind the gains (nano-bits per byte), ``peak_bytes``
     the most memory that the candidate took, ``cost_ratio_milli`` its cost over that of the program
-    it was compared with, in thousandths.
+    it was compared with, in thousandths. ``early``: the gain is that of a first look, on a part of
+    the budget, and there was no second.
     """
 
     seeds: tuple[int, ...]
@@ -42,6 +44,7 @@ class Measured:
     bpb: tuple[int, ...] = ()
     peak_bytes: int = 0
     cost_ratio_milli: int = 1000
+    early: bool = False
 
     @property
     def pairs(self) -> tuple[DevPair, ...]:
@@ -75,6 +78,7 @@ class Trials:
         self.runs = 0
         self.looked_at = base
         self.claimed: tuple[bytes, Stack] | None = None
+        self._early = True
         self._runs: dict[_Key, TrainedRun] = {}
         self._scores: dict[_Key, Score] = {}
 
@@ -96,17 +100,19 @@ class Trials:
 
     async def measure(self, stack: Stack, candidate: bytes, lane: Lane | None = None) -> Measured:
         """Pairs of ``candidate`` against the program of ``stack``, until it is clear whether to
-        keep it, or it fails; all on ``lane`` if one is given, where that program is kept."""
+        keep it, or it fails; all on ``lane`` if one is given, where that program is kept. In tiers
+        of long runs, a first look on a part of the budget comes before."""
         done: list[PairResult] = []
         cost, status = 0, "ok"
         gains: list[int] = []
+        if self._looks_early(stack.code, lane):
+            first, status, cost = await self._first_look(stack, candidate, lane)
+            if first and (status != "ok" or is_hopeless(first.d_nano, self.min_effect)):
+                self._tidy(candidate)
+                return replace(_measured([first] * (status == "ok"), status, cost), early=True)
         while status == "ok" and judge_edit(gains, self.min_effect) == "more":
-            result, status, spent = await self._pair(stack.code, candidate, len(done), lane)
+            result, status, spent = await self._edit_pair(stack, candidate, len(done), lane)
             cost += spent
-            if status == "ok" and (
-                stack.ratio_with(result.cost_ratio_milli) > self.tier.max_cost_ratio_milli
-            ):
-                status = "too_costly"
             if status == "ok":
                 done.append(result)
                 gains.append(result.d_nano)
@@ -131,14 +137,46 @@ class Trials:
         seeds = tuple(self.seed(index) for index in range(len(gains)))
         return Measured(seeds, tuple(gains), status, cost)
 
-    async def _pair(
-        self, base: bytes, candidate: bytes, index: int, lane: Lane | None
+    def _looks_early(self, code: bytes, lane: Lane | None) -> bool:
+        """Whether what a whole run of the best at home cost makes a first look worth its price."""
+        run, score = self._runs.get((code, lane, 0, 1)), self._scores.get((code, lane, 0, 1))
+        return bool(self._early and run and score and early_pays(run.cost_ms, score.cost_ms))
+
+    async def _first_look(
+        self, stack: Stack, candidate: bytes, lane: Lane | None
+    ) -> tuple[PairResult | None, str, int]:
+        """A pair on a part of the budget; nothing where that is too little for the best at home,
+        which then needs no more such looks."""
+        try:
+            return await self._edit_pair(stack, candidate, 0, lane, EARLY_PART)
+        except BaseFailed:
+            self._early = False
+            return None, "ok", 0
+
+    async def _edit_pair(
+        self, stack: Stack, candidate: bytes, index: int, lane: Lane | None, part: int = 1
     ) -> tuple[PairResult, str, int]:
-        """One pair, its status, and what it cost, less what was known."""
+        """A pair of an edit of ``stack``, which may not make it dearer than a claim may be."""
+        result, status, cost = await self._pair(stack.code, candidate, index, lane, part)
+        ratio = stack.ratio_with(result.cost_ratio_milli)
+        if status == "ok" and ratio > self.tier.max_cost_ratio_milli:
+            status = "too_costly"
+        return result, status, cost
+
+    async def _pair(
+        self, base: bytes, candidate: bytes, index: int, lane: Lane | None, part: int = 1
+    ) -> tuple[PairResult, str, int]:
+        """One pair on the tier's budget or a ``part``-th of it, its status, and what it cost, less
+        what was known."""
         from training.pair import score_pair, train_pair
 
         node, nice, seed = self.node, self.node.settings.limits.nice_research, self.seed(index)
-        tier, ours, theirs = self.tier, (base, lane, index), (candidate, lane, index)
+        ours, theirs = (base, lane, index, part), (candidate, lane, index, part)
+        tier = replace(
+            self.tier,
+            budget_tokens=self.tier.budget_tokens // part,
+            budget_ms=self.tier.budget_ms // part,
+        )
         known, scored = self._runs.get(ours), self._scores.get(ours)
         async with node.lane(tier.name, bench=False, wanted=lane) as at:
             trained = await cancellable(
@@ -147,7 +185,8 @@ class Trials:
                     tokenizer=self.tokenizer, cancel=cancel, nice=nice, base_run=known,
                 )
             )  # fmt: skip
-        self.runs += 1 if known else 2
+        if part == 1:
+            self.runs += 1 if known else 2
         self._runs |= {ours: trained.base, theirs: trained.candidate}
         async with node.lane(tier.name, bench=False, wanted=lane) as at:
             result = await cancellable(

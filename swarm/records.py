@@ -292,8 +292,9 @@ class Experiment:
     """Digest of one experiment at home, negative ones too, so that peers need not repeat it.
 
     ``better``: better than what it was run against, the base or the best that its author has built
-    on it at home (``reason`` says which); ``dev_pairs`` are those runs. ``claimed``: the same, as
-    nodes said it that claimed each find by itself.
+    on it at home (``reason`` says which); ``dev_pairs`` are those runs, or one on a part of the
+    budget where that was enough (``reason`` says so too). ``claimed``: the same, as nodes said it
+    that claimed each find by itself.
     """
 
     KIND: ClassVar[str] = "experiment"

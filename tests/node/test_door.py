@@ -226,9 +226,7 @@ said = st.dictionaries(
 )
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=200) | said.map(wire.encode))
 @example(wire.encode({"ask": {**ASK, "roles": [{}]}}))
 def test_no_request_takes_the_door_down_or_lets_anybody_in(hall, request):

@@ -87,7 +87,7 @@ def test_every_tier_has_rules(tier):
 GAIN = st.integers(-20_000_000, 60_000_000)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(GAIN, min_size=1, max_size=8), st.sampled_from(["", "crashed", *REFUSED]))
 def test_the_words_are_those_of_a_verdict_on_the_same_pairs(gains, failure):
     rules = rules_of("quick")
@@ -211,7 +211,7 @@ def test_what_was_cut_off_is_thrown_away(tmp_path, cut):
 
 
 @given(place=st.integers(0, 10**6), bit=st.integers(0, 7))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_flipped_bit_is_found(tmp_path_factory, place, bit):
     folder = tmp_path_factory.mktemp("runs")
     runs = Runs(folder)

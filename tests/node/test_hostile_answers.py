@@ -36,7 +36,7 @@ def bytes_of(answer: Answer) -> bytes:
 
 
 @given(st.lists(st.integers(1, 90)), st.sampled_from([b"\n", b"\r\n"]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_an_answer_is_the_same_however_it_is_cut(sizes, line_end):
     data = bytes_of(HONEST).replace(b"\n", line_end)
     answer = Assembly()
@@ -51,7 +51,7 @@ def test_an_answer_is_the_same_however_it_is_cut(sizes, line_end):
 
 
 @given(st.lists(EVENTS, max_size=6) | st.binary(max_size=200), st.integers(0, 5))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_bytes_from_anywhere_are_an_answer_or_nonsense(stream, honest):
     answer = Assembly()
     start = [encoded(event) for event in events(HONEST)[:honest]]
@@ -80,7 +80,7 @@ def test_bytes_from_anywhere_are_an_answer_or_nonsense(stream, honest):
         max_size=8,
     )
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_a_draft_answers_every_call(calls):
     ran = []
 

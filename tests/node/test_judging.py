@@ -17,7 +17,9 @@ from node.judging import (
     MAX_PAIRS,
     MIN_PAIRS,
     Stack,
+    early_pays,
     is_due,
+    is_hopeless,
     is_look,
     judge_edit,
     judge_stack,
@@ -140,3 +142,22 @@ def test_a_stack_is_told_as_one_edit():
 def test_what_a_model_writes_makes_no_look_of_an_edit(hypothesis, outcome, pairs, look):
     said = SimpleNamespace(hypothesis=hypothesis, outcome=outcome, dev_pairs=(0,) * pairs)
     assert is_look(said) == look
+
+
+@pytest.mark.parametrize(
+    ("train_ms", "score_ms", "pays"),
+    [
+        (2_200, 900, False),
+        (240_000, 14_000, True),
+        (300_000, 19_000, True),
+        (60_000, 60_000, False),
+    ],
+)
+def test_a_first_look_pays_where_scoring_is_a_small_part(train_ms, score_ms, pays):
+    assert early_pays(train_ms, score_ms) == pays
+
+
+def test_only_what_is_clearly_worse_is_hopeless():
+    assert [is_hopeless(gain, EFFECT) for gain in (-EFFECT - 1, -EFFECT, 0, EFFECT)] == [
+        True, False, False, False,
+    ]  # fmt: skip

@@ -98,7 +98,7 @@ async def converge(founded, ours, theirs) -> tuple[set[bytes], SwarmLog, SwarmLo
             return held(a)
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=QUIET)
+@settings(max_examples=8, suppress_health_check=QUIET)
 @given(
     length=st.integers(1, 12),
     fork_at=st.none() | st.integers(0, 11),

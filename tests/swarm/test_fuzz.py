@@ -22,7 +22,6 @@ EXAMPLES = {"arrivals": 25, "protocols": 25}
 def test_any_bytes_are_taken_or_refused(name):
     @settings(
         max_examples=EXAMPLES.get(name, 60),
-        deadline=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
     )
     @given(

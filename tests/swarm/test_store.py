@@ -57,7 +57,7 @@ def history():
     return founded
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=HEADROOM)
+@settings(max_examples=25, suppress_health_check=HEADROOM)
 @given(random=st.randoms(use_true_random=False), cut=st.integers(1, 5))
 def test_any_order_of_arrival_gives_the_same_state(tmp_path_factory, random, cut):
     """Gossip shuffles, repeats and cuts; anti-entropy offers all again until nothing is new."""

@@ -295,7 +295,7 @@ def play(seed: int, truth, patience: float = 0.8) -> tuple[SmallSwarm, Record, l
 OPEN = {Stage.ASSIGNED, Stage.COMMITTED, Stage.REPRODUCING}
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, suppress_health_check=list(HealthCheck))
 @given(st.integers(0, 10**6), st.randoms(use_true_random=False))
 def test_what_a_part_of_the_records_decides_the_rest_never_undoes(
     seed: int, rng: random.Random
@@ -319,7 +319,7 @@ def test_what_a_part_of_the_records_decides_the_rest_never_undoes(
         assert held[: len(settled)] == settled
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, suppress_health_check=list(HealthCheck))
 @given(st.integers(0, 10**6))
 def test_one_liar_of_five_neither_makes_a_bad_claim_pass_nor_a_good_one_fail(seed: int) -> None:
     for truth, stage in ((BAD, Stage.REJECTED), (GOOD, Stage.ADOPTED)):

@@ -139,7 +139,7 @@ def test_a_charter_names_how_long_and_a_long_life_is_the_rule() -> None:
 # --- feeds without a gap -------------------------------------------------------------------------
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.randoms(use_true_random=False))
 def test_only_the_gapless_part_of_a_feed_tells_where_its_author_is(rng: random.Random) -> None:
     swarm, _ = mortal()
@@ -264,7 +264,7 @@ def prefixes(swarm: SmallSwarm, rng: random.Random) -> list[Record]:
     return part
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=10, suppress_health_check=list(HealthCheck))
 @given(st.integers(0, 10**6), st.randoms(use_true_random=False))
 def test_expired_and_decided_never_become_each_other(seed: int, rng: random.Random) -> None:
     swarm, claim = history(seed)

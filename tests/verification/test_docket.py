@@ -140,7 +140,7 @@ def at_turn_or_first(swarm: SmallSwarm, claim):
     return at_turn(swarm, claim) if where(swarm, claim).turn else swarm.verifiers[0]
 
 
-@settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=5, suppress_health_check=list(HealthCheck))
 @given(st.integers(0, 10**6), st.randoms(use_true_random=False))
 def test_one_word_more_than_anybody_honest_says_undoes_nothing(
     seed: int, rng: random.Random

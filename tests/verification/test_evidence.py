@@ -94,7 +94,7 @@ def test_the_two_ways_of_computing_meet() -> None:
 # --- E ------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.lists(st.integers(-(10**10), 10**10), min_size=1, max_size=40))
 def test_e_agrees_with_the_float_twin(values: list[int]) -> None:
     e = ev.wealth(values)[-1]
@@ -136,7 +136,7 @@ def test_equal_pairs_grow_without_failing_and_are_capped() -> None:
     assert ev.wealth([-7] * 64)[-1] < Decimal("1e-10")
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.integers(-(10**9), 10**9), min_size=1, max_size=8), st.integers(1, 10**6))
 def test_e_knows_no_scale_and_no_order(values: list[int], factor: int) -> None:
     e = ev.wealth(values)[-1]
@@ -151,7 +151,7 @@ def test_a_failure_is_a_loss_as_large_as_the_best_pair_and_at_least_the_floor() 
     assert ev.wealth([None, None], failure_nano=9)[-1] == ev.wealth([-9, -9])[-1]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(st.integers(-1000, 1000), min_size=1, max_size=10),
     st.integers(1, 3),

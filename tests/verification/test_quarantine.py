@@ -459,7 +459,7 @@ def play(seed: int) -> SmallSwarm:
     return swarm
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, suppress_health_check=list(HealthCheck))
 @given(st.integers(0, 10**6), st.randoms(use_true_random=False))
 def test_any_order_with_duplicates_and_gaps_gives_one_state(seed: int, rng: random.Random) -> None:
     swarm = play(seed)
@@ -471,7 +471,7 @@ def test_any_order_with_duplicates_and_gaps_gives_one_state(seed: int, rng: rand
     assert fold(swarm.swarm, shuffled, no_screen) == expected
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=20, suppress_health_check=list(HealthCheck))
 @given(st.integers(0, 10**6), st.randoms(use_true_random=False))
 def test_decisions_stay_while_feeds_grow(seed: int, rng: random.Random) -> None:
     """Feeds arrive in order but interleaved at will; a decision, once there, never changes."""

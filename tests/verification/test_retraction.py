@@ -381,7 +381,7 @@ def settled(state: State) -> dict[bytes, object]:
     return {one.id: (one.stage, one.verdict) for one in state.cases.values()}
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=6, suppress_health_check=list(HealthCheck))
 @given(st.integers(0, 10**6), st.randoms(use_true_random=False))
 def test_any_order_gives_one_state_and_a_part_undoes_no_retraction(
     seed: int, rng: random.Random

@@ -130,7 +130,7 @@ def test_hostile_bytes_get_a_reason_and_little_memory(code):
     assert peak < 64 << 20
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.binary(max_size=200), st.integers(0, len(BASE)), st.integers(0, 200))
 def test_any_bytes_anywhere_get_a_result(junk, place, dropped):
     result = screen(BASE, BASE[:place] + junk + BASE[place + dropped :], RULES)

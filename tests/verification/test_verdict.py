@@ -70,7 +70,7 @@ def test_a_true_gain_is_adopted_at_the_first_crossing() -> None:
     assert judge(*GOOD[:at]).outcome == "pending"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.tuples(
