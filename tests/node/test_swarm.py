@@ -9,19 +9,18 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from contextlib import redirect_stderr, redirect_stdout
-from io import StringIO
 from typing import TYPE_CHECKING
 
 import pytest
 
-from node.cli import main
 from node.demo.dishonest import INVENTED, LOOKS_AHEAD
 from node.demo.local import LocalSwarm, Part
 from node.demo.run import PLANTED
 from node.demo.watch import Watch
 from node.report import Held
 from swarm.database import read_raw
+from tests.node.commands import Done, lazaretto
+from training import leakscan
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,7 +57,8 @@ def kill_and_restart(swarm: LocalSwarm, name: str) -> None:
     assert before <= {row.data for row in read_raw(node.home.log)}
 
 
-def test_every_node_is_killed_once_and_all_agree_in_the_end(tmp_path):
+def test_every_node_is_killed_once_and_all_agree_in_the_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(leakscan, "sandbox_files", lambda devices: [])  # 100 MB to read
     with LocalSwarm(tmp_path, PARTS, progress=print) as swarm:
         watch = Watch(swarm, PLANTED)
         swarm.start()
@@ -95,18 +95,14 @@ def test_every_node_is_killed_once_and_all_agree_in_the_end(tmp_path):
     _tampering_is_found(home.log, home.path, next(iter(watch.plants)))
 
 
-def _audit(home: Path, claim: str) -> tuple[int, str, str]:
-    """The exit code and what was printed by ``lazaretto audit CLAIM --json``."""
-    out, err = StringIO(), StringIO()
-    with redirect_stdout(out), redirect_stderr(err):
-        code = main(["audit", claim, "--home", str(home), "--json"])
-    return code, out.getvalue(), err.getvalue()
+def _audit(home: Path, claim: str) -> Done:
+    return lazaretto("audit", claim, "--home", str(home), "--json")
 
 
 def _audit_holds(home: Path, claim: str) -> None:
-    code, out, err = _audit(home, claim)
-    assert code == 0, out + err
-    assert json.loads(out)["claim"] == claim
+    done = _audit(home, claim)
+    assert done.code == 0, done.out + done.err
+    assert json.loads(done.out)["claim"] == claim
 
 
 def _tampering_is_found(log: Path, home: Path, claim: str) -> None:
@@ -117,8 +113,8 @@ def _tampering_is_found(log: Path, home: Path, claim: str) -> None:
         changed[len(changed) // 2] ^= 1
         db.execute("UPDATE records SET data = ? WHERE id = ?", (bytes(changed), record))
         db.commit()
-        code, out, err = _audit(home, claim)
-        assert code == 4, out + err
+        done = _audit(home, claim)
+        assert done.code == 4, done.out + done.err
         db.execute("UPDATE records SET data = ? WHERE id = ?", (data, record))
         db.commit()
     db.close()
