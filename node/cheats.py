@@ -7,7 +7,8 @@ every experiment here: a metered run and a sealed score of both, same seed, same
 than ``MARGIN_NANO``, or only at a cost, or with a diff, that no claim may have. The same files are
 shown in a naive loop (``node.naive``), which believes what it is told.
 
-Controls are the other half: honest programs of unusual make. Not one may be refused.
+Controls are the other half: honest programs of unusual make, each run and scored by itself. Not one
+may be refused.
 
 ``index.toml`` beside the adversaries says of each what kind of cheat it is, how it may end, and
 what it wins in the naive loop; what it tries is the first line of its docstring.
@@ -186,7 +187,7 @@ def controls(names: Sequence[str] = ()) -> list[Program]:
         if names and path.stem not in names:
             continue
         code = path.read_bytes()
-        found.append(Program(path.stem, code, first_line(code), held=("ok",), twin_code=code))
+        found.append(Program(path.stem, code, first_line(code), held=("ok",), twin=""))
     return found
 
 
@@ -278,8 +279,8 @@ class Bench:
         return run, evaluator.score(code, run.weights, self.tier, self.fold, SEED)
 
     def attempt(self, program: Program) -> Outcome:
-        """One program beside its twin, to the end; one that is its own twin is measured once."""
-        if program.code == program.twin_code:
+        """One program beside its twin, if it has one, to the end."""
+        if not program.twin:
             return self._alone(program)
         run, score = self.twin(program.twin_code)
         tier = self.tier
@@ -302,10 +303,9 @@ class Bench:
 
     def _alone(self, program: Program) -> Outcome:
         run, score = self._measure(program.code)
-        if score is None or score.status != "ok":
-            failed = score or run
-            return Outcome(program, failed.status, failed.detail, None, None, 0)
-        return Outcome(program, "ok", "", score.nano_bpb, 0, 1000)
+        last = score or run
+        bpb = score.nano_bpb if score and score.status == "ok" else None
+        return Outcome(program, last.status, last.detail, bpb, None, 0)
 
     def _worth(self, program: Program, ratio: int) -> tuple[str, str]:
         """What a better score is worth: nothing, at too high a cost or with too large a diff."""

@@ -36,8 +36,7 @@ FURTHER: Final = "on further seeds: "
 EARLY_PART: Final = 8
 """A first look at an edit is a pair on this part of the budget."""
 EARLY_MOST_MILLI: Final = 250
-"""What a first look may cost of a whole run, in thousandths. Two of five ideas end there, so at .4
-nothing is gained (``python -m tests.benchmarks.early``)."""
+"""What a first look may cost of a whole run, in thousandths: two of five ideas end there."""
 VERDICT_PAIRS: Final = 5
 """What a bench needs for a clear claim."""
 
@@ -45,15 +44,13 @@ VERDICT_PAIRS: Final = 5
 def early_pays(train_ms: int, score_ms: int) -> bool:
     """Whether a first look is worth its price where a whole run costs so much: scoring is never
     shorter, so it is not in tiers of short runs."""
-    return (train_ms // EARLY_PART + score_ms) * 1000 <= EARLY_MOST_MILLI * (train_ms + score_ms)
+    return train_ms // EARLY_PART + score_ms <= EARLY_MOST_MILLI * (train_ms + score_ms) // 1000
 
 
 def is_hopeless(gain: int, min_effect: int) -> bool:
     """Whether a first look at an edit, ``gain`` in nano-bits per byte, is enough to give it up.
 
-    Of 80 ideas in tier ``cpu``, at a sixth of its budget, first looks ended 31, two of the 23 good
-    ones among them, the better of which gained .003 bits per byte, and four that failed or cost too
-    much, as they did on the whole budget.
+    What it costs in good ideas: docs/how-it-works.md, ``python -m tests.benchmarks.early``.
     """
     return gain < -min_effect
 

@@ -75,12 +75,14 @@ async def research_forever(node: Node) -> None:
 @dataclass(frozen=True, slots=True)
 class _Job:
     """An experiment to be run: ``proposal`` against ``stack``, or without one the whole stack
-    against the frontier, for which ``runs`` of research have paid."""
+    against the frontier, for which ``runs`` of research have paid. ``brought``: it was good on
+    another base."""
 
     trials: Trials
     stack: Stack
     proposal: Proposal | None
     runs: int = 0
+    brought: bool = False
 
     @property
     def text(self) -> str:
@@ -156,6 +158,7 @@ class _Research:
             return self._look(trials), 0.0
         idle, seconds = "out of ideas for this frontier", IDLE_SECONDS
         proposal = await self.merges.offer(trials)
+        brought = proposal is not None
         if proposal is None:
             context = await self.notebook.context(trials)
             node.activity = f"asking {self.proposer.name} for an idea"
@@ -172,7 +175,7 @@ class _Research:
         if not node.may_begin():  # it was asked for before
             await self._abandon(proposal)
             return None, 0.0
-        return _Job(trials, trials.stack, proposal), 0.0
+        return _Job(trials, trials.stack, proposal, brought=brought), 0.0
 
     def _kept(self, trials: Trials) -> str:
         """What is kept at home beyond the last claim, in words; empty for nothing."""
@@ -262,7 +265,8 @@ class _Research:
                 try:
                     if job.proposal is None:
                         return await trials.confirm(stack, lane)
-                    return await trials.measure(stack, job.proposal.code, lane)
+                    code = job.proposal.code
+                    return await trials.measure(stack, code, lane, first_look=not job.brought)
                 except LaneMoved:  # pairs are of one machine: all of it again, the base too
                     trials.forget(lane)
         except (TrainingError, OSError):  # not the candidate's: it may be proposed again

@@ -60,8 +60,9 @@ class Measured:
 class Trials:
     """What one node tries on one frontier: ``base``, and the ``stack`` of edits kept on it.
 
-    ``runs``: runs since the last look at a claim. ``looked_at``: the program that was last claimed,
-    or found not to be worth it. ``claimed``: id of the last claim, and the stack of then.
+    ``runs``: what was spent since the last look at a claim, in whole runs. ``looked_at``: the
+    program that was last claimed, or found not to be worth it. ``claimed``: id of the last claim,
+    and the stack of then.
     """
 
     def __init__(self, node: Node, base_id: bytes | None, base: bytes) -> None:
@@ -78,7 +79,8 @@ class Trials:
         self.runs = 0
         self.looked_at = base
         self.claimed: tuple[bytes, Stack] | None = None
-        self._early = True
+        self._spent = 0  # of the next run, in parts
+        self._long: set[bytes] = set()  # programs that fail on a part of the budget
         self._runs: dict[_Key, TrainedRun] = {}
         self._scores: dict[_Key, Score] = {}
 
@@ -98,18 +100,23 @@ class Trials:
         digest = hashlib.sha256(b"lazaretto/dev-seed/1" + start).digest()
         return int.from_bytes(digest[:8], "big") >> 1
 
-    async def measure(self, stack: Stack, candidate: bytes, lane: Lane | None = None) -> Measured:
+    async def measure(
+        self, stack: Stack, candidate: bytes, lane: Lane | None = None, *, first_look: bool = True
+    ) -> Measured:
         """Pairs of ``candidate`` against the program of ``stack``, until it is clear whether to
-        keep it, or it fails; all on ``lane`` if one is given, where that program is kept. In tiers
-        of long runs, a first look on a part of the budget comes before."""
+        keep it, or it fails; all on ``lane`` if one is given, where that program is kept. A
+        ``first_look`` on a part of the budget comes before, where that pays."""
         done: list[PairResult] = []
         cost, status = 0, "ok"
         gains: list[int] = []
-        if self._looks_early(stack.code, lane):
+        if first_look and self._looks_early(stack.code, lane):
             first, status, cost = await self._first_look(stack, candidate, lane)
             if first and (status != "ok" or is_hopeless(first.d_nano, self.min_effect)):
-                self._tidy(candidate)
-                return replace(_measured([first] * (status == "ok"), status, cost), early=True)
+                self._tidy(stack.code)
+                return replace(
+                    _measured([first] * (status == "ok"), status, cost),
+                    base_bpb=(), bpb=(), early=True,
+                )  # fmt: skip
         while status == "ok" and judge_edit(gains, self.min_effect) == "more":
             result, status, spent = await self._edit_pair(stack, candidate, len(done), lane)
             cost += spent
@@ -138,9 +145,14 @@ class Trials:
         return Measured(seeds, tuple(gains), status, cost)
 
     def _looks_early(self, code: bytes, lane: Lane | None) -> bool:
-        """Whether what a whole run of the best at home cost makes a first look worth its price."""
+        """Whether what a whole run of the best at home cost makes a first look worth its price.
+
+        Never where time is the budget: what start-up and the end may take is not shorter there.
+        """
         run, score = self._runs.get((code, lane, 0, 1)), self._scores.get((code, lane, 0, 1))
-        return bool(self._early and run and score and early_pays(run.cost_ms, score.cost_ms))
+        if self.tier.budget_ms or code in self._long or not (run and score):
+            return False
+        return early_pays(run.cost_ms, score.cost_ms)
 
     async def _first_look(
         self, stack: Stack, candidate: bytes, lane: Lane | None
@@ -150,7 +162,7 @@ class Trials:
         try:
             return await self._edit_pair(stack, candidate, 0, lane, EARLY_PART)
         except BaseFailed:
-            self._early = False
+            self._long.add(stack.code)
             return None, "ok", 0
 
     async def _edit_pair(
@@ -158,8 +170,10 @@ class Trials:
     ) -> tuple[PairResult, str, int]:
         """A pair of an edit of ``stack``, which may not make it dearer than a claim may be."""
         result, status, cost = await self._pair(stack.code, candidate, index, lane, part)
-        ratio = stack.ratio_with(result.cost_ratio_milli)
-        if status == "ok" and ratio > self.tier.max_cost_ratio_milli:
+        if (
+            status == "ok"
+            and stack.ratio_with(_ratio(result, part)) > self.tier.max_cost_ratio_milli
+        ):
             status = "too_costly"
         return result, status, cost
 
@@ -172,11 +186,7 @@ class Trials:
 
         node, nice, seed = self.node, self.node.settings.limits.nice_research, self.seed(index)
         ours, theirs = (base, lane, index, part), (candidate, lane, index, part)
-        tier = replace(
-            self.tier,
-            budget_tokens=self.tier.budget_tokens // part,
-            budget_ms=self.tier.budget_ms // part,
-        )
+        tier = replace(self.tier, budget_tokens=self.tier.budget_tokens // part)
         known, scored = self._runs.get(ours), self._scores.get(ours)
         async with node.lane(tier.name, bench=False, wanted=lane) as at:
             trained = await cancellable(
@@ -185,8 +195,9 @@ class Trials:
                     tokenizer=self.tokenizer, cancel=cancel, nice=nice, base_run=known,
                 )
             )  # fmt: skip
-        if part == 1:
-            self.runs += 1 if known else 2
+        self._spent += (1 if known else 2) * EARLY_PART // part
+        more, self._spent = divmod(self._spent, EARLY_PART)
+        self.runs += more
         self._runs |= {ours: trained.base, theirs: trained.candidate}
         async with node.lane(tier.name, bench=False, wanted=lane) as at:
             result = await cancellable(
@@ -213,6 +224,15 @@ class Trials:
         for kept in (self._runs, self._scores):
             for key in [key for key in kept if is_old(key)]:
                 del kept[key]
+
+
+def _ratio(pair: PairResult, part: int) -> int:
+    """The candidate's cost over the base's in thousandths, as of whole runs."""
+    if part == 1 or pair.base is None or pair.candidate is None:
+        return pair.cost_ratio_milli
+    runs = pair.trained
+    whole = runs.candidate.cost_ms * part + pair.candidate.cost_ms
+    return whole * 1000 // max(1, runs.base.cost_ms * part + pair.base.cost_ms)
 
 
 def _measured(done: Sequence[PairResult], status: str, cost_ms: int) -> Measured:

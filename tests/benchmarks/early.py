@@ -72,7 +72,7 @@ def _try_all(code: bytes, *where: Any) -> dict[int, Tried]:
 def _ideas(name: str, count: int, seed: int) -> list[bytes]:
     """Distinct ideas, as a study has them that learns now and then that something helped."""
     base, codes = ProposalContext(read_program(name), baselines.tier(name)), []
-    chance = random.Random(seed)
+    chance = random.Random(1)
     with tempfile.TemporaryDirectory() as folder:
         proposer = open_proposer("tpe", Path(folder), seed=seed)
         for _ in range(count):
@@ -85,8 +85,17 @@ def _ideas(name: str, count: int, seed: int) -> list[bytes]:
     return codes
 
 
-def report(rows: list[dict[int, Tried]]) -> list[str]:
-    """For each short budget and margin: what is dropped, what is lost, and what it costs."""
+def _at_length(row: dict[int, Tried], part: int, times: int) -> tuple[float, float]:
+    """What a whole run and one on a ``part``-th of the budget would cost with ``times`` the budget:
+    training grows with it, scoring does not."""
+    training = (row[1].cost - row[part].cost) * part / (part - 1)
+    scoring = row[1].cost - training
+    return training * times + scoring, training * times / part + scoring
+
+
+def report(rows: list[dict[int, Tried]], times: int = 1) -> list[str]:
+    """For each short budget and margin: what is dropped, what is lost, and what it costs; also what
+    it would cost, by calculation, with ``times`` the budget."""
     whole = sum(row[1].cost for row in rows)
     good = [row for row in rows if row[1].ok and row[1].gain > 0]
     lines = [f"{len(rows)} ideas, {len(good)} better than the base, whole budget {whole:.0f} s"]
@@ -101,6 +110,11 @@ def report(rows: list[dict[int, Tried]]) -> list[str]:
                 f"{len(dropped)} dropped, {lost} of them better in truth, "
                 f"all in all x {cost / whole:.2f}"
             )
+            if times > 1:
+                longer = [(row, *_at_length(row, part, times)) for row in rows]
+                paid = sum(short + long * (row not in dropped) for row, long, short in longer)
+                share = paid / sum(long for _, long, _ in longer)
+                lines[-1] += f"; {times} times as long: x {share:.2f} by calculation"
     return lines
 
 
@@ -134,7 +148,9 @@ def main() -> None:
                 break
             waiting.add(pool.submit(_try_all, code, *where))
         rows += [one.result() for one in wait(waiting).done]
-    print("\n".join(report(rows)) if rows else "no idea came to its end in that time")
+    print(
+        "\n".join(report(rows, chosen.divide)) if rows else "no idea came to its end in that time"
+    )
 
 
 if __name__ == "__main__":

@@ -138,13 +138,7 @@ class Node:
         self.rest, self.errors = self.process.communicate()
 
 
-@pytest.fixture(
-    scope="module",
-    params=[  # as root, the kind "cuda" has the same in less time
-        pytest.param(kind, marks=[pytest.mark.soak] * (kind == "user cuda" and os.geteuid() == 0))
-        for kind in KINDS
-    ],
-)
+@pytest.fixture(scope="module", params=KINDS)
 def node(request, tmp_path_factory):
     made = Node(request.param, tmp_path_factory.mktemp(request.param))
     yield made
