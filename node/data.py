@@ -17,6 +17,8 @@ from training.challenge import Challenge
 from training.documents import Documents, Shards
 from training.tokenstore import open_tokens
 
+RETRY_SECONDS = 0.5
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -85,10 +87,12 @@ async def obtain(
     blobs: BlobStore,
     challenge: Challenge,
     progress: Callable[[int, int], None] | None = None,
+    failed: Callable[[Exception], None] = lambda _: None,
 ) -> Data:
     """Fetch what is missing, from whoever has it, for as long as it takes.
 
-    ``progress`` is called with (files held, files in all).
+    ``progress`` is called with (files held, files in all), ``failed`` with what was in the way of
+    one, which is tried again.
     """
     total = len(needed(challenge))
     while wanted := missing(challenge, blobs):
@@ -97,8 +101,9 @@ async def obtain(
                 progress(done, total)
             try:
                 await network.blobs.fetch(reference.sha256, reference.size)
-            except SwarmError:
-                await trio.sleep(0.5)
+            except (SwarmError, OSError) as error:
+                failed(error)
+                await trio.sleep(RETRY_SECONDS)
                 break
     if progress is not None:
         progress(total, total)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import os
+import threading
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -67,6 +68,7 @@ class Invitations:
 
     def __init__(self, home: Home) -> None:
         self._folder = home.invitations
+        self._using = threading.Lock()  # a door answers several at a time
 
     def give(self, operator: str, roles: tuple[str, ...], expires: str, uses: int) -> bytes:
         """Write down a new invitation and return its token.
@@ -90,16 +92,17 @@ class Invitations:
         not.
         """
         path = self._folder / f"{hashlib.sha256(token).hexdigest()}.json"
-        given = _read(path)
-        if given is None:
-            return "this invitation is unknown here"
-        refusal = given.refusal(key, time.time())
-        if refusal:
-            return refusal
-        if key.hex() not in given.used_by:
-            given = replace(given, used_by=(*given.used_by, key.hex()))
-            self._write(path, given)
-        return given
+        with self._using:
+            given = _read(path)
+            if given is None:
+                return "this invitation is unknown here"
+            refusal = given.refusal(key, time.time())
+            if refusal:
+                return refusal
+            if key.hex() not in given.used_by:
+                given = replace(given, used_by=(*given.used_by, key.hex()))
+                self._write(path, given)
+            return given
 
     def listed(self) -> list[Given]:
         """All of them, oldest first."""

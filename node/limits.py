@@ -153,6 +153,13 @@ PROCESSES: Final = 2
 """As many of a run hold a model at a time, while it is scored."""
 
 
+def keep_to_cores(limits: Limits) -> None:
+    """Bind this process, and all that it starts, to as many cores as are lent."""
+    allowed = sorted(os.sched_getaffinity(0))
+    if 0 < limits.cores < len(allowed):
+        os.sched_setaffinity(0, allowed[-limits.cores :])
+
+
 def threads_lent(limits: Limits, threads: int) -> int:
     """Threads for runs of ``threads`` each, by cores and memory lent; at least those of one run."""
     cores = limits.cores or os.cpu_count() or 1

@@ -134,9 +134,9 @@ async def _train_again(node: Node, duty: PairDuty) -> TrainedPair | BaseFailure:
     trained = await _train(node, duty)
     if _seal(duty, trained) != sealed:
         raise SealedWeightsLost(
-            f"The weights sealed for round {duty.round} of claim {duty.claim.hex()[:12]} are gone, "
-            "and training again gave others.",
-            cure="Nothing to do: the bench will go on without this pair.",
+            f"the weights sealed for round {duty.round} of claim {duty.claim.hex()[:12]} are gone, "
+            "and training again gave others",
+            cure="nothing to do: the bench will go on without this pair",
         )
     return trained
 

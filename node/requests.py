@@ -7,6 +7,7 @@ and there is room for a few of one subnet and for a bounded number in all. ``ign
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -48,12 +49,17 @@ class Requests:
 
     def __init__(self, home: Home) -> None:
         self._folder = home.path / "requests"
+        self._asking = threading.Lock()  # a door answers several at a time
 
     def ask(self, key: bytes, ip: str, asked: dict[str, Any]) -> str:
         """Take in a request of the authenticated ``key``; returns why not, empty when it waits.
 
         A key has one request: asking again changes nothing, not even its words.
         """
+        with self._asking:
+            return self._take_in(key, ip, asked)
+
+    def _take_in(self, key: bytes, ip: str, asked: dict[str, Any]) -> str:
         path = self._path(key.hex())
         known = _read(path)
         if known is not None:

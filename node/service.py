@@ -20,7 +20,7 @@ from node.door import Door
 from node.errors import NotRunning, UsageError
 from node.keeping import keep_within_quota
 from node.lanes import open_lanes
-from node.limits import check_hours
+from node.limits import check_hours, keep_to_cores
 from node.member import Node
 from node.network import Network, open_network
 from node.proposers import check_proposer
@@ -51,12 +51,15 @@ async def _prepare(node: Node, network: Network) -> None:
     first: list[int] = []
 
     def progress(held: int, total: int) -> None:
+        node.activity = f"fetching data: {held} of {total} files are here"
         first.append(held)
         if len(first) == 1 or held == total or held % 8 == 0:
             node.journal.write("data", held=held, total=total, fetched=held - first[0])
 
-    node.activity = "fetching data"
-    data = await obtain(network, node.blobs, challenge, progress)
+    def failed(error: Exception) -> None:
+        node.activity = f"fetching data, and will try again: {error}"
+
+    data = await obtain(network, node.blobs, challenge, progress, failed)
     if set(node.settings.roles) & {"researcher", "verifier"}:
         node.activity = "making tokens of the train text"
         await cancellable(lambda _: data.make_tokens())
@@ -217,6 +220,8 @@ def run_node(
         SandboxUnavailable: the roles of this node run candidates, and there is no sandbox here.
     """
     settings = home.load()
+    if not settings.lanes:  # which have cores of their own, no more than are lent
+        keep_to_cores(settings.limits)
     kinds.choose(settings.sandbox)
     if set(settings.roles) & {"researcher", "verifier"}:
         from training.sandbox import require

@@ -16,11 +16,13 @@ import msgspec
 import trio
 
 from node.agenda import STAGGER_SECONDS, Need, Picture, next_job
+from node.errors import NodeError
 from node.rechecking import NOT_TO_BE_HAD, ROLES, can_score, contradict, obtain, rescore, size_cap
 from node.settings import write_atomic
+from node.work import FAILURES, cancellable, without_groups
 from swarm.errors import SwarmError
 from swarm.records import Upkeep
-from training.errors import SandboxUnavailable, TrainingError
+from training.errors import SandboxUnavailable
 from verification.rechecks import NO_WEIGHTS, Recheck, is_drawn, recheck_of, settled_blocks
 from verification.reproduce import digest
 from verification.states import CLOSED, Stage
@@ -141,7 +143,6 @@ async def _in_turn(node: Node, work: _Work) -> None:
 
 
 async def _has_sandbox(node: Node) -> bool:
-    from node.work import cancellable
     from training.sandbox import require
 
     try:
@@ -263,7 +264,7 @@ class _Work:
                 await self._audit(need)
             elif item := self._item(need):
                 await (self._rescore(item) if need.kind == "recheck" else self._store(item))
-        except (SwarmError, TrainingError, OSError) as error:
+        except FAILURES as error:
             self._node.trouble(need.kind, error)
 
     def _item(self, need: Need) -> Recheck | None:
@@ -313,10 +314,15 @@ class _Work:
             "audit", need.claim.hex(), "--json", "--home", str(node.home.path),
         )  # fmt: skip
         async with node.lane(node.settings.tier, bench=False):
-            with trio.fail_after(AUDIT_SECONDS):
+            with trio.move_on_after(AUDIT_SECONDS) as limit:
                 done = await trio.run_process(
                     command, capture_stdout=True, capture_stderr=True, check=False
                 )
+        if limit.cancelled_caught:
+            raise NodeError(
+                f"the audit of {need.claim.hex()[:12]} took more than {AUDIT_SECONDS:.0f} s",
+                cure=f"lazaretto audit {need.claim.hex()[:12]}",
+            )
         if done.returncode == 0:
             await trio.to_thread.run_sync(
                 lambda: self._done.add("audit", need.target, told="audited")
@@ -352,7 +358,8 @@ async def while_idle(node: Node, work: Callable[[], Awaitable[None]]) -> None:
                 scope.cancel()
             await changed.wait()
 
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(watch, nursery.cancel_scope)
-        await work()
-        nursery.cancel_scope.cancel()
+    with without_groups():
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch, nursery.cancel_scope)
+            await work()
+            nursery.cancel_scope.cancel()

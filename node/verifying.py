@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from node.environment import hardware_class
-from node.reproducing import LentMemorySpent, advance
+from node.reproducing import LentMemorySpent, SealedWeightsLost, advance
 from swarm.errors import SwarmError
 from training.errors import TrainingError
 from verification.duty import (
@@ -152,7 +152,7 @@ class _Member:
             self._done.add(_name(duty))
             try:
                 await self._advance(node, duty, self._class(duty.tier))
-            except LentMemorySpent as error:  # not tried again: it would end in the same way
+            except (LentMemorySpent, SealedWeightsLost) as error:  # it would end in the same way
                 self._tell(duty.claim, f"is left to the others: {error}; {error.cure}")
             except (SwarmError, TrainingError, OSError) as error:
                 # Not the candidate's: those are results. Other duties first: one claim must not

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 import trio
 
+from node.errors import NodeError
 from node.settings import write_atomic
 from swarm.errors import SwarmError
 from training.errors import TrainingError
 from verification.errors import VerificationError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
     from pathlib import Path
 
     from node.member import Node
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 RETRY_SECONDS = 5.0
+FAILURES = (NodeError, SwarmError, TrainingError, VerificationError, OSError, sqlite3.Error)
+"""What a loop of a node lives on after."""
 
 
 async def cancellable(work: Callable[[threading.Event], T]) -> T:
@@ -43,11 +47,26 @@ async def guarded(node: Node, name: str, work: Callable[[Node], Awaitable[None]]
     """Run a loop of the node again and again; one failure is written down and waited out."""
     while True:
         try:
-            await work(node)
+            with without_groups():
+                await work(node)
             return
-        except (SwarmError, TrainingError, VerificationError, OSError, sqlite3.Error) as error:
+        except FAILURES as error:
             node.trouble(name, error)
             await trio.sleep(RETRY_SECONDS)
+
+
+@contextmanager
+def without_groups() -> Iterator[None]:
+    """What fails alone in nurseries is raised as itself: trio raises a group even then."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        alone: BaseException = group
+        while isinstance(alone, BaseExceptionGroup) and len(alone.exceptions) == 1:
+            (alone,) = alone.exceptions
+        if alone is group:
+            raise
+        raise alone from None
 
 
 @dataclass(frozen=True, slots=True)

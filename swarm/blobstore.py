@@ -283,7 +283,8 @@ class Part:
         """Close the file; an unfinished part stays for the next attempt unless it is empty."""
         if not self._committed and not (self._kept and self.offset):
             self._path.unlink(missing_ok=True)
-        self._file.close()
+        with suppress(OSError):  # a full disk, said before: what is left to be written is lost
+            self._file.close()
 
 
 def _open_or_make(path: Path) -> BinaryIO:

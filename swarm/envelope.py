@@ -25,8 +25,8 @@ class Envelope:
     """What every record says of itself, before its payload.
 
     ``refs`` names up to 32 records that this one builds on or had seen; ``heads_digest`` is the
-    sha256 of all feed heads its author knew, so that withholding shows. ``day``: days since
-    1970-01-01 UTC, for people only: no rule reads it.
+    sha256 of all feed heads its author knew, for whoever holds the very same to compare: no rule
+    reads it. ``day``: days since 1970-01-01 UTC, for people only: no rule reads it either.
     """
 
     v: Annotated[int, Meta(ge=VERSION, le=VERSION)]

@@ -338,7 +338,7 @@ class _Audit:
 
     def _limits(self, subject: ClaimState | None) -> tuple[str, ...]:
         limits = [
-            "records that were withheld from whoever gave these: complete only as far as heads go",
+            "records that were withheld from whoever gave these: a feed is whole as far as it goes",
             "that the measurements were made as reported: nothing was trained or scored again "
             "(lazaretto recheck scores the sealed weights again, where somebody still has them)",
         ]

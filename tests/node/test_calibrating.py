@@ -19,6 +19,7 @@ from node.calibrating import Kept, calibrate_here, machine_of, null_change, own_
 from node.cli import main
 from node.errors import UsageError
 from node.idle_calibration import calibrate_when_idle, next_machine
+from node.journal import read_new
 from node.member import Node
 from swarm.keys import KeyPair
 from swarm.records import Calibration
@@ -26,6 +27,7 @@ from swarm.store import Store
 from tests.node.tiny import BASE, QUICK, tiny_swarm
 from tests.training.candidates import TRAIN
 from training import runner
+from training.errors import BaseFailed
 from training.tokens import Stream
 from verification.calibration import bound_of
 
@@ -138,6 +140,39 @@ async def test_a_running_verifier_calibrates_by_itself_and_yields_to_benches(hom
         assert own_calibrations(node) == node.calibrations
         assert next_machine(node) is None
         assert not kept.path.exists()
+
+
+async def test_a_null_pair_that_fails_is_measured_again_later(home, monkeypatch):
+    settings, failures = home.load(), [
+        BaseFailed("the base failed", status="crashed"), OSError(28, "full")
+    ]  # fmt: skip
+    measure = idle_calibration.measure
+
+    def failing(*args, **options):
+        if failures:
+            raise failures.pop()
+        return measure(*args, **options)
+
+    monkeypatch.setattr(idle_calibration, "measure", failing)
+    monkeypatch.setattr(idle_calibration, "RETRY_SECONDS", 0.01)
+    with Store(home.log, settings.swarm_id) as store:
+        node = node_of(home, store)
+        node.settings = replace(settings, calibrate=True)
+        node.data = calibrating._prepare(home, settings, node.key, "quick")[1]
+        node.log.may_sign.set()
+        machine = machine_of(node.key, settings, store.rules.charter, "quick")
+        kept = Kept(home, machine)
+        for number in range(11):
+            kept.add((-1) ** number * 1_000_000)
+        await node.fold_heard()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(calibrate_when_idle, node, 12)
+            with trio.fail_after(60):
+                while "quick" not in node.calibrations:  # noqa: ASYNC110
+                    await trio.sleep(0.05)
+            nursery.cancel_scope.cancel()
+    troubles = [entry for entry in read_new(home.journal, 0)[0] if entry["what"] == "trouble"]
+    assert [entry["where"] for entry in troubles] == ["calibrate", "calibrate"]
 
 
 async def test_who_does_not_verify_or_says_no_does_not_calibrate(home):

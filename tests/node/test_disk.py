@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -9,8 +10,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from node.data import obtain
 from node.settings import Home
 from node.state import RunningState, read_state, write_state
+from swarm.blobs import BlobError, BlobStore
 from swarm.errors import StoreError
 from swarm.log import SwarmLog
 from swarm.records import Open
@@ -98,3 +101,22 @@ def test_a_read_only_disk_is_said_and_changes_nothing(disk):
     subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
     with Store(path, founded.swarm) as store:
         assert len(list(store.records())) == 3
+
+
+async def test_data_that_the_disk_refuses_is_fetched_again_and_said(tmp_path, monkeypatch):
+    monkeypatch.setattr("node.data.RETRY_SECONDS", 0)
+    content, store = b"text", BlobStore(tmp_path)
+    reference = SimpleNamespace(sha256=hashlib.sha256(content).digest(), size=len(content))
+    monkeypatch.setattr("node.data.needed", lambda _: [reference])
+    refusals = [OSError(28, "No space left on device"), BlobError("the disk refuses")]
+    said = []
+
+    async def fetch(digest, size):
+        if len(said) < len(refusals):
+            raise refusals[len(said)]
+        store.put(content)
+
+    network = SimpleNamespace(blobs=SimpleNamespace(fetch=fetch))
+    data = await obtain(network, store, None, failed=said.append)
+    assert said == refusals
+    assert data.blobs.get(reference.sha256) == content

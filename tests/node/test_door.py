@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 
@@ -87,6 +88,16 @@ def test_an_invitation_admits_one_key_as_often_as_it_asks(hall):
     )
     assert hall.rules.admissions[first.public].operator == "ada"
     assert not hall.rules.is_member(second.public)
+
+
+def test_an_invitation_for_one_admits_one_of_many_at_once(hall):
+    keys = [KeyPair.generate().public for _ in range(8)]
+    for _ in range(20):
+        given = Invitations(hall.homes[0])
+        token = given.give("bob", ("verifier",), "1d", 1)
+        with ThreadPoolExecutor(len(keys)) as pool:
+            found = list(pool.map(lambda key, to=given, by=token: to.use(by, key), keys))
+        assert sum(not isinstance(one, str) for one in found) == 1
 
 
 def test_a_bounded_invitation_admits_so_many_under_one_operator(hall):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
 from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from node import reproducing
@@ -145,16 +148,71 @@ def test_limits_are_shown_beside_what_is_measured(tmp_path, capsys) -> None:
     assert "GiB are free" in facts["pause"]
 
 
+SPIN = [sys.executable, "-c", "import time\nend = time.time() + 60\nwhile time.time() < end: 0"]
+DETACH = f"""
+import os, subprocess
+print(subprocess.Popen({SPIN!r}, start_new_session=True, stdout=subprocess.DEVNULL).pid)
+"""
+
+
+def busy_for(pid: int, seconds: float) -> None:
+    """Wait until a process has computed for so long."""
+    process, deadline = psutil.Process(pid), time.monotonic() + 50
+    while process.cpu_times().user < seconds:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def test_others_are_others_and_not_this_node(tmp_path) -> None:
-    """A busy child of ours is not somebody else who uses the machine; measured for real."""
+    """Somebody else uses the machine; a busy child of ours is not somebody else. For real."""
     sensors = Sensors(tmp_path)
-    spin = [sys.executable, "-c", "import time\nend = time.time() + 2\nwhile time.time() < end: 0"]
-    with subprocess.Popen(spin):
-        time.sleep(1.0)
-        with_ours = sensors._spent()
+    with subprocess.Popen(SPIN) as ours:
+        _, own = sensors._spent()
+        busy_for(ours.pid, 0.5)
+        assert sensors._spent()[1] - own > 0.4  # although it runs still
+        ours.kill()
+    done = subprocess.run([sys.executable, "-c", DETACH], capture_output=True, check=True)
+    stranger = int(done.stdout)
+    try:
+        (busy, own), deadline = sensors._spent(), time.monotonic() + 50
+        others = 0.0
+        while others < 0.5:  # a kernel may count late
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+            now = sensors._spent()
+            others = now[0] - busy - (now[1] - own)
+        assert now[1] - own < 0.5
         sensed = sensors.sense()
-    busy, own = sensors._before[0]
-    assert with_ours[1] > 0.2  # its time counts as ours, although it runs still
-    assert 0.0 <= sensed.others <= 1.0
-    assert busy >= own
+    finally:
+        os.kill(stranger, signal.SIGKILL)
+    assert 0.0 < sensed.others <= 1.0
     assert sensed.free_gib > 0
+
+
+BOUND = """
+import os, sys
+from pathlib import Path
+import psutil
+from node.limits import keep_to_cores
+from node.settings import Limits
+from tests.training.candidates import TIER, TRAIN, load
+from dataclasses import replace
+from training import runner
+
+def look(_):
+    for child in psutil.Process().children(recursive=True):
+        seen.update(child.cpu_affinity())
+
+seen = set()
+keep_to_cores(Limits(cores=1))
+tier = replace(TIER, threads=2)
+assert runner.train(load("honest"), tier, TRAIN, 0, progress=look).status == "ok"
+print(len(seen), len(os.sched_getaffinity(0)))
+"""
+
+
+@pytest.mark.sandbox
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is one core")
+def test_a_node_and_its_runs_keep_to_the_cores_lent() -> None:
+    done = subprocess.run([sys.executable, "-c", BOUND], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1", "1"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import resource
 import time
 
 import pytest
@@ -80,6 +81,29 @@ def test_a_part_goes_on_where_it_was_left(store):
     again = BlobStore(store._folder).part(DIGEST)
     assert again.offset == 1000
     again.write(DATA[1000:])
+    again.commit()
+    again.close()
+    assert store.get(DIGEST) == DATA
+
+
+def write_crumbs(part):
+    for start in range(0, len(DATA), 1000):
+        part.write(DATA[start : start + 1000])
+
+
+def test_a_disk_that_refuses_is_said_and_the_part_goes_on_later(store):
+    part, limit = store.part(DIGEST), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (CHUNK + 1000, limit[1]))
+    try:
+        with pytest.raises(BlobError, match="the disk refuses"):
+            write_crumbs(part)
+        part.close()  # what is left to be written is refused again
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert not store.has(DIGEST)
+    again = store.part(DIGEST)
+    assert 0 < again.offset <= CHUNK + 1000
+    again.write(DATA[again.offset :])
     again.commit()
     again.close()
     assert store.get(DIGEST) == DATA
