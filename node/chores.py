@@ -1,5 +1,6 @@
 """What a running node does on the side: it carries out orders, signs what a governor owes to the
-others, opens epochs for those who join, knocks until it is let in, pauses, and finishes.
+others, opens epochs when somebody joins or told two stories, knocks until it is let in, pauses,
+and finishes.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from node import epochs
+from node.convicts import leaving, members_among, removals
 from node.errors import NodeError
 from node.finishing import Promises, awaited
 from node.knocking import doors, knock, request_of
@@ -63,12 +65,16 @@ class Chores:
         """Whether an epoch is opened at once for somebody who is admitted now."""
         return self._opens_epochs() and trio.current_time() >= self._next_epoch_at
 
-    @staticmethod
-    def _is_due(rules: Rules) -> bool:
-        return bool(epochs.newcomers(rules) or epochs.heirs(rules))
+    def _is_due(self, rules: Rules) -> bool:
+        if epochs.newcomers(rules) or epochs.heirs(rules):
+            return True
+        known = members_among(rules, self.node.log.convicted)  # their proof may not be stored yet
+        return bool(leaving(rules, known)) and bool(removals(self.node.log.store))
 
     async def govern(self) -> None:
-        """Finish own drafts, reveal beacons, and open epochs for newcomers, batched by a pause."""
+        """Finish own drafts, reveal beacons, and open epochs, not too often: for newcomers, and
+        without those who told two stories.
+        """
         log, store, key = self.node.log, self.node.log.store, self.node.key
         while True:
             changed = self.node.changed

@@ -243,11 +243,22 @@ def open_epoch(
     if "draft" in answer:
         missing = answer["signatures_missing"]
         said = f"draft {answer['draft'][:12]} of epoch {answer['number']}; {missing} must sign"
-        _tell("draft", answer, said, as_json)
+        _tell("draft", answer, _with_people(said, answer), as_json)
         hint("the other governors type", f"lazaretto epoch sign {answer['draft'][:12]}", None)
         return 0
     said = f"epoch {answer['epoch']} with {answer['members']} members"
-    return _tell("epoch", answer, said, as_json)
+    return _tell("epoch", answer, _with_people(said, answer), as_json)
+
+
+def _with_people(said: str, answer: dict[str, Any]) -> str:
+    """``said``, and a line for everybody whom the epoch takes out or should have."""
+    from node.convicts import STAYS, STORIES
+    from node.escaping import escaped
+    from swarm.keys import short
+
+    gone = [f"  removes {short(one['id'])}: {escaped(one['reason'])}" for one in answer["removed"]]
+    stay = [f"  {short(one)} {STORIES}; {STAYS}" for one in answer["convicted_stay"]]
+    return "\n".join([said, *gone, *stay])
 
 
 @epoch.command(name="sign")

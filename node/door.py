@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from node.convicts import STORIES
 from node.epochs import admit
 from node.errors import NodeError
 from node.governing import new_member
@@ -78,6 +79,8 @@ class Door:
             if rules.is_member(peer):
                 return ADMITTED, ""
             return REFUSED, "this key was removed or handed over; a new one can be admitted"
+        if peer in self._log.convicted:
+            return REFUSED, f"this key {STORIES}; a new one can be admitted"
         try:
             if isinstance(token, bytes):
                 return await self._by_invitation(peer, token)

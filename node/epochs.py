@@ -13,6 +13,7 @@ import hmac
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from node.convicts import removals, story
 from node.errors import NodeError, UsageError
 from swarm.charter import chained
 from swarm.database import GOVERNANCE
@@ -92,6 +93,7 @@ def open_epoch(
 ) -> Record:
     """Open the next epoch, or publish its draft where more governors must sign; returns the record.
 
+    It leaves out who told two stories (``node.convicts``) besides whom ``changes`` removes.
     ``instead``: although this governor consented to the draft of another.
 
     Raises:
@@ -107,7 +109,9 @@ def open_epoch(
         )
     if not instead:
         _stand_by_one(store, key.public, None)
-    epoch = _next(store, key, members, changes)
+    named = {one for one, _ in changes.removed}
+    proven = tuple(item for item in removals(store) if item[0] not in named)
+    epoch = _next(store, key, members, replace(changes, removed=changes.removed + proven))
     alone = rules.quorum == 1
     chain = chained(store.of_kind(*GOVERNANCE))
     fault = chain.fault(key.public, epoch, signers=None if alone else 1)
@@ -126,9 +130,8 @@ def _next(store: Store, key: KeyPair, members: Iterable[Member], changes: Change
     lines = {one.key: one for one in members}
     if newest is not None:
         lines |= {**newest.roster, **{one.key: one for one in newcomers(rules)}}
-    lines = {one: line for one, line in lines.items() if one not in gone}
     handovers = _take_over(store, lines)
-    lines = {one: _with_role(line, one, changes) for one, line in lines.items()}
+    lines = {one: _with_role(line, one, changes) for one, line in lines.items() if one not in gone}
     sizes = rules.charter.sizes
     folds = _fresh_folds(store, newest.active_folds) if newest else tuple(range(sizes["folds"]))
     roster = encode_roster(share_alpha(lines.values(), sizes["slots"]))
@@ -323,7 +326,7 @@ def admit(store: Store, key: KeyPair, member: Member) -> None:
     """Admit ``member``: it may connect at once, and the next epoch has it. Twice is as once.
 
     Raises:
-        NodeError: the key was removed or handed over, and cannot come back.
+        NodeError: the key was removed or handed over, and cannot come back, or told two stories.
     """
     rules = rules_of(store)
     if member.key in rules.known:
@@ -331,6 +334,11 @@ def admit(store: Store, key: KeyPair, member: Member) -> None:
             return
         raise NodeError(
             f"the key of {short(member.key)} was removed or handed over",
+            cure="the node needs a new key: join with another home",
+        )
+    if (proof := store.convictions().get(member.key)) is not None:
+        raise NodeError(
+            f"the key of {short(member.key)} {story(proof.id)}",
             cure="the node needs a new key: join with another home",
         )
     record = store.append(key, Admission(member))

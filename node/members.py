@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from node import epochs
+from node.convicts import convicts, story
 from node.escaping import escaped
 from node.invitations import Invitations
 from node.requests import Requests
@@ -17,6 +18,8 @@ from swarm.keys import KeyPair, peer_id, short
 from swarm.store import Store
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from node.settings import Home
     from swarm.charter import Rules
     from swarm.records import Epoch, Member
@@ -29,6 +32,7 @@ def membership(home: Home) -> dict[str, Any]:
         rules = store.rules
         waiting = epochs.waiting_members(rules) if rules else []
         kinds = {record.id: record.kind for record in store.of_kind(*GOVERNANCE)}
+        proofs = convicts(store)
     newest = rules.newest if rules else None
     current = rules.current if rules else None
     return {
@@ -42,8 +46,8 @@ def membership(home: Home) -> dict[str, Any]:
         "frozen": bool(rules and rules.frozen),
         "governors": [peer_id(key) for key in rules.governors] if rules else [],
         "must_sign": rules.quorum if rules else None,
-        "members": [_line(one, rules) for one in newest.roster.values()] if newest else [],
-        "waiting": [_line(one, rules) for one in waiting],
+        "members": [_line(one, rules, proofs) for one in newest.roster.values()] if newest else [],
+        "waiting": [_line(one, rules, proofs) for one in waiting],
         "removed": [
             {"id": peer_id(item.key), "epoch": view.number, "reason": item.reason,
              "last_seq": item.last_seq, "last_id": item.last_id.hex()}
@@ -63,8 +67,9 @@ def membership(home: Home) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _line(member: Member, rules: Rules | None) -> dict[str, Any]:
+def _line(member: Member, rules: Rules | None, proofs: Mapping[bytes, bytes]) -> dict[str, Any]:
     governors = rules.governors if rules else ()
+    proof = proofs.get(rules.heir(member.key)) if rules else None
     admitted = member.voucher_root in governors or bool(
         rules and rules.has_governed(member.voucher_root)
     )
@@ -77,6 +82,7 @@ def _line(member: Member, rules: Rules | None) -> dict[str, Any]:
         "governs": member.key in governors,
         "by": peer_id(member.voucher_root),
         "vouched_for": not admitted,
+        "told_two_stories": proof.hex() if proof else None,
     }
 
 
@@ -90,10 +96,12 @@ def show_members(home: Home, *, as_json: bool) -> int:
     for word, lines in (("", facts["members"]), ("next epoch", facts["waiting"])):
         for line in lines:
             governs = ["governor"] if line["governs"] and "governor" not in line["roles"] else []
+            proof = line["told_two_stories"]
+            notes = [f"vouched for by {short(line['by'])}" if line["vouched_for"] else word]
+            notes = [story(bytes.fromhex(proof)) if proof else "", *notes]
             rows.append((
                 short(line["id"]), line["operator"], ", ".join([*line["roles"], *governs]),
-                str(line["claims"]), line["share"],
-                f"vouched for by {short(line['by'])}" if line["vouched_for"] else word,
+                str(line["claims"]), line["share"], "; ".join(filter(None, notes)),
             ))  # fmt: skip
     if rows:
         table(("member", "operator", "roles", "claims", "share", ""), rows)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from node import epochs
+from node.convicts import staying
 from node.errors import NetworkError, NodeError, NotRunning, UsageError
 from node.governing import new_member
 from node.requests import Request, Requests
@@ -24,7 +25,7 @@ from node.state import read_state
 from node.times import MOST_SECONDS
 from swarm.errors import SwarmError
 from swarm.keys import KeyPair, peer_id
-from swarm.records import Draft
+from swarm.records import Draft, Epoch
 from swarm.store import Store
 
 if TYPE_CHECKING:
@@ -194,16 +195,24 @@ def _open_epoch(
     )
     record = epochs.open_epoch(store, key, changes=changes, instead=instead)
     rules = epochs.rules_of(store)
+    opened = record.payload.epoch if isinstance(record.payload, Draft) else record.payload
+    assert isinstance(opened, Epoch)
+    gone = {one.key: one.reason for one in opened.removed}
+    people = {
+        "removed": [{"id": peer_id(one), "reason": why} for one, why in gone.items()],
+        "convicted_stay": [peer_id(one) for one in staying(store) if one not in gone],
+    }
     if isinstance(record.payload, Draft):
         wanted = rules.quorum - 1
         return {
             "draft": record.id.hex(),
-            "number": record.payload.epoch.number,
+            "number": opened.number,
             "signatures_missing": wanted,
+            **people,
         }
     newest = rules.newest
     assert newest is not None
-    return {"epoch": newest.number, "id": newest.id.hex(), "members": len(newest.roster)}
+    return {"epoch": newest.number, "id": newest.id.hex(), "members": len(newest.roster), **people}
 
 
 def _sign_draft(home: Home, store: Store, key: KeyPair, draft: str, instead: bool) -> Answer:

@@ -11,6 +11,7 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from node.convicts import convicts, outlook, staying, story
 from node.errors import NotRunning
 from node.escaping import escaped as escaped
 from node.spending import told
@@ -47,6 +48,8 @@ class Held:
         self.key = KeyPair.load(home.key).public
         with Store(home.log, self.settings.swarm_id, read_only=True) as store:
             self.records: list[Record] = [record for _, record in store.records()]
+            self.convicts = convicts(store)
+            self.staying = staying(store)
         self._quarantine = Quarantine(self.settings.swarm_id)
         for record in self.records:
             self._quarantine.add(record)
@@ -215,6 +218,11 @@ def summary(home: Home) -> dict[str, Any]:
         "contradicted": {
             peer_id(member): count for member, count in contradicted(held.disputes).items()
         },
+        "told_two_stories": [
+            {"id": peer_id(key), "proof": proof.hex(), "stays": key in held.staying}
+            for key, proof in held.convicts.items()
+        ],
+        "governs": bool(rules and held.key in rules.governors),
         "trust": held.trust,
         "running": running,
         "paused": held.settings.start == "paused",
@@ -273,6 +281,10 @@ def show_status(home: Home, *, as_json: bool) -> int:
     )
     for peer, count in facts["contradicted"].items():
         lines.append(("disputed", f"{count} blocks of {short(peer)} are contradicted by members"))
+    for one in facts["told_two_stories"]:
+        means = outlook(home, stays=one["stays"], opens=facts["governs"])
+        who = "this node" if one["id"] == facts["id"] else short(one["id"])
+        lines.append(("convicted", f"{who} {story(bytes.fromhex(one['proof']))}: {means}"))
     if spent := facts["model_spending"]:
         lines.append(
             ("model", "{cents_last_hour} cents this hour, {cents_last_day} this day, {cents_total} "

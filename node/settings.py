@@ -135,8 +135,9 @@ class Settings:
     ``asked``: this node asked to join, without an invitation. ``start = "paused"``: it listens,
     stores and serves, and trains nothing until ``lazaretto resume``, or until ``paused_until``
     (seconds since 1970) where that is not 0. ``open_epochs = "join"``: a
-    sole governor's node opens an epoch by itself for those who join, at most one each
-    ``epoch_pause_s`` seconds; with ``"hand"`` only ``lazaretto epoch open`` does.
+    sole governor's node opens an epoch by itself for those who join, and without those who told
+    two stories, at most one each ``epoch_pause_s`` seconds; with ``"hand"`` only
+    ``lazaretto epoch open`` does.
     ``mdns``: announce this node on the local network, and find members there.
     ``relay``: carry data between two members that cannot reach one another; it counts as this
     node's own, so ``limits.net_kib_s`` bounds it.

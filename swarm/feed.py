@@ -91,3 +91,24 @@ def equivocator(proof: Equivocation) -> bytes:
     if prove_equivocation(first, second) != proof:
         raise FeedError("two records that do not contradict each other")
     return first.author
+
+
+def proves(proof: Equivocation) -> bool:
+    """Whether a proof from anybody convicts somebody."""
+    try:
+        equivocator(proof)
+    except FeedError:
+        return False
+    return True
+
+
+def convicted_by(record: Record) -> bytes | None:
+    """The author whom ``record``, which was checked, convicts; None where it convicts nobody here.
+
+    Feeds are per swarm: what a key signed in another one, or to found another one, is no
+    contradiction, however well it is proven.
+    """
+    if not isinstance(record.payload, Equivocation):
+        return None
+    envelope = parse(record.payload.first, check_signature=False).envelope
+    return envelope.author if envelope.swarm == record.envelope.swarm else None

@@ -6,8 +6,8 @@ all before it. An honest author's feed has one mark, its head. Of a forked feed 
 records further back, at distances that double, so that two nodes find where they part.
 
 A node keeps ``MAX_BRANCH_RECORDS`` records of an author beside the branch that it held first. What
-is beyond that convicts nobody anew, and nodes may differ about which of it they hold, until the
-governors' next epoch removes the author at one of its records.
+is beyond that convicts nobody anew, and nodes may differ about which of it they hold. The next
+epoch of the governors leaves the author out: nothing of that epoch or a later one is added to it.
 """
 
 from __future__ import annotations

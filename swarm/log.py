@@ -13,9 +13,8 @@ import trio
 
 from swarm.envelope import parse
 from swarm.errors import StoreError, SwarmError
-from swarm.feed import equivocator
+from swarm.feed import convicted_by, equivocator
 from swarm.peers import Ingested
-from swarm.records import Equivocation
 
 if TYPE_CHECKING:
     from swarm.envelope import Record
@@ -90,9 +89,7 @@ class SwarmLog:
         self.full = None
         if result.new:
             self._convicted |= {
-                equivocator(record.payload)
-                for record in result.new
-                if isinstance(record.payload, Equivocation)
+                author for record in result.new if (author := convicted_by(record)) is not None
             }
             self._hear(result.new)
         self._unreported.update((equivocator(proof), proof) for proof in result.proofs)

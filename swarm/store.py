@@ -26,7 +26,7 @@ from swarm.charter import Rules, fold_rules
 from swarm.database import GOVERNANCE, load_heads, load_spent, lock, open_database
 from swarm.envelope import Record, parse, seal_record
 from swarm.errors import RecordError, StoreError, SwarmError
-from swarm.feed import Fit, Head, equivocator, fit, heads_digest, prove_equivocation
+from swarm.feed import Fit, Head, convicted_by, fit, heads_digest, prove_equivocation, proves
 from swarm.forks import Branches, Mark, contradictions
 from swarm.ingest import Ingest
 from swarm.quota import Quota
@@ -111,11 +111,10 @@ class Store:
         with self._lock:
             return dict(self._heads)
 
-    def convictions(self) -> dict[bytes, Equivocation]:
-        """Authors against whom a proof lies in the log, with one such proof each."""
-        with self._lock:
-            held = [record.payload for record in self.of_kind(Equivocation.KIND)]
-        return {equivocator(proof): proof for proof in held if isinstance(proof, Equivocation)}
+    def convictions(self) -> dict[bytes, Record]:
+        """Authors against whom a proof lies in the log, with one record each that holds such."""
+        held = sorted(self.of_kind(Equivocation.KIND), key=lambda record: record.id, reverse=True)
+        return {author: record for record in held if (author := convicted_by(record))}
 
     def contradictions(self) -> dict[bytes, Equivocation]:
         """What the log itself proves against authors: two records of theirs with one number."""
@@ -298,7 +297,7 @@ class Store:
         if record.envelope.swarm not in (None, self.swarm):
             result.refused.append("a record of another swarm")
             return False
-        if isinstance(record.payload, Equivocation) and not _convicts(record.payload):
+        if isinstance(record.payload, Equivocation) and not proves(record.payload):
             result.refused.append("a proof that proves nothing")
             return False
         author, seq = record.author, record.envelope.seq
@@ -318,8 +317,8 @@ class Store:
         self._spent[place] = count + 1, size + _size(record)
         self._heads[author] = Head(seq, record.id)
         self._tails[author] = _as_tail(record)
-        if isinstance(record.payload, Equivocation):
-            self._forked.add(equivocator(record.payload))
+        if (convict := convicted_by(record)) is not None:
+            self._forked.add(convict)
         result.new.append(record)
         return True
 
@@ -384,11 +383,3 @@ def _size(record: Record) -> int:
 
 def _as_tail(record: Record) -> tuple[int, bool]:
     return record.envelope.epoch, isinstance(record.payload, Rotation)
-
-
-def _convicts(proof: Equivocation) -> bool:
-    try:
-        equivocator(proof)
-    except SwarmError:
-        return False
-    return True

@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 
 from node.governing import new_member
-from swarm.envelope import seal_record
+from swarm.envelope import Record, seal_record
+from swarm.feed import prove_equivocation
 from swarm.keys import KeyPair
+from swarm.records import Equivocation, Open
 from swarm.store import Store
 from tests.swarm.founding import make_charter
 
@@ -32,6 +34,30 @@ class Councils:
         self.stores = [Store(folder / f"{n}.sqlite", genesis.id) for n in range(size)]
         for store in self.stores:
             store.ingest([genesis.signed.to_bytes()])
+
+    def fork(self, key: KeyPair, swarm: bytes | None = None, told: bool = True) -> Equivocation:
+        """``key`` signs two records with one number; everybody hears both if it was ``told``."""
+        head = self.stores[0].heads().get(key.public)
+        first, second = (
+            seal_record(
+                key, Open(b"e" * 32, name.ljust(32)), swarm=swarm or self.swarm,
+                seq=head.seq + 1 if head else 0, prev=head.id if head else None,
+                epoch=self.rules.number, day=int(time.time()) // 86_400,
+            )
+            for name in (b"one", b"two")
+        )  # fmt: skip
+        proof = prove_equivocation(first, second)
+        assert proof is not None
+        if told:
+            for store in self.stores:
+                store.ingest([first.signed.to_bytes(), second.signed.to_bytes()])
+        return proof
+
+    def convict(self, key: KeyPair, by: int = 0) -> Record:
+        """The record in which ``stores[by]`` proves that ``key`` told two stories, everywhere."""
+        record = self.stores[by].append(self.keys[by], self.fork(key))
+        self.spread()
+        return record
 
     def spread(self) -> None:
         """Everybody gets everything."""

@@ -162,6 +162,23 @@ def test_a_removed_key_is_told_so(hall):
     assert "removed" in answer["reason"]
 
 
+def test_a_key_that_told_two_stories_is_not_let_in(hall):
+    liar = STRANGERS[0]
+    log = hall.doors[0]._log
+    proof = log.store.append(log.key, hall.council.fork(liar, told=False))
+    hall.doors[0] = Door(hall.homes[0], SwarmLog(log.store, log.key, lambda _: None), bool)
+    hall.doors[0]._log.may_sign.set()
+    assert set(log.store.convictions()) == {liar.public}
+    token = give(hall)
+    for request in ({"token": token}, {"ask": ASK}):
+        answer = hall.ask(liar, request)
+        assert answer["state"] == "refused"
+        assert "two stories" in answer["reason"]
+    assert not hall.requests.listed()
+    assert hall.ask(STRANGERS[1], {"token": token})["state"] == "admitted"  # it was not used up
+    assert proof.id not in hall.rules.refused
+
+
 # --- asking ---------------------------------------------------------------------------------------
 
 

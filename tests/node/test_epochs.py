@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from node.claiming import Claims
+from node.convicts import staying
 from node.epochs import (
     Changes,
     admit,
@@ -21,11 +22,16 @@ from node.epochs import (
     waiting_members,
 )
 from node.errors import NodeError, UsageError
+from swarm.charter import decode_roster
+from swarm.envelope import seal_record
+from swarm.errors import SwarmError
+from swarm.feed import prove_equivocation
 from swarm.keys import rotation_bytes
-from swarm.records import Draft, Epoch, Rotation
+from swarm.records import Draft, Epoch, Open, Rotation
 from swarm.roster import MAX_ROSTER, encode_roster, share_alpha
 from swarm.wire import sign
 from tests.node.councils import Councils, line
+from tests.swarm.founding import make_charter
 
 
 @pytest.fixture
@@ -218,6 +224,126 @@ def test_governors_come_and_go(one):
     one.spread()
     assert one.rules.governors == (other.public,)
     assert one.rules.newest.roster[key.public].roles == ()
+
+
+# --- who told two stories -------------------------------------------------------------------------
+
+
+def with_members(council, *keys):
+    store, key = council.stores[0], council.keys[0]
+    for number, newcomer in enumerate(keys):
+        admit(store, key, line(newcomer, f"op-{number}", "verifier"))
+    open_epoch(store, key)
+    council.spread()
+
+
+def test_the_next_epoch_leaves_out_who_told_two_stories_and_names_the_proof(one):
+    liar, witness = one.keys[1:3]
+    with_members(one, liar, witness)
+    proof = one.convict(liar, by=2)
+    assert one.rules.is_member(liar.public)  # a proof that arrives changes nothing yet
+    open_epoch(one.stores[0], one.keys[0])
+    one.spread()
+    (removal,) = one.rules.newest.removals
+    assert removal.key == liar.public
+    assert removal.reason == f"told two stories, proof {proof.id.hex()[:12]}"
+    assert set(one.rules.newest.roster) == {one.keys[0].public, witness.public}
+    assert not one.rules.is_member(liar.public)
+    with pytest.raises(SwarmError):
+        one.stores[1].append(liar, Open(b"e" * 32, b"c" * 32))
+    open_epoch(one.stores[0], one.keys[0])  # once is enough
+    assert not one.rules.newest.removals
+
+
+def test_a_reason_that_a_governor_gives_stands_beside_no_second_one(one):
+    liar = one.keys[1]
+    with_members(one, liar)
+    one.convict(liar)
+    gone = Changes(removed=((liar.public, "two machines had its key"),))
+    open_epoch(one.stores[0], one.keys[0], changes=gone)
+    assert [item.reason for item in one.rules.newest.removals] == ["two machines had its key"]
+
+
+def test_a_new_key_is_no_way_out_of_two_stories(one):
+    old, new = one.keys[1:3]
+    with_members(one, old)
+    one.convict(old)
+    rotate(one.stores[0], old, new)
+    one.spread()
+    open_epoch(one.stores[0], one.keys[0])
+    one.spread()
+    epoch = one.rules.newest
+    assert set(epoch.roster) == {one.keys[0].public}
+    assert [item.key for item in epoch.removals] == [new.public]
+    assert not one.rules.is_member(new.public)
+    assert one.stores[1].rules.refused == {}
+
+
+def test_who_told_two_stories_is_not_admitted(one):
+    one.stores[0].append(one.keys[0], one.fork(one.keys[1], told=False))
+    with pytest.raises(NodeError, match="told two stories"):
+        admit(one.stores[0], one.keys[0], line(one.keys[1], "ada", "verifier"))
+
+
+def test_two_governors_leave_out_the_third_who_told_two_stories(three):
+    store, key, liar = three.stores[0], three.keys[0], three.keys[2]
+    first = open_epoch(store, key, everybody(three, "governor"))
+    three.spread()
+    sign_draft(three.stores[1], three.keys[1], first.id)
+    three.spread()
+    finish_drafts(store, key)
+    reveal_beacon(store, key)
+    reveal_beacon(three.stores[1], three.keys[1])
+    three.spread()
+    three.convict(liar)
+    draft = open_epoch(store, key)
+    three.spread()
+    sign_draft(three.stores[1], three.keys[1], draft.id)
+    three.spread()
+    assert finish_drafts(store, key)
+    three.spread()
+    assert three.rules.number == 2
+    assert three.rules.governors == tuple(sorted(one.public for one in three.keys[:2]))
+    three.convict(three.keys[1])  # both of two must sign, so that one stays
+    draft = open_epoch(store, key).payload.epoch
+    assert not draft.removed
+    assert three.keys[1].public in decode_roster(draft.roster)
+    assert staying(store) == [three.keys[1].public]
+
+
+def test_a_sole_governor_who_told_two_stories_stays_until_others_can_sign(one):
+    store, key, others = one.stores[0], one.keys[0], one.keys[1:3]
+    with_members(one, *others)
+    proof = one.fork(key)
+    one.stores[1].append(others[0], proof)
+    everything = [record.signed.to_bytes() for _, record in one.stores[1].records()]
+    store.ingest(everything)
+    assert key.public in store.convictions()
+    assert staying(store) == [key.public]
+    open_epoch(store, key, changes=Changes(governors=tuple(one.public for one in others)))
+    assert not store.rules.newest.removals
+    draft = open_epoch(store, key).payload.epoch
+    assert [item.key for item in draft.removed] == [key.public]
+    assert staying(store) == []
+
+
+def test_what_a_key_signed_in_another_swarm_convicts_nobody_here(one):
+    liar = one.keys[1]
+    with_members(one, liar)
+    elsewhere = one.fork(liar, swarm=b"o" * 32, told=False)
+    founded = [
+        seal_record(one.keys[0], make_charter(name=name), swarm=None, seq=0, prev=None, epoch=0,
+                    day=1)
+        for name in ("first", "second")
+    ]  # fmt: skip
+    for proof in (elsewhere, prove_equivocation(*founded)):
+        one.stores[0].append(one.keys[0], proof)
+    one.spread()
+    assert one.stores[1].convictions() == {}
+    open_epoch(one.stores[0], one.keys[0])
+    assert not one.rules.newest.removals
+    one.spread()
+    assert one.convict(liar).payload == one.stores[0].contradictions()[liar.public]
 
 
 def test_a_frozen_swarm_makes_no_claims(one):

@@ -29,11 +29,15 @@ from node.settings import Home, Settings
 from node.times import clock
 from swarm.addressbook import AddressBook
 from swarm.addresses import parse_address
+from swarm.envelope import seal_record
 from swarm.errors import SwarmError
+from swarm.feed import prove_equivocation
 from swarm.joining import Invitation
-from swarm.keys import KeyPair, peer_id
+from swarm.keys import KeyPair, peer_id, short
 from swarm.log import SwarmLog
+from swarm.records import Equivocation, Open
 from swarm.store import Store
+from tests.node.commands import lazaretto
 from tests.node.councils import KEYS, Councils, line
 
 ADDRESS = f"/ip4/192.0.2.7/tcp/4001/p2p/{peer_id(KEYS[0].public)}"
@@ -321,6 +325,124 @@ async def test_by_hand_means_by_hand(homes):
         with trio.move_on_after(0.3):
             await chores.govern()
         assert store.rules.number == 2
+
+
+# --- who told two stories -------------------------------------------------------------------------
+
+
+def two_stories(store: Store, key: KeyPair) -> tuple[Equivocation, list[bytes]]:
+    """A proof against ``key``, and the two records."""
+    head = store.heads().get(key.public)
+    branches = [
+        seal_record(
+            key, Open(b"e" * 32, name.ljust(32)), swarm=store.swarm, epoch=1, day=20_000,
+            seq=head.seq + 1 if head else 0, prev=head.id if head else None,
+        )
+        for name in (b"one", b"two")
+    ]  # fmt: skip
+    proof = prove_equivocation(*branches)
+    assert proof is not None
+    return proof, [record.signed.to_bytes() for record in branches]
+
+
+async def test_a_sole_governor_opens_an_epoch_without_who_told_two_stories(homes):
+    with opened(homes[0]) as store:
+        node = a_node(homes[0], store, KEYS[0])
+        chores = Chores(node)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(chores.govern)
+            await trio.sleep(0.2)
+            assert store.rules.number == 2  # nothing to do
+            await node.log.ingest(two_stories(store, KEYS[1])[1], KEYS[1].public)
+            await wait_for_epoch(store, 3)
+            (gone,) = store.rules.newest.removals
+            assert gone.key == KEYS[1].public
+            (proof,) = store.of_kind(Equivocation.KIND)
+            assert proof.id.hex()[:12] in gone.reason
+            with trio.fail_after(30):
+                while chores.ready():  # noqa: ASYNC110
+                    await trio.sleep(0.02)  # the pause begins once the epoch is told
+            assert not chores._is_due(store.rules)
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_proof_waits_for_the_pause_between_epochs_and_for_a_hand(homes):
+    with opened(homes[0]) as store:
+        node = a_node(homes[0], store, KEYS[0])
+        chores = Chores(node)
+        chores._next_epoch_at = trio.current_time() + 10**6
+        await node.log.ingest(two_stories(store, KEYS[1])[1], KEYS[1].public)
+        assert chores._is_due(store.rules)
+        with trio.move_on_after(0.3):
+            await chores.govern()
+        assert store.rules.number == 2
+        node.settings = replace(node.settings, open_epochs="hand")
+        chores._next_epoch_at = 0.0
+        with trio.move_on_after(0.3):
+            await chores.govern()
+        assert store.rules.number == 2
+
+
+async def test_a_sole_governor_who_told_two_stories_opens_no_epoch_for_that(homes):
+    with opened(homes[0]) as store:
+        node = a_node(homes[0], store, KEYS[0])
+        store.append(KEYS[0], two_stories(store, KEYS[0])[0])
+        node.log = SwarmLog(store, KEYS[0], lambda _: None)
+        assert node.log.convicted == {KEYS[0].public}
+        assert not Chores(node)._is_due(store.rules)
+
+
+def test_people_see_who_told_two_stories_and_what_to_do(homes):
+    calm = lazaretto("status", "--home", str(homes[0].path)).out
+    assert "convicted" not in calm
+    vera = peer_id(KEYS[1].public)
+    for home, key in zip(homes[:2], KEYS, strict=False):
+        with opened(home) as store:
+            proof, branches = two_stories(store, KEYS[1])
+            store.ingest(branches)
+            if key is KEYS[0]:
+                said = store.append(KEYS[0], proof)
+            else:
+                store.ingest([said.signed.to_bytes()])
+    short_proof = said.id.hex()[:12]
+    for home, command in ((homes[0], "epoch open"), (homes[1], "members")):
+        where = str(home.path)
+        facts = json.loads(lazaretto("members", "--json", "--home", where).out)
+        lines = {one["operator"]: one["told_two_stories"] for one in facts["members"]}
+        assert lines == {"us": None, "vera": said.id.hex()}
+        (shown,) = [
+            one for one in lazaretto("members", "--home", where).out.splitlines() if "vera" in one
+        ]
+        assert f"told two stories, proof {short_proof}" in shown
+        status = json.loads(lazaretto("status", "--json", "--home", where).out)
+        assert status["told_two_stories"] == [{"id": vera, "proof": said.id.hex(), "stays": False}]
+        (shown,) = [
+            one
+            for one in lazaretto("status", "--home", where).out.splitlines()
+            if one.startswith("convicted")
+        ]
+        assert f"proof {short_proof}" in shown
+        assert shown.endswith(f"lazaretto {command} --home {where}")
+    done = lazaretto("epoch", "open", "--home", str(homes[0].path))
+    assert f"removes {short(vera)}: told two stories, proof {short_proof}" in done.out
+    assert "convicted" not in lazaretto("status", "--home", str(homes[0].path)).out
+    assert "told two stories" in lazaretto("members", "--home", str(homes[0].path)).out
+
+
+def test_status_and_epoch_open_say_that_a_sole_governor_stays(homes):
+    where = str(homes[0].path)
+    with opened(homes[0]) as store:
+        store.append(KEYS[0], two_stories(store, KEYS[0])[0])
+    (shown,) = [
+        one
+        for one in lazaretto("status", "--home", where).out.splitlines()
+        if one.startswith("convicted")
+    ]
+    assert "this node told two stories" in shown
+    assert "epoch open --governor WHO" in shown
+    done = lazaretto("epoch", "open", "--home", where)
+    assert done.code == 0
+    assert "it governs, and stays" in done.out
 
 
 # --- keys -----------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from node.governing import new_member
 from swarm.database import read_raw
 from swarm.errors import RecordError, StoreError
+from swarm.feed import prove_equivocation
 from swarm.keys import KeyPair
 from swarm.records import Beacon, Consent, Draft, Equivocation, Open, Removed
 from swarm.store import Store
@@ -238,6 +239,22 @@ def test_both_branches_of_a_fork_are_kept_and_proven(store, founded):
     assert store.ingest([witness.say(proof).signed.to_bytes()]).new
     empty = Equivocation(first, first)
     assert store.ingest([witness.say(empty).signed.to_bytes()]).refused
+
+
+def test_a_proof_from_another_swarm_neither_convicts_nor_hides_a_fork(store, founded):
+    store.ingest(founded.wire)
+    feed, witness = founded.feeds[1:3]
+    elsewhere = prove_equivocation(
+        *(Feed(feed.key, b"o" * 32).say(said(text)) for text in (b"1", b"2"))
+    )
+    assert store.ingest([witness.say(elsewhere).signed.to_bytes()]).new
+    assert store.convictions() == {}
+    branches = (feed, Feed(feed.key, founded.swarm))
+    records = [one.say(said(b"%d" % n)) for n, one in enumerate(branches)]
+    (proof,) = store.ingest([one.signed.to_bytes() for one in records]).proofs
+    published = [witness.say(proof) for _ in range(2)]
+    store.ingest([one.signed.to_bytes() for one in published])
+    assert store.convictions() == {feed.key.public: min(published, key=lambda one: one.id)}
 
 
 def crowded(**sizes):

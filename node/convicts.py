@@ -1,0 +1,79 @@
+"""Members who told two stories: the next epoch leaves them out, and people are told before.
+
+A proof takes effect with an epoch that names it as the reason, never on arrival: nodes that hold
+different records must not differ about who may speak.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
+    from node.settings import Home
+    from swarm.charter import Rules
+    from swarm.store import Store
+
+STORIES = "told two stories"
+STAYS = (
+    "it governs, and stays while an epoch needs its signature; with more governors the next one "
+    "leaves it out: lazaretto epoch open --governor WHO"
+)
+
+
+def members_among(rules: Rules, authors: Iterable[bytes]) -> dict[bytes, bytes]:
+    """The members behind ``authors``: the key that each goes by now -> the author.
+
+    A new key is no way out of what the old one signed.
+    """
+    found = {rules.heir(author): author for author in sorted(authors)}
+    return {key: author for key, author in found.items() if rules.is_member(key)}
+
+
+def leaving(rules: Rules, members: Collection[bytes]) -> frozenset[bytes]:
+    """Those of the convicted ``members`` whom the next epoch leaves out.
+
+    Governors stay while an epoch needs the signature of one of them: nobody can be relied on to
+    sign himself out, and a swarm that opens no epoch any more is worse.
+    """
+    governors = set(rules.governors) & set(members)
+    others = len(rules.governors) - len(governors)
+    return frozenset(members) - (governors if others < rules.quorum else set())
+
+
+def convicts(store: Store) -> dict[bytes, bytes]:
+    """Members who told two stories -> the id of the record with the proof."""
+    rules, proofs = store.rules, store.convictions()
+    if rules is None:
+        return {}
+    return {key: proofs[author].id for key, author in members_among(rules, proofs).items()}
+
+
+def removals(store: Store) -> tuple[tuple[bytes, str], ...]:
+    """Whom the next epoch leaves out for a proof, and the reason that it gives."""
+    found = convicts(store)
+    if store.rules is None or not found:
+        return ()
+    return tuple((key, story(found[key])) for key in sorted(leaving(store.rules, found)))
+
+
+def story(proof: bytes) -> str:
+    """What a convicted member did, with the proof."""
+    return f"{STORIES}, proof {proof.hex()[:12]}"
+
+
+def staying(store: Store) -> list[bytes]:
+    """Convicted governors whom the next epoch cannot leave out."""
+    found = convicts(store)
+    return sorted(found.keys() - leaving(store.rules, found)) if store.rules else []
+
+
+def outlook(home: Home, *, stays: bool, opens: bool) -> str:
+    """What becomes of a convicted member, and what to type; ``opens``: this node governs."""
+    where = f"--home {home.path}"
+    if stays:
+        return f"{STAYS} {where}"
+    command = "epoch open" if opens else "members"
+    who = "leave it out" if opens else "the governors' next epoch leaves it out"
+    return f"{who}, for good: lazaretto {command} {where}"
