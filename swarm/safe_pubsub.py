@@ -180,7 +180,8 @@ class SafePubsub(Pubsub):  # type: ignore[misc]
             rpc.ParseFromString(data)
             if len(rpc.publish) > MAX_MESSAGES_PER_RPC or len(rpc.subscriptions) > 16:
                 raise ValueError("too much in one RPC")
-            for subscription in rpc.subscriptions:
+            ours = [one for one in rpc.subscriptions if one.topicid == self._topic]
+            for subscription in ours[-1:]:
                 self.handle_subscription(peer_id, subscription)
             for message in rpc.publish:
                 await self.push_msg(peer_id, message)
@@ -267,29 +268,43 @@ class _Router(GossipSub):  # type: ignore[misc]
         self._again = TokenBucket(rate=1.0, burst=MAX_MESSAGES_PER_RPC)
 
     async def handle_iwant(self, iwant_msg: Any, sender_peer_id: Any) -> None:
-        """Send a peer what it asks for and is held here, each message once, in one RPC.
-
-        The library sends a message as often as its id is repeated, and in RPCs that are larger than
-        what an honest peer takes. What does not fit comes with the next request, or by sync.
-        """
+        """Send a peer what it asks for; the library sends a message as often as it is named."""
         if not self._check_iwant_rate_limit(sender_peer_id):
             return
-        peer, held = sender_peer_id.to_bytes(), self.mcache.msgs
+        held = self.mcache.msgs
         asked = [mid for mid in map(safe_bytes_from_hex, iwant_msg.messageIDs) if mid in held]
-        again = len(asked) - len(set(asked))
-        size, rpc = 0, rpc_pb2.RPC()
-        for mid in dict.fromkeys(asked):
-            size += held[mid].ByteSize() + 8  # what names and measures it in an RPC
+        distinct = list(dict.fromkeys(asked))
+        again = len(asked) - len(distinct) + self._send_held(sender_peer_id, distinct)
+        if again and not self._again.take(sender_peer_id.to_bytes(), again):
+            self.pubsub.blame(sender_peer_id, "asks for the same messages again and again", 2.0)
+
+    async def send_recent_messages(self, peer_id: Any, topic: str) -> None:
+        """Send a peer that has just subscribed what it may have missed, however often it does so.
+
+        The library does not count what it sends here, and writes past the queue.
+        """
+        self._send_held(peer_id, self.mcache.window(topic))
+
+    def _send_held(self, peer_id: Any, mids: list[bytes]) -> int:
+        """Send messages that are held here, in one RPC of a size that an honest peer takes.
+
+        Returns how many were not sent because the peer was sent them often enough. What does not
+        fit comes with another request, or by sync.
+        """
+        again = size = 0
+        rpc = rpc_pb2.RPC()
+        for mid in mids:
+            message = self.mcache.msgs[mid]
+            size += message.ByteSize() + 8  # what names and measures it in an RPC
             if size > MAX_RPC_BYTES or len(rpc.publish) == MAX_MESSAGES_PER_RPC:
                 break
-            if self._given.take(peer + mid):
-                rpc.publish.append(held[mid])
+            if self._given.take(peer_id.to_bytes() + mid):
+                rpc.publish.append(message)
             else:
                 again += 1
         if rpc.publish:
-            self.send_rpc(sender_peer_id, rpc)
-        if again and not self._again.take(peer, again):
-            self.pubsub.blame(sender_peer_id, "asks for the same messages again and again", 2.0)
+            self.send_rpc(peer_id, rpc)
+        return again
 
     async def publish(self, msg_forwarder: Any, pubsub_msg: Any) -> None:
         """Hand on a message that was taken in.

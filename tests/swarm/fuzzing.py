@@ -2,9 +2,8 @@
 
 A target takes any bytes. It may raise what its contract names and nothing else, and it returns
 soon. ``SEEDS`` are honest inputs, which mutations start from: noise alone is refused at the door.
-What a peer says in one piece is in ``fuzzing_words``. What libraries read before us (the frames of
-yamux, noise, identify, datagrams of mDNS) is theirs; real bytes of it are in
-``test_libp2p_attacks``.
+What a peer says in one piece is in ``fuzzing_words``. What libraries read before us is not here:
+datagrams of mDNS, and yamux, noise and identify, which ``test_libp2p_attacks`` sends real bytes.
 """
 
 from __future__ import annotations

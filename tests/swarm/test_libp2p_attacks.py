@@ -206,6 +206,30 @@ async def test_one_request_repeated_does_not_send_a_record_without_end(monkeypat
         assert 1 <= copies <= 3
 
 
+async def test_who_subscribes_again_and_again_is_not_sent_everything_each_time(monkeypatch):
+    async with node("victim") as victim, node("honest") as honest, node("evil") as evil:
+        await honest.transport.dial(victim.address)
+        await evil.transport.dial(victim.address)
+        await meshed(victim, honest, evil)
+        item = await victim.say(0, 60_000)
+        await evil.log.until(lambda log: item in log.records())
+        copies = []
+        write = victim.transport._pubsub.write_msg
+
+        async def written(stream, rpc):
+            if stream.muxed_conn.peer_id == peer_id_of(evil.key):
+                copies.extend(message for message in rpc.publish if message.data == item)
+            return await write(stream, rpc)
+
+        monkeypatch.setattr(victim.transport._pubsub, "write_msg", written)
+        turns = [rpc_pb2.RPC.SubOpts(subscribe=on, topicid=TOPIC) for on in (False, True)]
+        toggle = rpc(subscriptions=turns[:1]) + rpc(subscriptions=turns[1:])
+        await poke(evil.transport, victim.key, MESHSUB, toggle * 20 + rpc(subscriptions=turns * 8))
+        await trio.sleep(1.0)
+        await still_works(victim, honest)
+        assert 1 <= len(copies) <= 3
+
+
 async def test_what_is_asked_for_comes_in_an_rpc_that_an_honest_peer_takes(monkeypatch):
     async with node("a") as a, node("b") as b:
         await a.transport.dial(b.address)
