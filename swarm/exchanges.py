@@ -11,6 +11,7 @@ from typing import Any
 import trio
 
 from swarm.keys import short
+from swarm.places import Places
 from swarm.safe_libp2p import key_of, peer_id_of
 from swarm.streams import FramedStream, Misbehaviour, NetworkError, PeerGone, PeerSilent
 
@@ -61,28 +62,27 @@ class Exchanges(ABC):
         """Serve a protocol.
 
         ``handler`` gets at most ``timeout`` seconds per stream, ``per_peer`` streams at a time
-        from one peer and ``in_all`` from all; more are reset. Its exceptions are logged and the
-        stream is reset; ``Misbehaviour`` costs the peer 5 points.
+        from one peer and ``in_all`` from all; more are reset, see ``swarm.places`` for whose. Its
+        exceptions are logged and the stream is reset; ``Misbehaviour`` costs the peer 5 points.
         """
-        busy: dict[bytes, int] = {}
+        places = Places(per_peer, in_all)
 
         async def serve(raw: Any) -> None:
             key = key_of(raw.muxed_conn.peer_id)
-            if (
-                key is None
-                or (members_only and not self.admits(key))
-                or self.refuses(key)
-                or busy.get(key, 0) >= per_peer
-                or sum(busy.values()) >= in_all
-            ):
+            if key is None or (members_only and not self.admits(key)) or self.refuses(key):
                 await raw.reset()
                 return
             address = raw.muxed_conn.get_remote_address()
             stream = FramedStream(raw, host=str(address[0]) if address else "")
-            busy[key] = busy.get(key, 0) + 1
+            place = places.take(key, stream)
+            if place is None:
+                await raw.reset()
+                return
             try:
-                with trio.fail_after(timeout):
+                with place.scope, trio.fail_after(timeout):
                     await handler(key, stream)
+                if place.scope.cancelled_caught:
+                    raise PeerGone("its place went to a peer that had none")
             except Misbehaviour as error:
                 await stream.reset()
                 self.penalise(key, f"{protocol}: {error}", 5.0)
@@ -95,9 +95,7 @@ class Exchanges(ABC):
             else:
                 await stream.finish()
             finally:
-                busy[key] -= 1
-                if not busy[key]:
-                    del busy[key]
+                places.leave(place)
 
         self._libp2p_host().set_stream_handler(protocol, serve)
 

@@ -22,6 +22,7 @@ from libp2p.peer.id import ID
 from libp2p.pubsub.gossipsub import PROTOCOL_ID_V11, GossipSub
 from libp2p.pubsub.pb import rpc_pb2
 from libp2p.pubsub.pubsub import Pubsub
+from libp2p.pubsub.utils import safe_bytes_from_hex
 from libp2p.pubsub.validators import signature_validator
 from libp2p.utils.varint import read_varint_prefixed_bytes_limited
 
@@ -35,6 +36,9 @@ MAX_RPC_BYTES = 512 * 1024
 MAX_MESSAGES_PER_RPC = 64
 MAX_CONTROL_ENTRIES = 32
 MAX_IDS_PER_ENTRY = 256
+MAX_SENT_AGAIN, SENT_AGAIN_S = 3, 120.0
+"""How often one message is sent to one peer that asks for it, and in how many seconds: in the few
+seconds that messages are kept for this, nobody is told of one more often than three times."""
 MAX_BACKOFF_S = 120
 MAX_READERS_PER_PEER = 4
 QUEUE_ROOM = 24
@@ -93,6 +97,12 @@ class SafePubsub(Pubsub):  # type: ignore[misc]
         with trio.move_on_after(1.0):
             while any(len(queue) >= QUEUE_ROOM for queue in self.peer_queues.values()):  # noqa: ASYNC110
                 await trio.sleep(0.01)
+
+    def blame(self, peer_id: Any, reason: str, points: float) -> None:
+        """Count something that a peer did wrong."""
+        key = key_of(peer_id)
+        if key is not None:
+            self._blame(key, reason, points)
 
     def wants(self, peer_id: Any) -> None:
         """Open the outbound stream to a connected peer that has none, in the background."""
@@ -170,7 +180,8 @@ class SafePubsub(Pubsub):  # type: ignore[misc]
             rpc.ParseFromString(data)
             if len(rpc.publish) > MAX_MESSAGES_PER_RPC or len(rpc.subscriptions) > 16:
                 raise ValueError("too much in one RPC")
-            for subscription in rpc.subscriptions:
+            ours = [one for one in rpc.subscriptions if one.topicid == self._topic]
+            for subscription in ours[-1:]:
                 self.handle_subscription(peer_id, subscription)
             for message in rpc.publish:
                 await self.push_msg(peer_id, message)
@@ -184,9 +195,10 @@ class SafePubsub(Pubsub):  # type: ignore[misc]
         for ihave in control.ihave[:MAX_CONTROL_ENTRIES]:
             if ihave.topicID == self._topic:
                 entry = clean.ihave.add(topicID=self._topic)
-                entry.messageIDs.extend(ihave.messageIDs[:MAX_IDS_PER_ENTRY])
-        for iwant in control.iwant[:MAX_CONTROL_ENTRIES]:
-            clean.iwant.add().messageIDs.extend(iwant.messageIDs[:MAX_IDS_PER_ENTRY])
+                entry.messageIDs.extend(dict.fromkeys(ihave.messageIDs[:MAX_IDS_PER_ENTRY]))
+        wanted = [wanted for iwant in control.iwant for wanted in iwant.messageIDs]
+        if wanted:
+            clean.iwant.add().messageIDs.extend(wanted[:MAX_IDS_PER_ENTRY])
         for graft in control.graft[:MAX_CONTROL_ENTRIES]:
             if graft.topicID == self._topic:
                 clean.graft.add(topicID=self._topic)
@@ -249,6 +261,50 @@ class SafePubsub(Pubsub):  # type: ignore[misc]
 
 class _Router(GossipSub):  # type: ignore[misc]
     """GossipSub v1.1 among members: what a message costs is what v1.1 asks for."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self._given = TokenBucket(MAX_SENT_AGAIN / SENT_AGAIN_S, MAX_SENT_AGAIN)
+        self._again = TokenBucket(rate=1.0, burst=MAX_MESSAGES_PER_RPC)
+
+    async def handle_iwant(self, iwant_msg: Any, sender_peer_id: Any) -> None:
+        """Send a peer what it asks for; the library sends a message as often as it is named."""
+        if not self._check_iwant_rate_limit(sender_peer_id):
+            return
+        held = self.mcache.msgs
+        asked = [mid for mid in map(safe_bytes_from_hex, iwant_msg.messageIDs) if mid in held]
+        distinct = list(dict.fromkeys(asked))
+        again = len(asked) - len(distinct) + self._send_held(sender_peer_id, distinct)
+        if again and not self._again.take(sender_peer_id.to_bytes(), again):
+            self.pubsub.blame(sender_peer_id, "asks for the same messages again and again", 2.0)
+
+    async def send_recent_messages(self, peer_id: Any, topic: str) -> None:
+        """Send a peer that has just subscribed what it may have missed, however often it does so.
+
+        The library does not count what it sends here, and writes past the queue.
+        """
+        self._send_held(peer_id, self.mcache.window(topic))
+
+    def _send_held(self, peer_id: Any, mids: list[bytes]) -> int:
+        """Send messages that are held here, in one RPC of a size that an honest peer takes.
+
+        Returns how many were not sent because the peer was sent them often enough. What does not
+        fit comes with another request, or by sync.
+        """
+        again = size = 0
+        rpc = rpc_pb2.RPC()
+        for mid in mids:
+            message = self.mcache.msgs[mid]
+            size += message.ByteSize() + 8  # what names and measures it in an RPC
+            if size > MAX_RPC_BYTES or len(rpc.publish) == MAX_MESSAGES_PER_RPC:
+                break
+            if self._given.take(peer_id.to_bytes() + mid):
+                rpc.publish.append(message)
+            else:
+                again += 1
+        if rpc.publish:
+            self.send_rpc(peer_id, rpc)
+        return again
 
     async def publish(self, msg_forwarder: Any, pubsub_msg: Any) -> None:
         """Hand on a message that was taken in.

@@ -7,11 +7,15 @@ the errors say whether the peer went away (``PeerGone``) or broke the protocol (
 from __future__ import annotations
 
 import struct
-from typing import Protocol
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
 from swarm.errors import SwarmError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 READ_CHUNK = 256 * 1024
 """Bytes asked of the multiplexer at once. Large: each read costs one window update."""
@@ -59,6 +63,25 @@ class FramedStream:
         self._timeout = timeout
         self._buffer = bytearray()
         self._reset = False
+        self.moved = 0
+        """Bytes of the frames that were read and written."""
+        self._waited = 0.0
+        self._waits_since: float | None = None
+
+    def waited(self) -> float:
+        """Seconds that the peer has kept this side waiting, for a frame or for room for one."""
+        since = self._waits_since
+        return self._waited + (0.0 if since is None else trio.current_time() - since)
+
+    @contextmanager
+    def _in_time(self) -> Iterator[None]:
+        began = self._waits_since = trio.current_time()
+        try:
+            with trio.fail_after(self._timeout):
+                yield
+        finally:
+            self._waits_since = None
+            self._waited += trio.current_time() - began
 
     async def read_frame(self, max_size: int) -> bytes:
         """Read one frame of at most ``max_size`` bytes.
@@ -68,13 +91,15 @@ class FramedStream:
             Misbehaviour: the frame announces more than ``max_size`` bytes.
         """
         try:
-            with trio.fail_after(self._timeout):
+            with self._in_time():
                 (size,) = _LENGTH.unpack(await self._read_exactly(_LENGTH.size))
                 if size > max_size:
                     raise Misbehaviour(f"a frame of {size} bytes where {max_size} are allowed")
-                return await self._read_exactly(size)
+                frame = await self._read_exactly(size)
         except trio.TooSlowError:
             raise PeerSilent("the peer fell silent in the middle of an exchange") from None
+        self.moved += size
+        return frame
 
     async def _read_exactly(self, size: int) -> bytes:
         while len(self._buffer) < size:
@@ -123,12 +148,13 @@ class FramedStream:
         """
         size = sum(len(part) for part in parts)
         try:
-            with trio.fail_after(self._timeout):
+            with self._in_time():
                 await self._raw.write(b"".join((_LENGTH.pack(size), *parts)))
         except trio.TooSlowError:
             raise PeerSilent("the peer reads too slowly") from None
         except Exception as error:
             raise PeerGone("the peer closed the stream") from error
+        self.moved += size
 
     async def finish(self) -> None:
         """Close in both directions: say that no more comes, then wait shortly for the other side.

@@ -22,6 +22,7 @@ cannot be placed does not keep it from the others.
 from __future__ import annotations
 
 import logging
+import math
 import random
 import struct
 from collections import OrderedDict
@@ -52,6 +53,10 @@ MAX_REQUEST = 66 + 72 * MAX_ENTRIES
 MAX_FRAME = 3 + MAX_BATCH_BYTES + MAX_RECORD_BYTES + 4 * (MAX_BATCH_RECORDS + 1)
 MAX_SWEEPS = 100
 MAX_PULL_SECONDS = 300.0
+PATIENCE_S = 15.0
+"""Seconds of one pull in which a peer may bring nothing new."""
+NEWS_RATE = 4 * 1024
+"""Bytes of new records for which a peer gets one more of them."""
 MAX_SLOWDOWN = 5.0
 
 _MARK = struct.Struct("!32sQ32s")
@@ -230,9 +235,10 @@ class Sync:
         """
         total = 0
         self._slowdown = min(MAX_SLOWDOWN, 1.5 * self._slowdown)
-        with trio.move_on_after(MAX_PULL_SECONDS):  # what is left comes with the next pull
+        # What is left when the time is over comes with the next pull.
+        with trio.move_on_after(MAX_PULL_SECONDS), trio.move_on_after(PATIENCE_S) as patience:
             for _ in range(MAX_SWEEPS):
-                new = await self._sweep(peer, author or FIRST, author or LAST)
+                new = await self._sweep(peer, author or FIRST, author or LAST, patience)
                 total += new
                 if new:
                     self._slowdown = 1.0
@@ -240,11 +246,13 @@ class Sync:
                     break  # one more sweep after news: they may have made others placeable
         return total
 
-    async def _sweep(self, peer: bytes, first: bytes, last: bytes) -> int:
+    async def _sweep(
+        self, peer: bytes, first: bytes, last: bytes, patience: trio.CancelScope
+    ) -> int:
         total = 0
         while True:
             request = marks_within(await self._log.marks(), first, last)
-            new, stopped = await self._exchange(peer, request)
+            new, stopped = await self._exchange(peer, request, patience)
             total += new
             if stopped is not None and new:
                 first = stopped
@@ -254,7 +262,9 @@ class Sync:
                 return total
             first = _behind(at)
 
-    async def _exchange(self, peer: bytes, request: MarksRequest) -> tuple[int, bytes | None]:
+    async def _exchange(
+        self, peer: bytes, request: MarksRequest, patience: trio.CancelScope
+    ) -> tuple[int, bytes | None]:
         new = count = size = 0
         async with self._transport.stream(peer, PROTOCOL) as stream:
             await stream.write_frame(request.encode())
@@ -273,7 +283,11 @@ class Sync:
                 size += len(frame)
                 if count > MAX_RECORDS or size > MAX_BYTES + MAX_FRAME:
                     raise Misbehaviour("more records than a response may hold")
+                left = patience.deadline - trio.current_time()
+                patience.deadline = math.inf  # the peer is not to blame for what our log takes
                 result = await self._log.ingest(records, peer)
+                left += len(frame) * result.new / len(records) / NEWS_RATE
+                patience.deadline = trio.current_time() + min(PATIENCE_S, left)
                 new += result.new
                 if result.refused:
                     self._transport.penalise(peer, f"sync: {result.refused[0]}", 5.0)

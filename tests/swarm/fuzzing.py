@@ -2,6 +2,8 @@
 
 A target takes any bytes. It may raise what its contract names and nothing else, and it returns
 soon. ``SEEDS`` are honest inputs, which mutations start from: noise alone is refused at the door.
+What a peer says in one piece is in ``fuzzing_words``. What libraries read before us is not here:
+datagrams of mDNS, and yamux, noise and identify, which ``test_libp2p_attacks`` sends real bytes.
 """
 
 from __future__ import annotations
@@ -22,93 +24,23 @@ from swarm import wire
 from swarm.addresses import parse_address
 from swarm.blobs import Blobs, BlobStore
 from swarm.charter import check_charter, decode_roster, encode_roster, fold_rules
-from swarm.circuits import connect_over
 from swarm.envelope import parse
 from swarm.errors import SwarmError
 from swarm.feed import equivocator
 from swarm.joining import Invitation
-from swarm.keys import KeyPair, peer_id
+from swarm.keys import peer_id
 from swarm.listening import parse_listen_address
 from swarm.records import Charter, Equivocation, Open
 from swarm.relay import CIRCUIT, RELAY, Relay
-from swarm.safe_libp2p import build_host
 from swarm.safe_pubsub import SafePubsub
 from swarm.store import Store
 from swarm.streams import FramedStream, NetworkError
-from swarm.subnets import SubnetLimit
 from swarm.sync import MarksRequest, Sync, decode_batch, encode_batch
+from tests.swarm import fuzzing_words
 from tests.swarm.founding import Feed, make_founded
+from tests.swarm.fuzzing_stubs import KEY, TOPIC, BytesStream, StubTransport
 from tests.swarm.network import MemoryLog, author, record
 from tests.swarm.test_records import CLAIM
-
-KEY = KeyPair.from_seed(b"fuzz".ljust(32, b"."))
-TOPIC = "topic"
-
-
-_, NETWORK = build_host(KEY.seed, max_connections=8, gate=lambda _: True, subnets=SubnetLimit(8))
-
-
-class BytesStream:
-    """A libp2p stream whose other end has sent ``data``, in pieces of ``size``, and closed."""
-
-    def __init__(self, data: bytes, size: int) -> None:
-        self._data, self._size = data, max(1, size)
-        self.written = 0
-
-    async def read(self, n=None) -> bytes:
-        await trio.lowlevel.checkpoint()
-        part, self._data = self._data[: self._size], self._data[self._size :]
-        return part
-
-    async def write(self, data: bytes) -> None:
-        await trio.lowlevel.checkpoint()
-        self.written += len(data)
-
-    async def close(self) -> None: ...
-    async def reset(self) -> None: ...
-
-
-class StubTransport:
-    """Keeps the handlers that protocols set, and opens streams on given bytes."""
-
-    key = KEY.public
-
-    def __init__(self) -> None:
-        self.handlers = {}
-        self.answer = b""
-
-    def set_handler(self, protocol, handler, **_limits) -> None:
-        self.handlers[protocol] = handler
-
-    def on_connect(self, hook) -> None: ...
-    def admits(self, _key) -> bool:
-        return True
-
-    def refuses(self, _key) -> bool:
-        return False
-
-    def ip_of(self, _key) -> str:
-        return "192.0.2.1"
-
-    async def connect_over(self, stream, key, *, initiator):
-        return await connect_over(NETWORK, stream, key, initiator=initiator)
-
-    def penalise(self, key, reason, points=1.0) -> None: ...
-    def peers(self):
-        return {b"p" * 32}
-
-    def stream(self, _peer, _protocol, _seconds=10.0):
-        return _Opened(FramedStream(BytesStream(self.answer, 1 + len(self.answer) % 977)))
-
-
-class _Opened:
-    def __init__(self, stream) -> None:
-        self._stream = stream
-
-    async def __aenter__(self):
-        return self._stream
-
-    async def __aexit__(self, *_error) -> None: ...
 
 
 def _framed(*frames: bytes) -> bytes:
@@ -310,13 +242,14 @@ SEEDS: dict[str, list[bytes]] = {
     ],
 }
 SIMPLE = {name: globals()[name] for name in SEEDS if name not in ("arrivals", "protocols")}
-LENGTHS = (b"\xff" * 4, bytes(4), b"\x7f\xff\xff\xff", b"\0\0\xff\xff")
+SEEDS.update(fuzzing_words.SEEDS)
 ALLOWED = (SwarmError, DecodeError)
 
 
 def targets() -> dict:
     """Name -> function of bytes; some keep state between inputs."""
-    return {**SIMPLE, "arrivals": Arrivals(), "protocols": Protocols()}
+    words = fuzzing_words.targets()
+    return {**SIMPLE, "arrivals": Arrivals(), "protocols": Protocols(), **words}
 
 
 def run(target, data: bytes) -> None:

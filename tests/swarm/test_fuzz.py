@@ -10,12 +10,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.swarm.fuzzing import SEEDS, mutate, run, targets
+from tests.swarm.fuzzing_words import Messages
 
 if TYPE_CHECKING:
     import random
 
 TARGETS = targets()
-EXAMPLES = {"arrivals": 25, "protocols": 25}
+EXAMPLES = {"arrivals": 25, "protocols": 25, "door": 25}
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -40,3 +41,11 @@ def test_the_seeds_reach_the_inside(name):
     """A fuzzer that starts from inputs that are refused at the door finds nothing."""
     for seed in SEEDS[name]:
         TARGETS[name](seed)
+
+
+def test_messages_of_gossip_reach_the_node():
+    """Their target lets pass what the reader of gossip blames on the sender."""
+    fresh = Messages()
+    for seed in SEEDS["gossip_message"]:
+        fresh(seed)
+    assert fresh.taken == 3

@@ -169,6 +169,104 @@ async def test_odd_gossip_does_nothing():
         assert victim.transport.penalties.points(evil.key) == 0
 
 
+def answers_to(victim, peer, monkeypatch) -> list:
+    """The RPCs with messages that ``victim`` sends to ``peer`` from now on."""
+    router, sent = victim.transport._pubsub.router, []
+    send = router.send_rpc
+
+    def counted(peer_id, rpc, priority=False):
+        if rpc.publish and peer_id == peer_id_of(peer):
+            sent.append(rpc)
+        send(peer_id, rpc, priority)
+
+    monkeypatch.setattr(router, "send_rpc", counted)
+    return sent
+
+
+@pytest.mark.parametrize("spelt", ["as it is", "in hex", "in two ways"])
+async def test_one_request_repeated_does_not_send_a_record_without_end(monkeypatch, spelt):
+    async with node("victim") as victim, node("honest") as honest, node("evil") as evil:
+        await honest.transport.dial(victim.address)
+        await evil.transport.dial(victim.address)
+        await meshed(victim, honest, evil)
+        item = await victim.say(0, 60_000)
+        await evil.log.until(lambda log: item in log.records())
+        (mid,) = victim.transport._pubsub.router.mcache.msgs
+        one, other = {
+            "as it is": (mid, mid),
+            "in hex": (mid.hex().encode(), mid.hex().encode()),
+            "in two ways": (mid, mid.hex().encode()),
+        }[spelt]
+        sent = answers_to(victim, evil.key, monkeypatch)
+        ask = control(iwant=[rpc_pb2.ControlIWant(messageIDs=[one, other] * 128)] * 4)
+        await poke(evil.transport, victim.key, MESHSUB, ask * 5)
+        await costs(victim, evil, "repeated ids")
+        await still_works(victim, honest)
+        copies = sum(message.data == item for rpc in sent for message in rpc.publish)
+        assert 1 <= copies <= 3
+
+
+async def test_who_subscribes_again_and_again_is_not_sent_everything_each_time(monkeypatch):
+    async with node("victim") as victim, node("honest") as honest, node("evil") as evil:
+        await honest.transport.dial(victim.address)
+        await evil.transport.dial(victim.address)
+        await meshed(victim, honest, evil)
+        item = await victim.say(0, 60_000)
+        await evil.log.until(lambda log: item in log.records())
+        copies = []
+        write = victim.transport._pubsub.write_msg
+
+        async def written(stream, rpc):
+            if stream.muxed_conn.peer_id == peer_id_of(evil.key):
+                copies.extend(message for message in rpc.publish if message.data == item)
+            return await write(stream, rpc)
+
+        monkeypatch.setattr(victim.transport._pubsub, "write_msg", written)
+        turns = [rpc_pb2.RPC.SubOpts(subscribe=on, topicid=TOPIC) for on in (False, True)]
+        toggle = rpc(subscriptions=turns[:1]) + rpc(subscriptions=turns[1:])
+        await poke(evil.transport, victim.key, MESHSUB, toggle * 20 + rpc(subscriptions=turns * 8))
+        await trio.sleep(1.0)
+        await still_works(victim, honest)
+        assert 1 <= len(copies) <= 3
+
+
+async def test_what_is_asked_for_comes_in_an_rpc_that_an_honest_peer_takes(monkeypatch):
+    async with node("a") as a, node("b") as b:
+        await a.transport.dial(b.address)
+        await meshed(a, b)
+        for size, count in ((200, 200), (60_000, 20)):
+            messages = [signed(a.transport, record(a.key, 0, size)) for _ in range(count)]
+            router = a.transport._pubsub.router
+            for message in messages:
+                router.mcache.put(message)
+            sent = answers_to(a, b.key, monkeypatch)
+            ids = [message.from_id + message.seqno for message in messages]
+            await router.handle_iwant(rpc_pb2.ControlIWant(messageIDs=ids), peer_id_of(b.key))
+            (rpc,) = sent
+            assert min(count, 64) == len(rpc.publish) or rpc.ByteSize() > 400_000
+            assert len(rpc.publish) <= 64
+            assert rpc.ByteSize() <= 512 * 1024
+            assert len({message.seqno for message in rpc.publish}) == len(rpc.publish)
+        await still_works(a, b)
+        assert b.transport.penalties.points(a.key) == a.transport.penalties.points(b.key) == 0
+
+
+async def test_who_asks_for_each_message_as_often_as_it_is_told_of_it_pays_nothing(monkeypatch):
+    async with node("a") as a, node("b") as b:
+        await a.transport.dial(b.address)
+        await meshed(a, b)
+        messages = [signed(a.transport, record(a.key, n)) for n in range(20)]
+        router, ids = a.transport._pubsub.router, []
+        for message in messages:
+            router.mcache.put(message)
+            ids.append(message.from_id + message.seqno)
+        sent = answers_to(a, b.key, monkeypatch)
+        for _ in range(3):
+            await router.handle_iwant(rpc_pb2.ControlIWant(messageIDs=ids), peer_id_of(b.key))
+        assert [len(rpc.publish) for rpc in sent] == [20, 20, 20]
+        assert a.transport.penalties.points(b.key) == 0
+
+
 async def test_many_gossip_streams_of_one_peer_are_refused():
     async with node("victim") as victim, node("honest") as honest, node("evil") as evil:
         await honest.transport.dial(victim.address)

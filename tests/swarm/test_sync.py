@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
+from itertools import repeat
+
 import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from swarm import sync as module
 from swarm.streams import FramedStream, Misbehaviour, NetworkError, PeerGone
 from swarm.sync import (
     FIRST,
@@ -247,3 +251,58 @@ async def test_half_a_request_holds_nobody_up():
             await stream.write((1000).to_bytes(4, "big") + b"only this")
         await c.transport.dial(a.address)
         await c.log.until(lambda log: len(log.records()) == 3)
+
+
+async def drip(transport, records, pause):
+    """Serve sync with one record at a time, never to the end."""
+
+    async def serve(peer: bytes, stream: FramedStream) -> None:
+        await stream.read_frame(1 << 20)
+        for item in records():
+            await stream.write_frame(encode_batch([item]))
+            await trio.sleep(pause)
+
+    transport.set_handler(PROTOCOL, serve)
+
+
+async def test_peers_that_drip_what_is_known_do_not_keep_repair_from_others(monkeypatch):
+    monkeypatch.setattr(module, "PATIENCE_S", 2.0)
+    known = record(author("known"), 0)
+    async with node("a") as a, node("b") as b, AsyncExitStack() as stack:
+        b.log.add(author("known"), 1)
+        a.log.add(author("news"), 3)
+        for number in range(4):  # as many as are pulled from at a time
+            dripping = await stack.enter_async_context(node(f"dripping {number}"))
+            await drip(dripping.transport, lambda: repeat(known), 0.2)
+            await dripping.transport.dial(b.address)
+        await eventually(lambda: len(b.sync._pulling) == 4)
+        await a.transport.dial(b.address)
+        await b.log.until(lambda log: author("news") in log.feeds)
+
+
+@pytest.mark.parametrize(("size", "whole"), [(60, False), (2000, True)])
+async def test_a_pull_lasts_as_long_as_it_brings_enough_news(monkeypatch, size, whole):
+    """Crumbs keep no place; what is slow and goes on is taken to its end."""
+    monkeypatch.setattr(module, "PATIENCE_S", 1.5)
+    news = [record(author("news"), number, size) for number in range(30)]
+    async with node("slow") as slow, node("b") as b:
+        await drip(slow.transport, lambda: news, 0.1)
+        await slow.transport.dial(b.address)
+        await eventually(lambda: b.sync._pulling == {slow.key})
+        await eventually(lambda: not b.sync._pulling)
+        assert (len(b.log.records()) == len(news)) is whole
+        assert b.transport.penalties.points(slow.key) == 0
+
+
+async def test_a_slow_log_of_ones_own_does_not_end_a_pull(monkeypatch):
+    monkeypatch.setattr(module, "PATIENCE_S", 1.5)
+
+    class SlowLog(MemoryLog):
+        async def ingest(self, records, sender):
+            await trio.sleep(2.5)
+            return await super().ingest(records, sender)
+
+    async with node("a") as a, node("b", log=SlowLog()) as b:
+        a.log.add(author("x"), 2 * MAX_BATCH_RECORDS, 60)
+        await b.transport.dial(a.address)
+        await b.log.until(lambda log: len(log.records()) == 2 * MAX_BATCH_RECORDS)
