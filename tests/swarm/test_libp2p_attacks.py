@@ -571,5 +571,5 @@ async def test_what_is_read_in_crumbs_is_not_answered_crumb_by_crumb(monkeypatch
         async with b.stream(a.key, "/test/crumbs/1") as stream:
             await stream._raw.write(bytes(size))  # four times the window
             assert await stream.read_frame(3) == b"all"
-        assert 3 <= len(updates) <= 40
+        assert 3 <= len(updates) <= 100  # one for each crumb were two thousand
         assert min(updates) >= safe_libp2p.MAX_HELD_CREDIT
