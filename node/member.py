@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import time
 from contextlib import contextmanager
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import trio
@@ -67,7 +68,7 @@ class Node:
         self.journal = Journal(home.journal)
         self.blobs = BlobStore(home.blobs, max_total=settings.limits.blob_gib * 1024**3)
         self.log = SwarmLog(store, key, self._hear)
-        self.quarantine = Quarantine(store.swarm)
+        self.quarantine = Quarantine(store.swarm, log=store.get)
         self.hearsay = Hearsay(key.public, settings.operator)
         self.state = State(None)
         self.changed = trio.Event()
@@ -83,10 +84,11 @@ class Node:
         self.finishing = False  # nothing new is begun
         self.ending = ""  # what a node that finishes waits for; shown in place of its activity
         self._at_hand: list[str] = []
-        self._heard: list[Record] = [record for _, record in store.records()]
+        self._logged = (record for _, record in store.records())  # read once, while it is folded
+        self._heard: list[Record] = []
         self._wake = trio.Event()
         self._wake.set()
-        self._heard_count = len(self._heard)
+        self._heard_count = 1  # the log
         self._folded_count = 0
         self._folding = trio.Lock()  # whoever touches the quarantine
         self._lanes: dict[str, Lanes] = {}
@@ -211,12 +213,12 @@ class Node:
         """Fold what is heard so far, once."""
         self._wake = trio.Event()
         async with self._folding:
-            heard, self._heard = self._heard, []
-            self.state = await trio.to_thread.run_sync(self._fold, heard)
-            self._folded_count += len(heard)
+            heard, self._heard, count = self._heard, [], self._heard_count
+            self.state = await trio.to_thread.run_sync(self._fold, chain(self._logged, heard))
+            self._folded_count = count
         self.wake()
 
-    def _fold(self, heard: list[Record]) -> State:
+    def _fold(self, heard: Iterable[Record]) -> State:
         rules = self.log.store.rules
         for record in heard:
             self.quarantine.add(record)

@@ -20,7 +20,7 @@ from node.tables import table
 from node.times import clock
 from swarm.charter import trust_note
 from swarm.keys import KeyPair, peer_id, short
-from swarm.records import Claim
+from swarm.records import Claim, Contradiction
 from swarm.store import Store
 from verification.folds import MOST_USES, fold_uses, worn
 from verification.quarantine import Quarantine
@@ -28,7 +28,7 @@ from verification.rechecks import contradicted, disputes
 from verification.states import CLOSED, ClaimState, Stage, State
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from node.settings import Home
     from swarm.envelope import Record
@@ -41,20 +41,27 @@ CLOCK_TOLERANCE_S = 60.0
 
 
 class Held:
-    """A home's log, read and folded once."""
+    """A home's log, folded once; ``count`` records in all."""
 
     def __init__(self, home: Home) -> None:
         self.settings = home.load()
         self.key = KeyPair.load(home.key).public
-        with Store(home.log, self.settings.swarm_id, read_only=True) as store:
-            self.records: list[Record] = [record for _, record in store.records()]
+        self._log = home.log
+        self.count = 0
+        with Store(self._log, self.settings.swarm_id, read_only=True) as store:
+            self._quarantine = Quarantine(self.settings.swarm_id, log=store.get)
+            for self.count, (_, record) in enumerate(store.records(), 1):
+                self._quarantine.add(record)
+            self.state: State = self._quarantine.state()
+            self.disputes: list[Dispute] = disputes(self.state, store.of_kind(Contradiction.KIND))
             self.convicts = convicts(store)
             self.staying = staying(store)
-        self._quarantine = Quarantine(self.settings.swarm_id)
-        for record in self.records:
-            self._quarantine.add(record)
-        self.state: State = self._quarantine.state()
-        self.disputes: list[Dispute] = disputes(self.state, self.records)
+
+    @property
+    def records(self) -> Iterator[Record]:
+        """All records, one by one: read from the log again, and not held."""
+        with Store(self._log, self.settings.swarm_id, read_only=True) as store:
+            yield from (record for _, record in store.records())
 
     def claim(self, claim: bytes) -> Claim:
         """The payload of a claim."""
@@ -209,7 +216,7 @@ def summary(home: Home) -> dict[str, Any]:
         "roles": list(member.roles if member else held.settings.roles),
         "epoch": epoch.number if epoch else None,
         "members": len(epoch.roster) if epoch else 0,
-        "records": len(held.records),
+        "records": held.count,
         "frontier": {
             tier: claim.hex() if claim else None for tier, claim in held.state.frontier.items()
         },

@@ -3,7 +3,8 @@
 A record's body is one map: the envelope's fields plus ``payload``. Integers only: losses in
 nano-bits per byte, times in milliseconds, shares in thousandths (``_milli``), sizes in bytes, the
 time to the day. Hashes and keys are 32 raw bytes. Parsing is strict: an unknown, missing, mistyped
-or out-of-range field refuses the record.
+or out-of-range field refuses the record. Every list and map has a largest length: a record of many
+small items takes ten times its bytes in memory.
 
 Some fields are not acted upon yet (encrypted fold batches): their form is fixed now because a form
 is hard to change once it is signed.
@@ -70,6 +71,11 @@ __all__ = [
     "TierPolicy",
     "Upkeep",
 ]
+
+MOST_PROBES = 32
+"""Numbers that a scorer's probes may leave in a block. Ours leaves nine."""
+MOST_NULL_PAIRS = 256
+"""Null pairs of one calibration. ``lazaretto calibrate`` measures 200 at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +206,7 @@ class Block:
     fold_nonce: Hash
     fold_source: Annotated[str, Meta(pattern=r"^(own|other)\Z")]
     pairs: Annotated[tuple[Pair, ...], Meta(min_length=1, max_length=8)]
-    probes: dict[Name, Nano]
+    probes: Annotated[dict[Name, Nano], Meta(max_length=MOST_PROBES)]
     hw_class: Name
     env_digest: Hash
 
@@ -278,13 +284,13 @@ class Calibration:
     hw_class: Name
     detail_hash: Hash
     env_digest: Hash
-    null_changes: tuple[Short, ...]
-    pairs: tuple[Nano, ...]
+    null_changes: Annotated[tuple[Short, ...], Meta(max_length=64)]
+    pairs: Annotated[tuple[Nano, ...], Meta(max_length=MOST_NULL_PAIRS)]
     n: Count
     s_nano: Nano
     factor_milli: Count
     sigma0_nano: Nano
-    epochs: tuple[Count, ...]
+    epochs: Annotated[tuple[Count, ...], Meta(max_length=64)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,8 @@ from verification.reproduce import PAIRS_PER_BLOCK, Bench, Seat, anchored, fold_
 from verification.seating import Taken
 
 if TYPE_CHECKING:
-    from swarm.envelope import Record
+    from verification.docket import Name
+    from verification.shelf import Said
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ class Place:
         """Whether nobody else sits on the bench who could open a link."""
         return sum(seat is not None for seat in self.sitting) == 1
 
-    def seal(self, docket: Docket) -> Record | None:
+    def seal(self, docket: Docket) -> Name | None:
         """The first seal of the member for this round, behind its commit."""
         return self._seals(docket).first_after(self.taken.seq)
 
@@ -78,11 +79,11 @@ class Place:
         """
         found: list[tuple[int, bytes]] = []
         for author, words in docket.opens.get(seal, {}).items():
-            for record in () if words.wild else words.records:
-                assert isinstance(record.payload, Open)
-                distance = self._opens(author, record.payload.fold_nonce)
+            for said in words.said:
+                assert isinstance(said.payload, Open)
+                distance = self._opens(author, said.payload.fold_nonce)
                 if distance is not None:
-                    found.append((distance, record.payload.fold_nonce))
+                    found.append((distance, said.payload.fold_nonce))
         return [link for _, link in sorted(found)]
 
     def _opens(self, author: bytes, link: bytes) -> int | None:
@@ -95,18 +96,18 @@ class Place:
             return None
         return (opener - self.seat.rank) % len(self.sitting)
 
-    def fault(self, docket: Docket, record: Record) -> str:
-        """Why the block in ``record`` cannot hold the position; empty when it can."""
-        block, seq = record.payload, record.envelope.seq
+    def fault(self, docket: Docket, said: Said) -> str:
+        """Why the block that was ``said`` cannot hold the position; empty when it can."""
+        block, seq = said.payload, said.seq
         assert isinstance(block, Block)
         seal = self._seals(docket).by_id.get(block.seal)
-        if seal is not None and seal.envelope.seq <= self.taken.seq:
+        if seal is not None and seal.seq <= self.taken.seq:
             seal = None
         rules = (
             ("block_without_commit", seq > self.taken.seq),
             (f"not_for_the_{self.purpose}", block.purpose == self.purpose),
             ("wrong_rank", block.rank == self.seat.rank),
-            ("block_without_its_seal", seal is not None and seq > seal.envelope.seq),
+            ("block_without_its_seal", seal is not None and seq > seal.seq),
             ("wrong_nonce", anchored(block.nonce, self.round, self.taken.seeds)),
             ("class_not_in_the_charter", block.hw_class in self.policy.classes),
             ("out_of_turn", block.prefix == self.prefix),

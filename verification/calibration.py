@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from swarm.envelope import Record
     from swarm.records import TierPolicy
+    from verification.shelf import Said
 
 FACTORS: Final = ((20, 1370), (12, 1550))
 """From so many pairs on, s times so many thousandths; most pairs first."""
@@ -79,7 +80,7 @@ def bound_of(pairs: Sequence[int]) -> Bound:
     return Bound(n, s, factor, -(-s * factor // 1000))
 
 
-def fault(record: Record, commit: Record, policy: TierPolicy) -> str:
+def fault(record: Record, commit: Said, policy: TierPolicy) -> str:
     """Why ``commit`` may not name the calibration in ``record``; empty when it may.
 
     Nothing that arrives later changes the answer. ``policy`` is that of the claim's tier.
@@ -88,7 +89,7 @@ def fault(record: Record, commit: Record, policy: TierPolicy) -> str:
     assert isinstance(said, Calibration)
     rules = (
         ("calibration_of_another_author", record.author == commit.author),
-        ("calibration_after_its_commit", record.envelope.seq < commit.envelope.seq),
+        ("calibration_after_its_commit", record.envelope.seq < commit.seq),
         ("calibration_of_another_tier", said.tier == policy.name),
         ("calibration_class_not_in_the_charter", said.hw_class in policy.classes),
         ("calibration_of_an_unknown_noise_class", said.noise_class == SAME_START),
@@ -114,7 +115,7 @@ class Calibrations:
         if commit.calibration is not None:
             self._claims.setdefault(commit.calibration, set()).add(commit.claim)
 
-    def bound(self, policy: TierPolicy, commit: Record) -> int | str | None:
+    def bound(self, policy: TierPolicy, commit: Said) -> int | str | None:
         """sigma0 of the calibration that a commit names, None without one, or why the commit does
         not count (yet).
         """

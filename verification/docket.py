@@ -12,46 +12,71 @@ in whatever order they came.
 from __future__ import annotations
 
 from bisect import bisect_right, insort
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import chain
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from swarm.envelope import Record
 from swarm.records import Attest, Block, Commit, Open, Seal, Seating
+from verification.shelf import Said
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Set
+    from collections.abc import Iterable
 
 MOST_WORDS: Final = 16
 """Records of one author, kind and place that are looked at one by one."""
 
 
-def in_feed_order(record: Record) -> tuple[int, bytes]:
-    """Sorts records of one author into the order in which the author wrote them."""
-    return record.envelope.seq, record.id
+class Name(NamedTuple):
+    """What is kept of a word in any case. Names of one author sort in the order of its feed."""
+
+    seq: int
+    id: bytes
+    epoch: int
+
+
+def in_feed_order(said: Said) -> tuple[int, bytes]:
+    """Sorts what one author said into the order in which the author wrote it."""
+    return said.seq, said.id
 
 
 @dataclass(slots=True)
 class Words:
-    """Records of one author, kind and place: in the order of its feed, and by id.
+    """What one author said, of one kind and about one place: in the order of its feed, and by id.
 
-    ``wild``: there are more than anybody honest says.
+    ``wild``: there is more than anybody honest says. Then its names alone are kept, and ``said`` is
+    empty.
     """
 
-    records: list[Record] = field(default_factory=list)
-    by_id: dict[bytes, Record] = field(default_factory=dict)
+    said: list[Said] = field(default_factory=list)
+    names: list[Name] = field(default_factory=list)
+    by_id: dict[bytes, Name] = field(default_factory=dict)
     wild: bool = False
 
-    def add(self, record: Record) -> None:
+    def add(self, said: Said) -> None:
         """File one more."""
-        insort(self.records, record, key=in_feed_order)
-        self.by_id[record.id] = record
-        self.wild = self.wild or len(self.records) > MOST_WORDS
+        self._name(Name(said.seq, said.id, said.epoch))
+        if len(self.names) > MOST_WORDS:
+            self.wild = True
+            self.said.clear()
+        else:
+            insort(self.said, said, key=in_feed_order)
 
-    def first_after(self, seq: int) -> Record | None:
-        """The first record behind number ``seq`` of its author's feed."""
-        at = bisect_right(self.records, seq, key=lambda record: record.envelope.seq)
-        return self.records[at] if at < len(self.records) else None
+    def _name(self, name: Name) -> None:
+        insort(self.names, name)
+        self.by_id[name.id] = name
+
+    def first_after(self, seq: int) -> Name | None:
+        """The first word behind number ``seq`` of its author's feed."""
+        at = bisect_right(self.names, seq, key=lambda name: name.seq)
+        return self.names[at] if at < len(self.names) else None
+
+    def until(self, epoch: int) -> Words:
+        """What was said up to ``epoch``; as wild as it is by now."""
+        found = Words([one for one in self.said if one.epoch <= epoch], wild=self.wild)
+        for name in self.names:
+            if name.epoch <= epoch:
+                found._name(name)
+        return found
 
 
 NOTHING: Final = Words()
@@ -60,14 +85,17 @@ NOTHING: Final = Words()
 
 @dataclass(slots=True)
 class Docket:
-    """All records that name one claim, whoever wrote them, in no order.
+    """All that the members of a bench (``seated``) have said about its claim, in no order.
 
+    ``read`` finds again what was filed under a name (:mod:`verification.shelf`).
     ``commits`` and ``seatings`` by author; ``seals`` and ``blocks`` by (author, round); ``opens``
     by seal and author; ``attests`` by position (round, rank) and author. ``links``: who opened a
     link, by seal and link; ``opened``: who opened any, by (author, round) of the seal. ``latest``:
     the latest epoch in which any of them was written.
     """
 
+    seated: frozenset[bytes] = frozenset()
+    read: Callable[[bytes], Said] | None = None
     commits: dict[bytes, Words] = field(default_factory=dict)
     seatings: dict[bytes, Words] = field(default_factory=dict)
     seals: dict[tuple[bytes, int], Words] = field(default_factory=dict)
@@ -79,46 +107,40 @@ class Docket:
     latest: int = 0
     _sealed: dict[bytes, tuple[bytes, int]] = field(default_factory=dict)
 
-    def add(self, record: Record) -> bool:
-        """File a record of a bench, an open behind the seal that it is for; says whether it can
-        change anything.
+    def add(self, said: Said) -> bool:
+        """File a word, an open behind the seal that it is for; says whether it can change
+        anything.
         """
-        payload, author = record.payload, record.author
-        self.latest = max(self.latest, record.envelope.epoch)
+        payload, author = said.payload, said.author
+        self.latest = max(self.latest, said.epoch)
         if isinstance(payload, Seating):
-            return _unless_wild(self.seatings.setdefault(author, Words()), record)
+            return _unless_wild(self.seatings.setdefault(author, Words()), said)
         if isinstance(payload, Attest):
             place = self.attests.setdefault((payload.round, payload.rank), {})
-            return _unless_wild(place.setdefault(author, Words()), record)
+            return _unless_wild(place.setdefault(author, Words()), said)
         if isinstance(payload, Commit):
-            self.commits.setdefault(author, Words()).add(record)
+            self.commits.setdefault(author, Words()).add(said)
         elif isinstance(payload, Seal):
-            self._sealed[record.id] = (author, payload.round)
-            self.seals.setdefault((author, payload.round), Words()).add(record)
+            self._sealed[said.id] = (author, payload.round)
+            self.seals.setdefault((author, payload.round), Words()).add(said)
         elif isinstance(payload, Open):
             self.links.setdefault((payload.seal, payload.fold_nonce), set()).add(author)
             if payload.seal in self._sealed:
                 self.opened.setdefault(self._sealed[payload.seal], set()).add(author)
             by_author = self.opens.setdefault(payload.seal, {})
-            _unless_wild(by_author.setdefault(author, Words()), record)
+            _unless_wild(by_author.setdefault(author, Words()), said)
         elif isinstance(payload, Block):
-            self.blocks.setdefault((author, payload.round), Words()).add(record)
+            self.blocks.setdefault((author, payload.round), Words()).add(said)
         return True
 
-    def evict(self, seated: Set[bytes]) -> list[Record]:
-        """Take out what others than the ``seated`` authors said, and return it."""
-        found: list[Record] = []
-        keyed = (self.commits, self.seatings, *self.opens.values(), *self.attests.values())
-        for by_author in keyed:
-            for author in by_author.keys() - seated:
-                found += by_author.pop(author).records
-        for by_round in (self.seals, self.blocks):
-            for key in [key for key in by_round if key[0] not in seated]:
-                found += by_round.pop(key).records
-        return found
+    def named(self, words: Words, ids: Iterable[bytes]) -> list[Said]:
+        """Those of ``words``, which are wild, that have one of these ids: in feed order."""
+        assert self.read is not None
+        names = sorted(words.by_id[one] for one in ids if one in words.by_id)
+        return [self.read(name.id) for name in names]
 
     def until(self, epoch: int) -> tuple[Docket, list[bytes]]:
-        """What was said up to ``epoch``, and the ids of records of later ones, but for those of
+        """What was said up to ``epoch``, and the ids of what was said later, but for that of
         authors who are wild there.
         """
         if self.latest <= epoch:
@@ -126,13 +148,8 @@ class Docket:
         late: list[bytes] = []
 
         def kept(words: Words) -> Words:
-            found = Words(wild=words.wild)
-            for record in words.records:
-                if record.envelope.epoch <= epoch:
-                    found.add(record)
-                elif not words.wild:
-                    late.append(record.id)
-            return found
+            late.extend(one.id for one in words.said if one.epoch > epoch)
+            return words.until(epoch)
 
         links = {
             key: kept_by
@@ -140,6 +157,8 @@ class Docket:
             if (kept_by := {one for one in authors if self._linked(key, one, epoch)})
         }
         return Docket(
+            seated=self.seated,
+            read=self.read,
             commits={key: kept(words) for key, words in self.commits.items()},
             seatings={key: kept(words) for key, words in self.seatings.items()},
             seals={key: kept(words) for key, words in self.seals.items()},
@@ -155,25 +174,15 @@ class Docket:
         """Whether a link was opened in time; of who opened too many, no matter when."""
         words = self.opens[key[0]][author]
         return words.wild or any(
-            isinstance(record.payload, Open)
-            and record.payload.fold_nonce == key[1]
-            and record.envelope.epoch <= epoch
-            for record in words.records
+            isinstance(one.payload, Open)
+            and one.payload.fold_nonce == key[1]
+            and one.epoch <= epoch
+            for one in words.said
         )
 
-    def __iter__(self) -> Iterator[Record]:
-        """All records, but for those of authors who are wild at their place."""
-        nested = (*self.opens.values(), *self.attests.values())
-        for words in chain(
-            *(by_author.values() for by_author in (self.commits, self.seatings, *nested)),
-            *(by_round.values() for by_round in (self.seals, self.blocks)),
-        ):
-            if not words.wild:
-                yield from words.records
 
-
-def _unless_wild(words: Words, record: Record) -> bool:
+def _unless_wild(words: Words, said: Said) -> bool:
     if words.wild:
         return False
-    words.add(record)
+    words.add(said)
     return True

@@ -54,12 +54,13 @@ from verification.calibration import Calibrations
 from verification.closing import Feeds, last_epoch
 from verification.errors import VerificationError
 from verification.evidence import level
-from verification.filing import Filing, Word
+from verification.filing import Filing
 from verification.frontier import frontier
 from verification.progress import progressed
 from verification.reproduce import TOO_FEW, Bench, draw_bench
 from verification.seating import seats_of
 from verification.settle import Settlement, settle
+from verification.shelf import Word
 from verification.states import FAILED, ClaimState, Stage, State
 from verification.verdict import Terms
 
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
     from swarm.charter import EpochView
     from swarm.envelope import Record
     from swarm.records import Member, TierPolicy
+    from verification.shelf import Log
 
     Screen = Callable[[bytes, bytes, Mapping[str, object]], tuple[str, ...]]
 
@@ -85,10 +87,11 @@ class Quarantine:
     """The fold, kept up to date record by record.
 
     ``screen`` (base code, candidate code, the charter's rules) returns reasons to refuse, none when
-    the diff is within scope. Not safe to use from several threads at once.
+    the diff is within scope. ``log`` finds each record that is added by its id, so that those of
+    which nothing follows need not be held in memory. Not safe to use from several threads at once.
     """
 
-    def __init__(self, swarm: bytes, screen: Screen | None = None) -> None:
+    def __init__(self, swarm: bytes, screen: Screen | None = None, log: Log | None = None) -> None:
         self.swarm = swarm
         self._screen = screen or scope
         self._seen: set[bytes] = set()
@@ -96,7 +99,7 @@ class Quarantine:
         self._claims: dict[bytes, Record] = {}
         self._against: dict[bytes, Record] = {}
         self._feeds = Feeds()
-        self._filing = Filing()
+        self._filing = Filing(log)
         self._calibrations = Calibrations()
         self._settlements: dict[bytes, tuple[tuple[Terms, frozenset[int]], Settlement]] = {}
         self._screened: dict[tuple[bytes, bytes], tuple[str, ...]] = {}
@@ -106,6 +109,9 @@ class Quarantine:
 
     def add(self, record: Record) -> bool:
         """Take in a checked record; False when it changes nothing (known, foreign, other kind)."""
+        return self._add(record, logged=True)
+
+    def _add(self, record: Record, *, logged: bool) -> bool:
         foreign = record.envelope.swarm != self.swarm and record.id != self.swarm
         if foreign or record.id in self._seen:
             return False
@@ -130,7 +136,7 @@ class Quarantine:
         elif isinstance(payload, Word):
             if isinstance(payload, Commit):
                 self._calibrations.note(payload)
-            changed, told = self._filing.add(record, payload)
+            changed, told = self._filing.add(record, payload, logged=logged)
             if changed is not None:
                 self._settlements.pop(changed, None)
             if not told:
@@ -148,7 +154,8 @@ class Quarantine:
             equivocator(proof)
         except SwarmError:
             return False
-        added = [self.add(parse(branch)) for branch in (proof.first, proof.second)]
+        branches = (parse(branch) for branch in (proof.first, proof.second))
+        added = [self._add(branch, logged=False) for branch in branches]
         return any(added)
 
     def claim(self, claim: bytes) -> Record | None:

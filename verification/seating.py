@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 
     from swarm.envelope import Record
     from verification.reproduce import Bench
+    from verification.shelf import Said
 
-Bound = Callable[["Record"], "int | str | None"]
+Bound = Callable[["Said"], "int | str | None"]
 """From a commit's record to the calibrated bound that it names, in nano-bits: None without one, or
 in words why the commit does not count (yet)."""
 
@@ -153,9 +154,10 @@ def seats_of(
     many: list[bool] = []
     for seat in bench.seats:
         words = docket.commits.get(seat.key, NOTHING)
-        named = [value for rank, value in votes if rank == seat.rank and value in words.by_id]
-        records = [words.by_id[value] for value in named if value] if words.wild else words.records
-        fitting.append(_commits(claim, seat.rank, records, bound, ignored))
+        said = words.said
+        if words.wild:
+            said = docket.named(words, {of for rank, of in votes if rank == seat.rank and of})
+        fitting.append(_commits(claim, seat.rank, said, bound, ignored))
         many.append(words.wild or len(fitting[-1]) > 1)
     talkers = frozenset(
         seat.rank for seat in bench.seats if docket.commits.get(seat.key, NOTHING).wild
@@ -209,35 +211,33 @@ def seats_of(
 def _commits(
     claim: Record,
     rank: int,
-    records: Iterable[Record],
+    words: Iterable[Said],
     bound: Bound,
     ignored: dict[bytes, str],
 ) -> list[Taken]:
     assert isinstance(claim.payload, Claim | Contradiction)
     expected = (claim.author, claim.envelope.epoch, claim.payload.slot, rank)
     found: list[Taken] = []
-    for record in records:
-        said = record.payload
+    for one in words:
+        said = one.payload
         assert isinstance(said, Commit)
         if (said.claimant, said.claim_epoch, said.slot, said.rank) != expected:
-            ignored[record.id] = "commit_does_not_fit_the_claim"
+            ignored[one.id] = "commit_does_not_fit_the_claim"
             continue
-        sigma0 = bound(record)
+        sigma0 = bound(one)
         if isinstance(sigma0, str):
-            ignored[record.id] = sigma0
+            ignored[one.id] = sigma0
             continue
         if found:
-            ignored[record.id] = "second_commit"
-        found.append(
-            Taken(record.id, record.envelope.seq, said.nonce_hash, said.fold_nonce_hash, sigma0)
-        )
+            ignored[one.id] = "second_commit"
+        found.append(Taken(one.id, one.seq, said.nonce_hash, said.fold_nonce_hash, sigma0))
     return found
 
 
 def _fits(words: Words, bench: Bench) -> bool:
     return words.wild or any(
-        isinstance(record.payload, Seating) and len(record.payload.commits) == len(bench.seats)
-        for record in words.records
+        isinstance(one.payload, Seating) and len(one.payload.commits) == len(bench.seats)
+        for one in words.said
     )
 
 
@@ -252,14 +252,14 @@ def _votes(
         if words.wild:
             wild.add(seat.rank)
             continue
-        for number, record in enumerate(words.records):
-            assert isinstance(record.payload, Seating)
-            commits = record.payload.commits
+        for number, said in enumerate(words.said):
+            assert isinstance(said.payload, Seating)
+            commits = said.payload.commits
             if len(commits) != len(bench.seats):
-                ignored[record.id] = "seating_does_not_fit_the_bench"
+                ignored[said.id] = "seating_does_not_fit_the_bench"
                 continue
             if number:
-                ignored[record.id] = "second_seating"
+                ignored[said.id] = "second_seating"
             for rank, commit in enumerate(commits):
                 if rank != seat.rank:
                     votes.setdefault((rank, commit), set()).add(seat.rank)

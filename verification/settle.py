@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from swarm.charter import EpochView
 from swarm.records import Attest, Block, Position
 from verification.blocks import Place
-from verification.docket import NOTHING, Docket, Words, in_feed_order
+from verification.docket import NOTHING, Docket, Words
 from verification.reproduce import Bench, Seat, position, positions_of
 from verification.seating import Seats, Taken, enough, is_stuck, is_torn
 from verification.verdict import Deliberation, Reproduction, Terms, Verdict, positions_digest
@@ -29,7 +29,7 @@ from verification.verdict import Deliberation, Reproduction, Terms, Verdict, pos
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from swarm.envelope import Record
+    from verification.shelf import Said
 
 NO_PAIR: int = 1
 """Stands for the calibrated bound of an empty seat: it has no pair that could break it."""
@@ -198,26 +198,24 @@ class _Walk:
             policy=self.terms.policy,
         )
 
-    def _blocks(self, place: Place) -> dict[bytes, Record]:
+    def _blocks(self, place: Place) -> dict[bytes, Said]:
         """The member's blocks that fit, in the order of its feed.
 
         Of one that published more than anybody honest does, those that others name.
         """
-        fitting: dict[bytes, Record] = {}
+        fitting: dict[bytes, Said] = {}
         words = self._published(place)
-        records = words.records
+        published = words.said
         if words.wild:
             named = {said.block for _, said, _ in self._attests(place) if said.block}
-            records = sorted(
-                (words.by_id[b] for b in named & words.by_id.keys()), key=in_feed_order
-            )
-        for record in records:
-            reason = place.fault(self.docket, record)
+            published = self.docket.named(words, named)
+        for block in published:
+            reason = place.fault(self.docket, block)
             if reason:
-                self.ignored[record.id] = reason
+                self.ignored[block.id] = reason
             else:
-                self.ignored.pop(record.id, None)
-                fitting[record.id] = record
+                self.ignored.pop(block.id, None)
+                fitting[block.id] = block
         return fitting
 
     def _published(self, place: Place) -> Words:
@@ -230,16 +228,16 @@ class _Walk:
             if sitting is not None and seat.rank != place.seat.rank and seat.key in by_author:
                 yield seat.rank, by_author[seat.key]
 
-    def _attests(self, place: Place) -> list[tuple[int, Attest, Record]]:
-        """What others say of a position, one by one, with their ranks."""
+    def _attests(self, place: Place) -> list[tuple[int, Attest, bytes]]:
+        """What others say of a position, one by one, with their ranks and its id."""
         return [
-            (rank, record.payload, record)
+            (rank, said.payload, said.id)
             for rank, words in self._speakers(place)
-            for record in (() if words.wild else words.records)
-            if isinstance(record.payload, Attest)
+            for said in words.said
+            if isinstance(said.payload, Attest)
         ]
 
-    def _agreed(self, place: Place, blocks: dict[bytes, Record]) -> list[bytes | None]:
+    def _agreed(self, place: Place, blocks: dict[bytes, Said]) -> list[bytes | None]:
         """The values that enough state: one settles the position, none leaves it open."""
         sitting = sum(seat is not None for seat in self.sitting)
         g, digest = self.terms.policy.g, positions_digest(self.terms.claim, self.settled)
@@ -271,13 +269,13 @@ class _Walk:
         )
         return []
 
-    def _settle(self, place: Place, blocks: dict[bytes, Record], value: bytes | None) -> None:
+    def _settle(self, place: Place, blocks: dict[bytes, Said], value: bytes | None) -> None:
         for block in blocks:
             if block != value:
                 self.ignored[block] = "settled_otherwise" if value is None else "second_block"
-        for _, said, record in self._attests(place):
+        for _, said, id_ in self._attests(place):
             if said.block != value:
-                self.ignored[record.id] = "outvoted"
+                self.ignored[id_] = "outvoted"
         where, key = (place.round, place.seat.rank), place.seat.key
         if value is None:
             self._take(Reproduction(*where, None, key, None))
@@ -287,7 +285,7 @@ class _Walk:
         self.seals[where] = held.seal
         self._take(Reproduction(*where, value, key, held.pairs[0]))
 
-    def _open(self, place: Place, blocks: dict[bytes, Record]) -> OpenPosition:
+    def _open(self, place: Place, blocks: dict[bytes, Said]) -> OpenPosition:
         first = place.seal(self.docket)
         seal = first.id if first else None
         if seal is not None:
@@ -314,12 +312,12 @@ class _Walk:
         """Name the seals that hold nothing."""
         for (author, round_), words in self.docket.seals.items():
             rank = self.bench.rank_of(author)
-            if rank is None or words.wild:
+            if rank is None:
                 continue
             taken = self.sitting[rank]
             counts = self.seals.get((round_, rank))
-            for record in words.records:
-                if taken is None or record.envelope.seq <= taken.seq:
-                    self.ignored[record.id] = "seal_without_commit"
-                elif counts not in (None, record.id):
-                    self.ignored[record.id] = "second_seal"
+            for said in words.said:
+                if taken is None or said.seq <= taken.seq:
+                    self.ignored[said.id] = "seal_without_commit"
+                elif counts not in (None, said.id):
+                    self.ignored[said.id] = "second_seal"

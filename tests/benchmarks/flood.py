@@ -1,18 +1,32 @@
-"""What a member costs every node that says far too much about one claim.
+"""What a member costs every node that says far too much about one claim: time, and memory.
 
 python -m tests.benchmarks.flood          # also part of make bench
 """
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import time
+import tracemalloc
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from swarm.records import Attest, Block, Commit, Open, Seal, Seating
+from swarm.envelope import parse, seal_record
+from swarm.records import (
+    MOST_PROBES,
+    Attest,
+    Block,
+    Commit,
+    Open,
+    Pair,
+    Position,
+    Seal,
+    Seating,
+)
 from tests.benchmarks.rows import Row, show
-from tests.verification.small_swarm import TIER, SmallSwarm, measure
+from tests.verification.small_swarm import TIER, SmallSwarm, measure, no_screen
+from verification.quarantine import Quarantine
 from verification.states import Stage
 
 if TYPE_CHECKING:
@@ -102,6 +116,63 @@ def cost(kind: str, said: int = WORDS) -> tuple[float, float]:
     return 1000 * before, 1000 * sum(after) / last
 
 
+def longest(claim: bytes, index: int) -> Block:
+    """A block with as many small items as may be."""
+    pair = Pair(0, 7, "base_first", 1, "ok", 1, 0, 9, 9, 9)
+    probes = {f"probe{n}": n for n in range(MOST_PROBES)}
+    prefix = tuple(Position(0, 0, None) for _ in range(960))
+    return Block(
+        *(claim, 0, 0, "verdict", prefix, claim, number(index), claim, "other", (pair,), probes),
+        hw_class="cpu",
+        env_digest=claim,
+    )
+
+
+def memory(*, seated: bool, long: bool, said: int = 600) -> tuple[float, int]:
+    """Bytes of memory that the fold of a node takes for each byte of a flood by one member, and
+    bytes of one record. Without a seat it is about a claim that nobody has heard of.
+    """
+    swarm = SmallSwarm(verifiers=5, tier=replace(TIER, n=5, f=1, g=1, max_pairs=12))
+    claim = swarm.claim(swarm.researchers[0], b"x = 1\n")
+    target, key = (claim.id if seated else number(2**60)), swarm.verifiers[0]
+    log = {record.id: record.signed.to_bytes() for record in swarm.records}
+    quarantine = Quarantine(swarm.swarm, no_screen, log=lambda id_: parse(log[id_]))
+    for data in list(log.values()):
+        quarantine.add(parse(data))
+    quarantine.state()
+    flood: list[bytes] = []
+    for index in range(said):
+        small = Seal(target, index % 64, number(index), target, True)
+        record = seal_record(
+            key, longest(target, index) if long else small, swarm=swarm.swarm, seq=index,
+            prev=number(index) if index else None, epoch=1, day=20_000,
+        )  # fmt: skip
+        log[record.id] = record.signed.to_bytes()
+        flood.append(log[record.id])
+    del record, small
+    gc.collect()
+    tracemalloc.start()
+    for data in flood:
+        quarantine.add(parse(data))
+    gc.collect()
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return taken / sum(map(len, flood)), len(flood[-1])
+
+
+def memory_rows() -> Iterator[Row]:
+    """One row for each place, and for small records and long ones."""
+    for seated in (False, True):
+        for long in (False, True):
+            ratio, size = memory(seated=seated, long=long)
+            where = "a claim of which it is on the bench" if seated else "a claim nobody knows"
+            yield Row(
+                f"memory for a flood about {where}",
+                f"{ratio:.2f} bytes for a byte",
+                f"records of {size} bytes, from the log into the fold of a node",
+            )
+
+
 def flood_rows() -> Iterator[Row]:
     """One row for each kind of record."""
     for kind in KINDS:
@@ -114,5 +185,6 @@ def flood_rows() -> Iterator[Row]:
 
 
 if __name__ == "__main__":
-    for one in flood_rows():
-        show([one])
+    for rows in (memory_rows, flood_rows):
+        for one in rows():
+            show([one])

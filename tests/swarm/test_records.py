@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import inspect
 
 from swarm import wire
 from swarm.envelope import parse, seal_record
 from swarm.errors import RecordError, SwarmError, WireError
 from swarm.fields import from_map, to_map
 from swarm.keys import KeyPair, is_valid_public, peer_id, public_from_peer_id
-from swarm.records import KINDS, Beacon, Claim, Commit, DevPair
+from swarm.records import (
+    KINDS,
+    MOST_NULL_PAIRS,
+    MOST_PROBES,
+    Beacon,
+    Block,
+    Calibration,
+    Claim,
+    Commit,
+    DevPair,
+    Pair,
+)
 
 KEY = KeyPair.from_seed(b"k" * 32)
 CLAIM = Claim(
@@ -148,3 +163,71 @@ def test_every_kind_is_named_after_its_class():
     assert from_map(Claim, to_map(CLAIM)) == CLAIM
     assert set(KINDS) >= {"charter", "epoch", "claim", "commit", "seal", "block", "adoption"}
     assert Commit.KIND == "commit"
+
+
+# --- how many items there may be ------------------------------------------------------------------
+
+PAIR = Pair(0, 7, "base_first", 1, "ok", 1, 0, 9, 9, 9)
+BLOCK = Block(
+    *(b"c" * 32, 0, 0, "verdict", (), b"s" * 32, b"n" * 32, b"f" * 32, "own", (PAIR,), {}),
+    hw_class="cpu",
+    env_digest=b"e" * 32,
+)
+CALIBRATION = Calibration(
+    *("quick", "same-start", "cpu", b"d" * 32, b"e" * 32, ("rows",), (1, 2), 2, 1, 1550, 2, (1,))
+)
+
+
+def unbounded(where: str, kind: inspect.Type) -> list[str]:
+    """The lists and maps in a type that have no largest length."""
+    if isinstance(kind, inspect.DataclassType):
+        return [
+            name for field in kind.fields for name in unbounded(f"{where}.{field.name}", field.type)
+        ]
+    if isinstance(kind, inspect.UnionType):
+        return [name for one in kind.types for name in unbounded(where, one)]
+    if isinstance(kind, inspect.CollectionType | inspect.DictType):
+        inner = kind.value_type if isinstance(kind, inspect.DictType) else kind.item_type
+        return [where] * (kind.max_length is None) + unbounded(where, inner)
+    return []
+
+
+def test_every_list_and_map_that_a_member_may_sign_has_a_largest_length():
+    said = [kind for kind in KINDS.values() if kind.__module__ == Claim.__module__]
+    assert Block in said
+    found = [name for kind in said for name in unbounded(kind.KIND, inspect.type_info(kind))]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    ("whole", "field", "most"),
+    [
+        (BLOCK, "probes", MOST_PROBES),
+        (CALIBRATION, "pairs", MOST_NULL_PAIRS),
+        (CALIBRATION, "null_changes", 64),
+        (CALIBRATION, "epochs", 64),
+    ],
+)
+def test_one_item_too_many_refuses_the_record(whole, field, most):
+    def of(count):
+        some = {f"p{n}": n for n in range(count)} if field == "probes" else (0,) * count
+        if field == "null_changes":
+            some = ("",) * count
+        return dataclasses.replace(whole, **{field: some})
+
+    assert parse(sealed(of(most)).signed.to_bytes()).payload == of(most)
+    with pytest.raises(RecordError, match=field):
+        sealed(of(most + 1))
+
+
+def test_what_our_own_scorer_and_calibration_say_fits():
+    from node.calibrating import MAX_PAIRS, NULL_ROWS
+    from training.sheet import Sheet
+    from training.windows import Windows
+
+    rows = np.zeros((1, 4), dtype=np.int64)
+    probes = Sheet(Windows(rows, rows, rows[0], rows[0], 1)).findings()
+    assert 2 * len(probes) <= MOST_PROBES
+    assert sealed(dataclasses.replace(BLOCK, probes=probes)).payload.probes == probes
+    assert MAX_PAIRS <= MOST_NULL_PAIRS
+    assert len(NULL_ROWS) <= 64

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import gc
 import random
+import tracemalloc
 from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from swarm.records import Attest, Block, Commit, Open, Seal, Seating
+from swarm.envelope import parse, seal_record
+from swarm.records import (
+    Attest,
+    Block,
+    Commit,
+    Equivocation,
+    Open,
+    Pair,
+    Position,
+    Seal,
+    Seating,
+)
 from tests.verification.small_swarm import SmallSwarm, digest, no_screen
 from tests.verification.test_agreement import (
     BAD,
@@ -25,7 +38,8 @@ from tests.verification.test_agreement import (
 from verification import docket, filing
 from verification.docket import MOST_WORDS, Docket
 from verification.duty import PairDuty
-from verification.quarantine import fold
+from verification.quarantine import Quarantine, fold
+from verification.shelf import Said
 from verification.states import Stage
 
 
@@ -129,10 +143,12 @@ def test_words_are_in_the_order_of_the_feed_whatever_came_first() -> None:
     for seed in range(5):
         held = Docket()
         for record in random.Random(seed).sample(records, len(records)):
-            held.add(record)
+            held.add(Said.of(record))
         words = held.seals[(key.public, 0)]
-        assert words.records == records
-        assert words.first_after(records[2].envelope.seq) is records[3]
+        assert words.said == [Said.of(record) for record in records]
+        after = words.first_after(records[2].envelope.seq)
+        assert after is not None
+        assert after.id == records[3].id
         assert words.first_after(records[-1].envelope.seq) is None
 
 
@@ -178,3 +194,119 @@ def test_a_talkative_liar_of_five_changes_no_verdict() -> None:
                 wild = wild or any(w.wild for by in held.attests.values() for w in by.values())
         assert wild
         assert FIVE.g == 1
+
+
+# --- what is held in memory of it ----------------------------------------------------------------
+
+
+def held_bytes(swarm: SmallSwarm, records) -> tuple[int, int]:
+    """What a fold with a log keeps in memory of ``records`` at their arrival, and their own size;
+    its state is then that of a fold that keeps all.
+    """
+    log = {record.id: record.signed.to_bytes() for record in [*swarm.records, *records]}
+    kept = Quarantine(swarm.swarm, no_screen, log=lambda id_: parse(log[id_]))
+    for record in swarm.records:
+        kept.add(record)
+    kept.state()
+    gc.collect()
+    tracemalloc.start()
+    for record in records:
+        kept.add(parse(log[record.id]))
+    gc.collect()
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept.state() == fold(swarm.swarm, [*records, *swarm.records], no_screen)
+    return taken, sum(len(log[record.id]) for record in records)
+
+
+@pytest.mark.parametrize("about", ["a claim that is unknown", "a bench without a seat for it"])
+def test_a_flood_that_nothing_follows_from_takes_less_memory_than_its_bytes(about: str) -> None:
+    swarm, claim = five(verifiers=6)
+    state = where(swarm, claim)
+    assert state.bench is not None
+    seated = {seat.key for seat in state.bench.seats}
+    off = next(key for key in swarm.verifiers if key.public not in seated)
+    target = digest("nothing") if about == "a claim that is unknown" else claim.id
+    said = a_block(target)
+    for size in (1, 400):  # a small record has less to save
+        prefix = tuple(Position(0, 0, None) for _ in range(size))
+        flood = [
+            seal_record(
+                off, replace(said, prefix=prefix, nonce=nonce), swarm=swarm.swarm, seq=number,
+                prev=nonce if number else None, epoch=1, day=20_000,
+            )
+            for number, nonce in enumerate(numbers(300))
+        ]  # fmt: skip
+        taken, size_of_all = held_bytes(swarm, flood)
+        assert taken < size_of_all / (1 if size == 1 else 10)
+
+
+def test_blocks_of_a_talkative_member_on_the_bench_take_less_memory_than_their_bytes() -> None:
+    swarm, claim = five()
+    liar = to_the_first_turn(swarm, claim)
+    seq = sum(record.author == liar.public for record in swarm.records)
+    flood = [
+        seal_record(
+            liar, replace(a_block(claim.id), nonce=nonce), swarm=swarm.swarm, seq=seq + number,
+            prev=nonce, epoch=1, day=20_000,
+        )
+        for number, nonce in enumerate(numbers(300))
+    ]  # fmt: skip
+    taken, size_of_all = held_bytes(swarm, flood)
+    assert taken < size_of_all
+
+
+def test_what_was_said_before_its_claim_came_counts_as_if_it_had_come_after() -> None:
+    """With a log that words are read from again, and records that the log has in a proof only."""
+    swarm, claim, forks = play(3, GOOD)
+    proof_of = {(r.author, r.envelope.seq): r for r in swarm.records}
+    proofs = [
+        seal_record(
+            swarm.outsider,
+            Equivocation(
+                proof_of[fork.author, fork.envelope.seq].signed.to_bytes(),
+                fork.signed.to_bytes(),
+            ),
+            swarm=swarm.swarm, seq=number, prev=digest("x") if number else None, epoch=1, day=1,
+        )
+        for number, fork in enumerate(forks)
+        if (fork.author, fork.envelope.seq) in proof_of
+    ]  # fmt: skip
+    assert proofs
+    records = [*swarm.records, *proofs]
+    log = {record.id: record for record in records}
+    whole = fold(swarm.swarm, records, no_screen)
+    for seed in range(4):
+        rng = random.Random(seed)
+        late = Quarantine(swarm.swarm, no_screen, log=log.get)
+        for record in rng.sample(records, len(records)):
+            if record.id != claim.id:
+                late.add(record)
+            if rng.random() < 0.1:
+                late.state()
+        late.add(claim)
+        assert late.state() == whole
+
+
+def test_a_link_of_somebody_without_a_seat_breaks_no_fold_when_words_come_too_late() -> None:
+    """Opened before the bench is drawn, it is filed with it; what came late was then looked for
+    among the words of those who are seated.
+    """
+    swarm = SmallSwarm(verifiers=3, sizes={"claim_epochs": 0})
+    claim = swarm.claim(swarm.researchers[0], b"x = 1\n")
+    seals = [swarm.write(key, Seal(claim.id, 0, claim.id, claim.id, True))
+             for key in swarm.verifiers]  # fmt: skip
+    for key, seal in zip(swarm.verifiers, seals, strict=True):
+        swarm.write(key, Open(seal.id, digest("link")))
+    for key in swarm.verifiers:
+        swarm.write(key, Attest(claim.id, 0, 0, None, claim.id, digest("prefix")), epoch=2)
+    state = where(swarm, claim)
+    assert state.bench is not None
+    assert len(state.bench.seats) == 2
+    assert fold(swarm.swarm, reversed(swarm.records), no_screen) == swarm.quarantine.state()
+
+
+def a_block(claim: bytes) -> Block:
+    pair = Pair(0, 7, "base_first", 1, "ok", 1, 0, 9, 9, 9)
+    numbers_ = (claim, 0, 0, "verdict", (), claim, claim, claim, "other", (pair,), {})
+    return Block(*numbers_, hw_class="cpu", env_digest=claim)
