@@ -120,8 +120,8 @@ def is_stuck(
     """Whether nothing that is still said can settle or tear it: it will wait for ever.
 
     ``gone``: the others who say nothing any more (``verification.closing``), but for liars among
-    them, who may in another branch of their feed. ``silent``: so has the member in question, and
-    it has said nothing that fits.
+    them, who may in another branch of their feed. ``silent``: nor does the member in question, and
+    it has said nothing that could come to fit.
     """
     spoke, doubles = heard(voices)
     mute, hidden = gone - spoke, max(0, g - two_faced - len(doubles))

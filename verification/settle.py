@@ -259,13 +259,14 @@ class _Walk:
         if is_torn(sitting, g, voices, two_faced=two_faced):
             return [None]
         rank = place.seat.rank
+        # A block that does not fit is no silence: the link that it waits for may be on its way.
         self.expired = is_stuck(
             sitting,
             g,
             voices,
             {one for one in self.gone if self.sitting[one]} - {rank},
             two_faced=two_faced,
-            silent=rank in self.gone and not blocks and not two_faced,
+            silent=rank in self.gone and not two_faced and not self._published(place).names,
         )
         return []
 

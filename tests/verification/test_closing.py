@@ -6,10 +6,10 @@ import random
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from swarm.records import Attest, Experiment
+from swarm.records import Attest, Block, Experiment, Open
 from tests.verification.small_swarm import TIER, SmallSwarm, digest, measure, no_screen
 from verification.closing import LIFE, Feeds, last_epoch
 from verification.quarantine import fold
@@ -123,6 +123,33 @@ def test_who_is_never_heard_of_again_may_have_said_what_settles_it() -> None:
     state = where(swarm, claim)
     assert state.settlement is not None
     assert len(state.settlement.reproductions) == 1
+
+
+def test_a_block_whose_fold_another_has_yet_to_open_is_not_silence() -> None:
+    """All that its author said is here, and does not fit without the link, which may be on its way.
+
+    So the position may still be settled as that block: nobody may call the claim expired.
+    """
+    swarm, claim = mortal(epochs=0, verifiers=3, tier=replace(TIER, n=3))
+    while not isinstance(swarm.records[-1].payload, Block):
+        swarm.step(GOOD)
+    author = swarm.records[-1].author
+    (link,) = (record for record in swarm.records if isinstance(record.payload, Open))
+    (opener,) = (key for key in swarm.verifiers if key.public == link.author)
+    ((_, attest),) = swarm.todo([opener])
+    go_on(swarm, 2, [key for key in swarm.verifiers if key is not opener])
+    part = [record for record in swarm.records if record.id != link.id]
+    seen = fold(swarm.swarm, part, no_screen)
+    assert seen.ignored[next(r.id for r in part if r.author == author and r.kind == "block")] == (
+        "fold_not_opened"
+    )
+    assert seen.cases[claim.id].stage is Stage.COMMITTED
+    swarm.do(opener, attest, GOOD)
+    settlement = where(swarm, claim).settlement
+    assert settlement is not None
+    assert len(settlement.reproductions) == 1
+    go_on(swarm, 2, [opener])
+    assert stands(swarm, claim) == STUCK  # all the same at the next position, where all are silent
 
 
 def test_a_charter_names_how_long_and_a_long_life_is_the_rule() -> None:
@@ -256,7 +283,7 @@ def history(seed: int) -> tuple[SmallSwarm, Record]:
 def prefixes(swarm: SmallSwarm, rng: random.Random) -> list[Record]:
     """A part of every feed, without gaps, as a node holds them."""
     part: list[Record] = []
-    for author in {record.author for record in swarm.records}:
+    for author in dict.fromkeys(record.author for record in swarm.records):
         feed = [record for record in swarm.records if record.author == author]
         whole = author == swarm.founder.public or any(r.kind == "claim" for r in feed)
         part += feed if whole else feed[: rng.randint(0, len(feed))]
@@ -265,6 +292,7 @@ def prefixes(swarm: SmallSwarm, rng: random.Random) -> list[Record]:
 
 
 @settings(max_examples=10, suppress_health_check=list(HealthCheck))
+@example(3569, random.Random(2))
 @given(st.integers(0, 10**6), st.randoms(use_true_random=False))
 def test_expired_and_decided_never_become_each_other(seed: int, rng: random.Random) -> None:
     swarm, claim = history(seed)
