@@ -145,15 +145,27 @@ class Rules:
 
     def heir(self, key: bytes) -> bytes:
         """The key under which ``key`` goes on: itself, or what it was rotated to."""
-        seen = {key}
-        while (new := self.rotated.get(key)) is not None and new not in seen:
-            seen.add(new)
-            key = new
-        return key
+        return self._line(key)[-1]
+
+    def _line(self, key: bytes) -> list[bytes]:
+        """``key`` and those to which it was handed on, in order."""
+        line = [key]
+        while (new := self.rotated.get(line[-1])) is not None and new not in line:
+            line.append(new)
+        return line
 
     def is_member(self, key: bytes) -> bool:
         """May ``key`` connect: governor, admitted or on a roster; not removed, not handed over."""
         return key in self.known and key not in self.rotated and key not in self.removed
+
+    def governs(self, key: bytes, epoch: int) -> bool:
+        """Is ``key`` a governor of ``epoch`` (0: of the charter), or does it go on for one?
+
+        No for an epoch that is not here; the answer about one that is here stays.
+        """
+        view = self.epochs.get(epoch)
+        seats = view.governors if view else () if epoch else self.charter.governors
+        return any(key in self._line(seat) for seat in seats)
 
     def has_governed(self, key: bytes) -> bool:
         """Is or was ``key`` a governor, or does it go on for one?"""

@@ -9,6 +9,18 @@ from msgspec import Meta
 
 from swarm.fields import MAX_CODE, Count, Hash, Key, Name, Short, Signature
 
+MOST_NAMES = 64
+"""Tiers, hardware classes, rules, and names in the free parts of a charter."""
+MOST_GOVERNORS = 127
+"""Of as many as this, 64 are more than half, and 64 others can co-sign an epoch."""
+MOST_FOLDS = 1024
+"""Folds that an epoch names, or batches of them. A corpus of ours has 512 at most."""
+MOST_GONE = 1024
+"""Keys that one epoch takes out: more than fit into a record."""
+
+
+Role = Annotated[str, Meta(pattern=r"^(researcher|verifier|archivist|governor)\Z")]
+
 
 @dataclass(frozen=True, slots=True)
 class FoldBatch:
@@ -32,7 +44,7 @@ class TierPolicy:
     tolerance_nano: Annotated[int, Meta(ge=0, le=10**9)]
     tolerance_total_nano: Annotated[int, Meta(ge=0, le=10**9)]
     min_saving_milli: Annotated[int, Meta(ge=0, le=1000)]
-    classes: tuple[Name, ...]
+    classes: Annotated[tuple[Name, ...], Meta(max_length=MOST_NAMES)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,22 +53,25 @@ class Charter:
 
     KIND: ClassVar[str] = "charter"
     name: Name
-    governors: tuple[Key, ...]
+    governors: Annotated[tuple[Key, ...], Meta(max_length=MOST_GOVERNORS)]
     k: Annotated[int, Meta(ge=1, le=64)]
     admission: Annotated[str, Meta(pattern=r"^(invite|open)\Z")]
     rule_version: Annotated[int, Meta(ge=1, le=2)]
-    challenge: dict[str, Any]
-    tiers: tuple[TierPolicy, ...]
+    challenge: Annotated[dict[str, Any], Meta(max_length=MOST_NAMES)]
+    tiers: Annotated[tuple[TierPolicy, ...], Meta(max_length=MOST_NAMES)]
     alpha_milli: Annotated[int, Meta(ge=1, le=500)]
     alpha_retract_milli: Annotated[int, Meta(ge=0, le=500)]
     liar_share_milli: Annotated[int, Meta(ge=0, le=500)]
     capture_max_milli: Annotated[int, Meta(ge=0, le=1000)]
     max_code_bytes: Annotated[int, Meta(ge=256, le=MAX_CODE)]
     max_diff_bytes: Annotated[int, Meta(ge=1, le=MAX_CODE)]
-    screen: dict[str, Any]
-    fold_batches: tuple[FoldBatch, ...]
-    approval_rules: tuple[dict[str, Any], ...]
-    sizes: dict[str, int]
+    screen: Annotated[dict[str, Any], Meta(max_length=MOST_NAMES)]
+    fold_batches: Annotated[tuple[FoldBatch, ...], Meta(max_length=MOST_FOLDS)]
+    approval_rules: Annotated[
+        tuple[Annotated[dict[str, Any], Meta(max_length=MOST_NAMES)], ...],
+        Meta(max_length=MOST_NAMES),
+    ]
+    sizes: Annotated[dict[str, int], Meta(max_length=MOST_NAMES)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +81,8 @@ class Member:
     key: Key
     operator: Name
     voucher_root: Key
-    roles: tuple[Annotated[str, Meta(pattern=r"^(researcher|verifier|archivist|governor)\Z")], ...]
-    tiers: tuple[Name, ...]
+    roles: Annotated[tuple[Role, ...], Meta(max_length=4)]
+    tiers: Annotated[tuple[Name, ...], Meta(max_length=MOST_NAMES)]
     hw_class: Name
     slots: Annotated[int, Meta(ge=0, le=10_000)]
     gamma_num: Annotated[int, Meta(ge=0, le=10**9)]
@@ -118,10 +133,10 @@ class Epoch:
     rule_version: Annotated[int, Meta(ge=1, le=2)]
     roster_hash: Hash
     roster: Annotated[bytes, Meta(max_length=40 * 1024)]
-    active_folds: tuple[Count, ...]
-    removed: tuple[Removed, ...]
-    handovers: tuple[Handover, ...]
-    beacon_commits: tuple[BeaconCommit, ...]
+    active_folds: Annotated[tuple[Count, ...], Meta(max_length=MOST_FOLDS)]
+    removed: Annotated[tuple[Removed, ...], Meta(max_length=MOST_GONE)]
+    handovers: Annotated[tuple[Handover, ...], Meta(max_length=MOST_GONE)]
+    beacon_commits: Annotated[tuple[BeaconCommit, ...], Meta(max_length=65)]
     cosignatures: Annotated[tuple[Cosignature, ...], Meta(max_length=64)]
 
 

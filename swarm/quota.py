@@ -3,7 +3,8 @@
 A feed is a chain, and each record names its epoch, so "the record by which the author is over its
 quota" is the same record on every node, whatever order things arrive in: refusing it splits nobody.
 A member that reaches its quota waits for the next epoch, which is a governor's signature away.
-What governs (epochs, beacons, admissions) is exempt, so that a governor can always sign that.
+What governs (epochs, beacons, admissions) is exempt where its author governs the epoch that it
+names, so that a governor can always sign the next one. So is what a feed can have one of only.
 """
 
 from __future__ import annotations
@@ -11,8 +12,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from swarm.records import Admission, Beacon, Charter, Epoch, Rotation
+
 if TYPE_CHECKING:
     from swarm.charter import Rules
+    from swarm.envelope import Record
 
 RECORDS, BYTES = 50_000, 256 * 1024 * 1024
 
@@ -33,6 +37,21 @@ class Quota:
         """The quota of a swarm."""
         sizes = rules.charter.sizes if rules else {}
         return cls(sizes.get("epoch_records", RECORDS), sizes.get("epoch_bytes", BYTES))
+
+    @staticmethod
+    def binds(record: Record, rules: Rules | None) -> bool:
+        """Say whether ``record`` may not exceed the quota."""
+        if isinstance(record.payload, Charter | Rotation):
+            return False
+        if not isinstance(record.payload, Epoch | Beacon | Admission):
+            return True
+        return rules is None or not rules.governs(record.author, record.envelope.epoch)
+
+    @staticmethod
+    def is_open(record: Record, rules: Rules | None) -> bool:
+        """Say whether an epoch that is not here may yet show that its author governs it."""
+        number = rules.number if rules else 0
+        return isinstance(record.payload, Epoch | Beacon) and record.envelope.epoch > number
 
     def exceeded(self, records: int, size: int) -> bool:
         """Say whether ``records`` of ``size`` bytes in all are more than allowed."""

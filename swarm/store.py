@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from swarm.keys import KeyPair
 
 SECONDS_PER_DAY = 86_400
+BEYOND_QUOTA = "a record beyond its author's quota for the epoch"
 CHECKPOINT_PAGES = 1000
 """Pages of 4 KiB in the write-ahead log from which on it is written back."""
 
@@ -308,6 +309,9 @@ class Store:
         if where is not Fit.NEXT:
             return self._place_beside(record, result)
         fault = self._fault_of_next(record)
+        if fault == BEYOND_QUOTA and Quota.is_open(record, self.rules):
+            result.gaps.add(author)
+            return False
         if fault:
             result.refused.append(fault)
             return False
@@ -332,8 +336,8 @@ class Store:
             return "a record back in an earlier epoch"
         count, size = self._spent.get((author, epoch), (0, 0))
         exceeded = Quota.of(self.rules).exceeded(count + 1, size + _size(record))
-        if record.kind not in GOVERNANCE and exceeded:
-            return "a record beyond its author's quota for the epoch"
+        if exceeded and Quota.binds(record, self.rules):
+            return BEYOND_QUOTA
         return ""
 
     def _place_beside(self, record: Record, result: Ingest) -> bool:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import inspect
 
+from node.governing import new_member
 from swarm import wire
 from swarm.envelope import parse, seal_record
 from swarm.errors import RecordError, SwarmError, WireError
@@ -21,13 +22,24 @@ from swarm.records import (
     MOST_NULL_PAIRS,
     MOST_PROBES,
     Beacon,
+    BeaconCommit,
     Block,
     Calibration,
+    Charter,
     Claim,
     Commit,
+    Cosignature,
     DevPair,
+    Epoch,
+    FoldBatch,
+    Handover,
+    Member,
     Pair,
+    Removed,
 )
+from swarm.roster import MAX_ROSTER
+from tests.swarm.founding import TIER, make_charter, make_epoch
+from training.documents import MAX_FOLDS
 
 KEY = KeyPair.from_seed(b"k" * 32)
 CLAIM = Claim(
@@ -193,9 +205,10 @@ def unbounded(where: str, kind: inspect.Type) -> list[str]:
 
 
 def test_every_list_and_map_that_a_member_may_sign_has_a_largest_length():
-    said = [kind for kind in KINDS.values() if kind.__module__ == Claim.__module__]
-    assert Block in said
-    found = [name for kind in said for name in unbounded(kind.KIND, inspect.type_info(kind))]
+    assert {Block, Epoch} <= set(KINDS.values())
+    found = [
+        name for kind in KINDS.values() for name in unbounded(kind.KIND, inspect.type_info(kind))
+    ]
     assert found == []
 
 
@@ -218,6 +231,66 @@ def test_one_item_too_many_refuses_the_record(whole, field, most):
     assert parse(sealed(of(most)).signed.to_bytes()).payload == of(most)
     with pytest.raises(RecordError, match=field):
         sealed(of(most + 1))
+
+
+@pytest.mark.parametrize(
+    ("field", "item", "most"),
+    [
+        ("active_folds", 2**40, 1024),
+        ("removed", Removed(b"k" * 32, 9, b"i" * 32, "r"), 1024),
+        ("handovers", Handover(b"k" * 32, b"n" * 32, 9, b"i" * 32), 1024),
+        ("beacon_commits", BeaconCommit(b"k" * 32, b"c" * 32), 65),
+    ],
+)
+def test_an_epoch_has_so_many_items_and_no_more(field, item, most):
+    def of(count):
+        return to_map(dataclasses.replace(make_epoch(b"s" * 32), **{field: (item,) * count}))
+
+    assert len(getattr(from_map(Epoch, of(most)), field)) == most
+    with pytest.raises(RecordError, match=field):
+        from_map(Epoch, of(most + 1))
+
+
+def test_a_line_of_a_roster_has_each_role_at_most_once_in_number():
+    line = new_member(b"k" * 32, "op", ["verifier"] * 4, b"v" * 32, ["quick"] * 64)
+    assert from_map(Member, to_map(line)) == line
+    for change in ({"roles": ("verifier",) * 5}, {"tiers": ("quick",) * 65}):
+        with pytest.raises(RecordError, match=next(iter(change))):
+            from_map(Member, to_map(dataclasses.replace(line, **change)))
+
+
+def test_the_largest_epoch_that_governors_can_sign_fits():
+    """A full roster, 65 signers and every fold that a corpus can have."""
+    whole = dataclasses.replace(
+        make_epoch(b"s" * 32),
+        roster=bytes(MAX_ROSTER),
+        active_folds=tuple(range(MAX_FOLDS)),
+        beacon_commits=(BeaconCommit(b"k" * 32, b"c" * 32),) * 65,
+        cosignatures=(Cosignature(b"k" * 32, b"s" * 64),) * 64,
+    )
+    assert sealed(whole).payload == whole
+
+
+def test_a_charter_has_so_many_items_and_no_more():
+    def charter(**changes):
+        return from_map(Charter, to_map(make_charter(**changes)))
+
+    names = {f"n{number}": number for number in range(65)}
+    for field in ("challenge", "screen", "sizes"):
+        assert charter(**{field: dict(list(names.items())[:64])})
+        with pytest.raises(RecordError, match=field):
+            charter(**{field: names})
+    assert charter(governors=(b"g" * 32,) * 127, tiers=(TIER,) * 64, k=64)
+    for change in (
+        {"governors": (b"g" * 32,) * 128},
+        {"tiers": (TIER,) * 65},
+        {"tiers": (dataclasses.replace(TIER, classes=("cpu",) * 65),)},
+        {"approval_rules": ({},) * 65},
+        {"approval_rules": (names,)},
+        {"fold_batches": (FoldBatch(b"f" * 32),) * 1025},
+    ):
+        with pytest.raises(RecordError, match=next(iter(change))):
+            charter(**change)
 
 
 def test_what_our_own_scorer_and_calibration_say_fits():

@@ -22,10 +22,7 @@ from swarm.records import Beacon, Consent, Draft, Equivocation, Open, Removed
 from swarm.store import Store
 from tests.swarm.council import FOUNDER, KEYS, Council, line, wires
 from tests.swarm.founding import (
-    SECRET,
     Feed,
-    founder_key,
-    make_charter,
     make_epoch,
     make_founded,
 )
@@ -255,46 +252,6 @@ def test_a_proof_from_another_swarm_neither_convicts_nor_hides_a_fork(store, fou
     published = [witness.say(proof) for _ in range(2)]
     store.ingest([one.signed.to_bytes() for one in published])
     assert store.convictions() == {feed.key.public: min(published, key=lambda one: one.id)}
-
-
-def crowded(**sizes):
-    """A swarm with small quotas, and the feeds of its founder and one member."""
-    founder = Feed(founder_key(), b"")
-    founder.swarm = founder.say(make_charter(sizes={"holdout_bytes": 2_000_000, **sizes})).id
-    member = Feed(KeyPair.from_seed(b"1" * 32), founder.swarm)
-    line = new_member(member.key.public, "op", ["verifier"], founder.key.public, ["quick"])
-    epoch = founder.say(make_epoch(founder.swarm, [line]))
-    founder.say(Beacon(epoch.id, SECRET))
-    return founder, member, line, epoch
-
-
-@pytest.mark.parametrize("sizes", [{"epoch_records": 5}, {"epoch_bytes": 2000}])
-def test_a_member_is_held_to_its_quota_of_the_epoch(tmp_path, sizes):
-    founder, member, line, epoch = crowded(**sizes)
-    many = [member.say(said(bytes([n]))).signed.to_bytes() for n in range(9)]
-    with Store(tmp_path / "log.sqlite", founder.swarm) as store:
-        store.ingest([record.signed.to_bytes() for record in founder.records])
-        result = store.ingest(many)
-        assert len(result.new) == 5
-        assert result.refused == ["a record beyond its author's quota for the epoch"]
-        assert store.ingest(many).known == 5
-    with Store(tmp_path / "log.sqlite", founder.swarm) as store:  # it is remembered
-        assert store.ingest(many[5:6]).refused
-        with pytest.raises(RecordError, match="quota"):
-            store.append(member.key, said(b"x"))
-        founder.say(make_epoch(founder.swarm, [line], number=2, previous=epoch.id))
-        founder.say(Beacon(founder.records[-1].id, SECRET))
-        store.ingest([record.signed.to_bytes() for record in founder.records])
-        assert store.append(member.key, said(b"x")).envelope.epoch == 2
-
-
-def test_a_quota_cannot_be_had_for_epochs_that_do_not_exist(store, founded):
-    store.ingest(founded.wire)
-    feed = founded.feeds[1]
-    feed.epoch = 3  # 1 is known, 2 may be on its way
-    result = store.ingest([feed.say(said(b"x")).signed.to_bytes()])
-    assert not result.new
-    assert result.gaps == {feed.key.public}
 
 
 def test_garbage_is_refused_and_costs_nothing_else(store, founded):
