@@ -110,29 +110,37 @@ def test_from_null_pairs_to_a_record_that_the_node_names(home, alone, capsys, mo
     assert "1.5 sigma0" in capsys.readouterr().out
 
 
+async def one_pair_short(home, store) -> tuple[Node, Kept]:
+    """A node that would calibrate, and what it kept: all pairs of twelve but one."""
+    node, settings = node_of(home, store), home.load()
+    node.settings = replace(settings, calibrate=True)
+    node.data = calibrating._prepare(home, settings, node.key, "quick")[1]
+    node.log.may_sign.set()
+    kept = Kept(home, machine_of(node.key, settings, store.rules.charter, "quick"))
+    for number in range(11):
+        kept.add((-1) ** number * 1_000_000)
+    await node.fold_heard()
+    return node, kept
+
+
+async def until_calibrated(node: Node) -> None:
+    with trio.fail_after(60):
+        while "quick" not in node.calibrations:  # noqa: ASYNC110
+            await trio.sleep(0.05)
+
+
 async def test_a_running_verifier_calibrates_by_itself_and_yields_to_benches(home, monkeypatch):
     """The last of its pairs is measured for real; a bench that waits for it comes first."""
-    settings = home.load()
     due = [True]
     monkeypatch.setattr(idle_calibration, "is_due", lambda state, key: bool(due and due.pop()))
-    with Store(home.log, settings.swarm_id) as store:
-        node = node_of(home, store)
-        node.settings = replace(settings, calibrate=True)
-        node.data = calibrating._prepare(home, settings, node.key, "quick")[1]
-        node.log.may_sign.set()
-        machine = machine_of(node.key, settings, store.rules.charter, "quick")
-        kept = Kept(home, machine)
-        for number in range(11):
-            kept.add((-1) ** number * 1_000_000)
-        await node.fold_heard()
+    with Store(home.log, home.load().swarm_id) as store:
+        node, kept = await one_pair_short(home, store)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(calibrate_when_idle, node, 12)
             await trio.testing.wait_all_tasks_blocked()
             assert node.activity == "starting", "it waits while a bench does"
             await node.fold_heard()  # news
-            with trio.fail_after(60):
-                while "quick" not in node.calibrations:  # noqa: ASYNC110
-                    await trio.sleep(0.05)
+            await until_calibrated(node)
             nursery.cancel_scope.cancel()
         (said,) = own(home)
         assert said.pairs[:11] == tuple((-1) ** number * 1_000_000 for number in range(11))
@@ -143,9 +151,7 @@ async def test_a_running_verifier_calibrates_by_itself_and_yields_to_benches(hom
 
 
 async def test_a_null_pair_that_fails_is_measured_again_later(home, monkeypatch):
-    settings, failures = home.load(), [
-        BaseFailed("the base failed", status="crashed"), OSError(28, "full")
-    ]  # fmt: skip
+    failures = [BaseFailed("the base failed", status="crashed"), OSError(28, "full")]
     measure = idle_calibration.measure
 
     def failing(*args, **options):
@@ -155,21 +161,11 @@ async def test_a_null_pair_that_fails_is_measured_again_later(home, monkeypatch)
 
     monkeypatch.setattr(idle_calibration, "measure", failing)
     monkeypatch.setattr(idle_calibration, "RETRY_SECONDS", 0.01)
-    with Store(home.log, settings.swarm_id) as store:
-        node = node_of(home, store)
-        node.settings = replace(settings, calibrate=True)
-        node.data = calibrating._prepare(home, settings, node.key, "quick")[1]
-        node.log.may_sign.set()
-        machine = machine_of(node.key, settings, store.rules.charter, "quick")
-        kept = Kept(home, machine)
-        for number in range(11):
-            kept.add((-1) ** number * 1_000_000)
-        await node.fold_heard()
+    with Store(home.log, home.load().swarm_id) as store:
+        node, _ = await one_pair_short(home, store)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(calibrate_when_idle, node, 12)
-            with trio.fail_after(60):
-                while "quick" not in node.calibrations:  # noqa: ASYNC110
-                    await trio.sleep(0.05)
+            await until_calibrated(node)
             nursery.cancel_scope.cancel()
     troubles = [entry for entry in read_new(home.journal, 0)[0] if entry["what"] == "trouble"]
     assert [entry["where"] for entry in troubles] == ["calibrate", "calibrate"]

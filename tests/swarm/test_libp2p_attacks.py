@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
+from contextlib import asynccontextmanager
 
 import pytest
 import trio
@@ -183,14 +184,21 @@ def answers_to(victim, peer, monkeypatch) -> list:
     return sent
 
 
-@pytest.mark.parametrize("spelt", ["as it is", "in hex", "in two ways"])
-async def test_one_request_repeated_does_not_send_a_record_without_end(monkeypatch, spelt):
+@asynccontextmanager
+async def a_large_record_heard():
+    """Three nodes, and a record of the victim, still in its cache, that the evil one has."""
     async with node("victim") as victim, node("honest") as honest, node("evil") as evil:
         await honest.transport.dial(victim.address)
         await evil.transport.dial(victim.address)
         await meshed(victim, honest, evil)
         item = await victim.say(0, 60_000)
         await evil.log.until(lambda log: item in log.records())
+        yield victim, honest, evil, item
+
+
+@pytest.mark.parametrize("spelt", ["as it is", "in hex", "in two ways"])
+async def test_one_request_repeated_does_not_send_a_record_without_end(monkeypatch, spelt):
+    async with a_large_record_heard() as (victim, honest, evil, item):
         (mid,) = victim.transport._pubsub.router.mcache.msgs
         one, other = {
             "as it is": (mid, mid),
@@ -207,12 +215,7 @@ async def test_one_request_repeated_does_not_send_a_record_without_end(monkeypat
 
 
 async def test_who_subscribes_again_and_again_is_not_sent_everything_each_time(monkeypatch):
-    async with node("victim") as victim, node("honest") as honest, node("evil") as evil:
-        await honest.transport.dial(victim.address)
-        await evil.transport.dial(victim.address)
-        await meshed(victim, honest, evil)
-        item = await victim.say(0, 60_000)
-        await evil.log.until(lambda log: item in log.records())
+    async with a_large_record_heard() as (victim, honest, evil, item):
         copies = []
         write = victim.transport._pubsub.write_msg
 
