@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from swarm.store import Store
 
 STORIES = "told two stories"
+MOST_OUT = 64
+"""How many one epoch leaves out: their lines are part of a record. The others are for the next."""
 STAYS = (
     "it governs, and stays while an epoch needs its signature; with more governors the next one "
     "leaves it out: lazaretto epoch open --governor WHO"
@@ -55,7 +57,9 @@ def removals(store: Store) -> tuple[tuple[bytes, str], ...]:
     found = convicts(store)
     if store.rules is None or not found:
         return ()
-    return tuple((key, story(found[key])) for key in sorted(leaving(store.rules, found)))
+    roster = store.rules.current.roster if store.rules.current else {}
+    out = sorted(leaving(store.rules, found), key=lambda key: (key not in roster, key))
+    return tuple((key, story(found[key])) for key in out[:MOST_OUT])
 
 
 def story(proof: bytes) -> str:

@@ -157,7 +157,7 @@ def _next(store: Store, key: KeyPair, members: Iterable[Member], changes: Change
 
 def _fresh_folds(store: Store, active: Sequence[int]) -> tuple[int, ...]:
     """The active folds that settled pairs have not worn out."""
-    quarantine = Quarantine(store.swarm)
+    quarantine = Quarantine(store.swarm, log=store.get)
     for _, record in store.records():
         quarantine.add(record)
     return fresh_folds(fold_uses(quarantine.state()), active)

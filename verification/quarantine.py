@@ -23,8 +23,7 @@ from typing import TYPE_CHECKING
 
 from swarm.charter import Rules, fold_rules
 from swarm.envelope import parse
-from swarm.errors import SwarmError
-from swarm.feed import equivocator
+from swarm.feed import proves
 from swarm.records import (
     Admission,
     Beacon,
@@ -150,9 +149,7 @@ class Quarantine:
     def _add_both_branches(self, record: Record, proof: Equivocation) -> bool:
         """What an author said twice counts on every node alike, whichever branch each one holds."""
         self._seen.add(record.id)
-        try:
-            equivocator(proof)
-        except SwarmError:
+        if not proves(proof):
             return False
         branches = (parse(branch) for branch in (proof.first, proof.second))
         added = [self._add(branch, logged=False) for branch in branches]

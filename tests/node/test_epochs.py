@@ -264,6 +264,20 @@ def test_a_reason_that_a_governor_gives_stands_beside_no_second_one(one):
     assert [item.reason for item in one.rules.newest.removals] == ["two machines had its key"]
 
 
+def test_an_epoch_leaves_out_as_many_as_it_has_room_for(one, monkeypatch):
+    """Else a crowd that convicts itself could make an epoch larger than a record, for ever."""
+    monkeypatch.setattr("node.convicts.MOST_OUT", 1)
+    liars = one.keys[1:3]
+    with_members(one, *liars)
+    for liar in liars:
+        one.convict(liar)
+    for left in (1, 0):
+        open_epoch(one.stores[0], one.keys[0])
+        one.spread()
+        assert len(one.rules.newest.removals) == 1
+        assert sum(one.rules.is_member(liar.public) for liar in liars) == left
+
+
 def test_a_new_key_is_no_way_out_of_two_stories(one):
     old, new = one.keys[1:3]
     with_members(one, old)
