@@ -82,7 +82,8 @@ class Joining:
         fair = subnet is None or self._subnets.take(subnet.encode())
         if not (fair and self._each.take(peer) and self._all.take(b"")):
             raise NetworkError("join requests come too often")
-        response = await self._answer(peer, ip, request)
+        with self._transport.answering(peer):
+            response = await self._answer(peer, ip, request)
         if len(response) > MAX_RESPONSE:
             raise NetworkError("the response to a join request is too large")
         return response

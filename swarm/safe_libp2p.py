@@ -5,11 +5,11 @@ What is covered (each was found in py-libp2p 0.8.1, most of them by a test that 
 - an exception in any task of the library used to collapse the whole node: ``ContainedManager``
   logs it and goes on, and starts endless tasks again;
 - an exception in a stream handler or in protocol negotiation: ``SafeHost``;
-- an accepted connection kept its place until shutdown, so that a node went deaf after
-  ``max_connections`` of them: ``SafeSwarm`` gives the place back when the connection ends;
-- a peer could send beyond its flow-control window, open any number of streams, and keep a broken
-  connection busy with what it had sent before; and each read, of a single byte too, was answered
-  with a window update, half of all frames: ``SafeYamux``;
+- an accepted connection kept its place until shutdown, a peer could hold all of them, and one more
+  of a key was closed after 20 s at the earliest: ``SafeSwarm`` and ``swarm.entrance``;
+- no wait on a peer had an end: ``swarm.sockets``; closing waited too, windows were not held
+  against anybody: ``swarm.safe_yamux``;
+- the length of a message of multistream was believed, up to 2^64: ``_read_short``;
 - identify wrote whatever a peer said into the address book: ``SafeHost`` answers identify, and
   asks nobody.
 
@@ -19,18 +19,19 @@ What is not covered: floods below the level of a connection (SYN floods, bandwid
 from __future__ import annotations
 
 import logging
-import struct
-import weakref
+from collections import OrderedDict
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import libp2p.network.connection.swarm_connection as _swarm_connection
+import libp2p.protocol_muxer.multiselect_communicator as _communicator
 import trio
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
+from libp2p.exceptions import ParseError
 from libp2p.host.basic_host import BasicHost
 from libp2p.identity.identify_push.identify_push import ID_PUSH
-from libp2p.io.exceptions import ConnectionClosedError
+from libp2p.io.exceptions import MessageTooLarge
 from libp2p.network.config import ConnectionConfig, RetryConfig
 from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.network.exceptions import SwarmException
@@ -39,21 +40,17 @@ from libp2p.peer.id import ID
 from libp2p.peer.peerstore import PeerStore
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_ID
 from libp2p.security.noise.transport import Transport as Noise
-from libp2p.stream_muxer.muxer_multistream import MuxerMultistream
-from libp2p.stream_muxer.yamux.yamux import (
-    DEFAULT_WINDOW_SIZE,
-    HEADER_SIZE,
-    TYPE_WINDOW_UPDATE,
-    YAMUX_HEADER_FORMAT,
-    Yamux,
-)
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_ID
 from libp2p.tools.anyio_service.trio_manager import TrioManager
-from libp2p.transport.tcp.tcp import TCP
 from libp2p.transport.upgrader import TransportUpgrader
+from libp2p.utils.varint import read_varint_prefixed_bytes_limited
 
 from swarm.addresses import PEER_ID_PREFIX
+from swarm.entrance import MAX_PER_KEY, Entrance, Guest
 from swarm.penalties import TokenBucket
+from swarm.safe_yamux import Memory, SafeMuxer, SafeYamux
+from swarm.shares import Share, working_for
+from swarm.sockets import BoundedStream, BoundedTCP
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -69,15 +66,36 @@ log = logging.getLogger(__name__)
 _swarm_connection.logging = logging.getLogger("libp2p.swarm_connection")
 logging.getLogger("libp2p").addHandler(logging.NullHandler())
 
-MAX_BUFFERED_PER_CONNECTION = 48 * 1024 * 1024
-"""Unread bytes of all streams of one connection. Yamux windows grow to 16 MiB per stream."""
 MAX_INBOUND_STREAMS = 64
 """Streams that one peer may have in work here at the same time."""
-MAX_HELD_CREDIT = DEFAULT_WINDOW_SIZE // 4
-"""Bytes read from a stream of which its sender is not told yet. Its window stays above the rest."""
 NEGOTIATE_S = 10
-MAX_HANDSHAKES = 32
-"""Inbound connections that have not proved a key yet."""
+SECURE_S = 6.0
+"""Seconds in which a connection has to prove a key."""
+MAX_MULTISTREAM = 1024
+"""Bytes of one message of multistream: a name of a protocol."""
+MEMBER_CPU, STRANGER_CPU = 0.5, 0.1
+"""Cores that one peer may use of this node, by what it sends and asks."""
+STRANGERS_CPU, ACQUAINTED_CPU = 0.3, 0.2
+"""Cores for all who are no members together, and for handshakes from hosts of members."""
+MAX_SHARES = 1024
+
+
+async def _read_short(reader: Any) -> bytes:
+    """One message of multistream, of at most ``MAX_MULTISTREAM`` bytes.
+
+    Takes the place of the library's, everywhere: it believed any length, and kept what came.
+    """
+    try:
+        message: bytes = await read_varint_prefixed_bytes_limited(reader, MAX_MULTISTREAM)
+        message.decode()
+    except (MessageTooLarge, UnicodeDecodeError) as error:
+        raise ParseError("not a message of multistream") from error
+    if not message.endswith(b"\n"):
+        raise ParseError("a message of multistream without an end")
+    return message[:-1]
+
+
+_communicator.read_delim = _read_short
 
 
 def key_of(peer_id: Any) -> bytes | None:
@@ -134,94 +152,6 @@ async def contained_service(service: Any) -> AsyncIterator[None]:
             await manager.stop()
 
 
-class _OpenOnly(dict[int, Any]):
-    """Events by stream id that forget ended streams: the library's reader puts them back."""
-
-    def __init__(self, streams: dict[int, Any]) -> None:
-        super().__init__()
-        self._streams = streams
-
-    def __setitem__(self, stream_id: int, event: Any) -> None:
-        if stream_id in self._streams:
-            super().__setitem__(stream_id, event)
-
-
-class SafeYamux(Yamux):  # type: ignore[misc]
-    """Yamux that bounds what a peer can make it hold."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.stream_events = _OpenOnly(self.streams)
-        self._held_credit: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
-
-    async def _read_data_body(self, length: int) -> bytes:
-        held = sum(len(buffer) for buffer in self.stream_buffers.values())
-        if held + length > MAX_BUFFERED_PER_CONNECTION:
-            log.warning("a peer sends beyond its window; closing the connection")
-            raise trio.TooSlowError  # the one error on which the library closes the connection
-        body: bytes = await super()._read_data_body(length)
-        return body
-
-    def _credit_due(self, stream_id: int, credit: int) -> int:
-        """Add to what the sender of a stream may send; return what it must be told of now."""
-        stream = self.streams.get(stream_id)
-        if stream is None:
-            return 0
-        credit += self._held_credit.pop(stream, 0)
-        if credit >= MAX_HELD_CREDIT:
-            return credit
-        self._held_credit[stream] = credit
-        return 0
-
-    async def _write_frame(self, data: bytes) -> None:
-        if len(data) == HEADER_SIZE:
-            version, kind, flags, stream_id, credit = struct.unpack(YAMUX_HEADER_FORMAT, data)
-            if kind == TYPE_WINDOW_UPDATE and not flags:
-                credit = self._credit_due(stream_id, credit)
-                if not credit:
-                    return
-                data = struct.pack(YAMUX_HEADER_FORMAT, version, kind, flags, stream_id, credit)
-        try:
-            await super()._write_frame(data)
-        except ConnectionClosedError:
-            self.event_shutting_down.set()  # or it goes on with each frame that is still buffered
-            raise
-
-    async def start(self) -> None:
-        try:
-            await super().start()
-        except Exception as error:
-            log.warning("a connection failed and was closed: %.300r", error)
-            self.event_started.set()
-            await self._cleanup_on_error()
-
-
-class _SafeMuxer(MuxerMultistream):  # type: ignore[misc]
-    """Builds ``SafeYamux``: the library's builds its own class whatever it was given."""
-
-    async def new_conn(self, conn: Any, peer_id: Any) -> Any:
-        protocol, _ = await self._selector.select(conn, conn.is_initiator, self.negotiate_timeout)
-        muxed = SafeYamux(conn, peer_id, is_initiator=conn.is_initiator)
-        return self._annotate_connection(muxed, conn, protocol)
-
-
-class _TrackingTCP(TCP):  # type: ignore[misc]
-    """TCP that can close what it dialled at once, when a cancellation cuts all else short."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._dialled: weakref.WeakSet[Any] = weakref.WeakSet()
-
-    async def _dial_resolved(self, maddr: Any, source: Any = None) -> Any:
-        connection = await super()._dial_resolved(maddr, source)
-        self._dialled.add(connection.stream.stream)
-        return connection
-
-    def drop_sockets(self) -> None:
-        for stream in self._dialled:
-            stream.socket.close()
-
-
 class _NoAutoConnector:
     """Takes the place of the library's, which dials every address it has heard of."""
 
@@ -237,56 +167,108 @@ class SafeSwarm(Swarm):  # type: ignore[misc]
 
     Args (beyond those of the library):
         gate: called with the peer id of each new connection; False closes it.
+        admits: whether a peer id is a member's.
+        entrance: the places for connections that others open.
         subnets: how many inbound connections one subnet may have.
     """
 
     def __init__(
-        self, *args: Any, gate: Callable[[Any], bool], subnets: SubnetLimit, **kwargs: Any
+        self,
+        *args: Any,
+        gate: Callable[[Any], bool],
+        admits: Callable[[Any], bool],
+        entrance: Entrance,
+        subnets: SubnetLimit,
+        **kwargs: Any,
     ) -> None:
-        self._tcp = _TrackingTCP()
+        self._tcp = BoundedTCP()
         super().__init__(*args, transports=[self._tcp], **kwargs)
         self._gate = gate
+        self._admits = admits
+        self._entrance = entrance
         self._subnets = subnets
+        self._memory = Memory(admits)
+        self._strangers = Share(STRANGERS_CPU, STRANGERS_CPU)
+        self._acquainted = Share(ACQUAINTED_CPU, ACQUAINTED_CPU)
+        self._shares: OrderedDict[Any, Share] = OrderedDict()
+        self._arrivals = TokenBucket(rate=0.5, burst=20.0)
+        self._accepted: set[BoundedStream] = set()
         self.auto_connector = _NoAutoConnector()
-        self._handshakes = trio.CapacityLimiter(MAX_HANDSHAKES)
 
     def drop_sockets(self) -> None:
-        """Close every dialled socket that is still open. For the very end."""
+        """Close every socket that is still open. For the very end."""
         self._tcp.drop_sockets()
+        for stream in list(self._accepted):
+            stream.cut()
+
+    def share_of(self, peer_id: Any) -> Share:
+        """The CPU time of one peer, of all its connections."""
+        member = self._admits(peer_id)
+        share = self._shares.get(peer_id)
+        if share is None or (share.within is None) != member:
+            rate = MEMBER_CPU if member else STRANGER_CPU
+            share = Share(rate, rate, None if member else self._strangers)
+            self._shares[peer_id] = share
+        self._shares.move_to_end(peer_id)
+        while len(self._shares) > MAX_SHARES:
+            self._shares.popitem(last=False)
+        return share
 
     async def add_conn(self, muxed_conn: Any, direction: str = "unknown") -> Any:
         if not self._gate(muxed_conn.peer_id):
             await muxed_conn.close()
             raise SwarmException("this peer is refused")
-        return await super().add_conn(muxed_conn, direction=direction)
+        muxed_conn.share = self.share_of(muxed_conn.peer_id)
+        muxed_conn.memory = self._memory
+        with working_for(muxed_conn.share):
+            return await super().add_conn(muxed_conn, direction=direction)
 
-    async def _do_handle_inbound_connection(
-        self, read_write_closer: Any, maddr: Any, failure_event: Any
-    ) -> None:
+    def _trim_connections(self, peer_id: Any) -> None:
+        """The newest connections of a key stay. The library kept all that were young."""
+        *older, _ = self.connections[peer_id]
+        self.connections[peer_id] = self.connections[peer_id][-MAX_PER_KEY:]
+        for connection in older[: 1 - MAX_PER_KEY]:
+            connection.muxed_conn.cut()
+            self.manager.run_task(self._close_connection_async, connection)
+
+    async def _handle_inbound_connection(self, read_write_closer: Any, maddr: Any) -> None:
+        """Take in what the listener accepted, for as long as it lasts. Never raises."""
         host = (read_write_closer.get_remote_address() or ("",))[0]
+        stream = BoundedStream(read_write_closer.stream)
         if not self._subnets.enter(host):
             log.info("too many connections from the subnet of %.60s", host)
             return  # the listener closes the socket
+        self._accepted.add(stream)
+        guest = self._entrance.arrive(host, stream.cut)
+        stream.share = self._acquainted if self._entrance.is_known(host) else self._strangers
         try:
-            await self._handle_within_subnet(read_write_closer, maddr)
-        finally:
-            self._subnets.leave(host)
-
-    async def _handle_within_subnet(self, read_write_closer: Any, maddr: Any) -> None:
-        borrower = object()
-        try:
-            self._handshakes.acquire_on_behalf_of_nowait(borrower)
-        except trio.WouldBlock:
-            return  # the listener closes the socket
-        connection = RawConnection(read_write_closer, False)
-        try:
-            try:
-                muxed = await self.upgrade_inbound_raw_conn(connection, maddr)
-            finally:
-                self._handshakes.release_on_behalf_of(borrower)
-            await muxed.event_closed.wait()
+            with guest.stop, working_for(stream.share):
+                await self._receive(guest, stream)
+            if guest.gone and guest.key is None:
+                await self._entrance.linger(guest)
         except Exception as error:
             log.debug("an inbound connection ended: %.300r", error)
+        finally:
+            stream.cut()
+            self._accepted.discard(stream)
+            self._entrance.leave(guest)
+            self._subnets.leave(host)
+
+    async def _receive(self, guest: Guest, stream: BoundedStream) -> None:
+        with trio.fail_after(SECURE_S):
+            secured = await self.upgrader.upgrade_security(RawConnection(stream, False), False)
+        peer_id = secured.get_remote_peer()
+        key = key_of(peer_id)
+        if key is None or not self._arrivals.take(key) or not self._gate(peer_id):
+            raise SwarmException("this peer is refused")
+        if not self._entrance.proved(guest, key):
+            raise SwarmException("there is no place")
+        stream.share = self.share_of(peer_id)
+        with working_for(stream.share):
+            with trio.fail_after(NEGOTIATE_S):
+                muxed = await self.upgrader.upgrade_connection(secured, peer_id)
+            await self.add_conn(muxed, direction="inbound")
+            await muxed.event_closed.wait()
 
 
 class SafeHost(BasicHost):  # type: ignore[misc]
@@ -325,12 +307,18 @@ class SafeHost(BasicHost):  # type: ignore[misc]
 
 
 def build_host(
-    seed: bytes, *, max_connections: int, gate: Callable[[Any], bool], subnets: SubnetLimit
+    seed: bytes,
+    *,
+    max_connections: int,
+    gate: Callable[[Any], bool],
+    admits: Callable[[Any], bool],
+    entrance: Entrance,
+    subnets: SubnetLimit,
 ) -> tuple[SafeHost, SafeSwarm]:
     """Build a host for an Ed25519 seed (32 bytes): TCP, noise and yamux, and nothing else.
 
-    A quarter of the connections is left to those that we dial ourselves: whoever fills the others
-    cannot keep us from the peers that we know.
+    ``entrance`` has fewer places than ``max_connections``: whoever fills it cannot keep us from the
+    peers that we dial.
     """
     keys = create_new_key_pair(seed)
     store = PeerStore()
@@ -342,7 +330,7 @@ def build_host(
         },
         muxer_transports_by_protocol={YAMUX_ID: SafeYamux},
     )
-    upgrader.muxer_multistream = _SafeMuxer({YAMUX_ID: SafeYamux}, NEGOTIATE_S)
+    upgrader.muxer_multistream = SafeMuxer({YAMUX_ID: SafeYamux}, NEGOTIATE_S)
     network = SafeSwarm(
         peer_id,
         store,
@@ -353,9 +341,11 @@ def build_host(
             min_connections=max_connections // 4,
             low_watermark=max_connections // 4,
             high_watermark=max_connections,
-            max_connections_per_peer=2,
+            max_connections_per_peer=MAX_PER_KEY,
         ),
         gate=gate,
+        admits=admits,
+        entrance=entrance,
         subnets=subnets,
     )
     return SafeHost(network, disable_identify_address_discovery=True), network

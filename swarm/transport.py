@@ -10,7 +10,8 @@ Known peers that are lost are dialled again (``swarm.contacts``).
 from __future__ import annotations
 
 import logging
-from contextlib import AsyncExitStack
+from collections import Counter
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from multiaddr import Multiaddr
 
 from swarm.circuits import connect_over
 from swarm.contacts import Contacts
+from swarm.entrance import Entrance
 from swarm.errors import SwarmError
 from swarm.exchanges import Exchanges
 from swarm.keys import peer_id, short
@@ -28,11 +30,12 @@ from swarm.liveness import Liveness
 from swarm.penalties import Penalties
 from swarm.safe_libp2p import build_host, contained_service, key_of, peer_id_of
 from swarm.safe_pubsub import Accept, SafePubsub, build_router
+from swarm.shares import metered
 from swarm.streams import NetworkError, PeerGone
 from swarm.subnets import SubnetLimit
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
     from swarm.addresses import PeerAddress
     from swarm.peers import Admission
@@ -48,7 +51,8 @@ class TransportSettings:
     Attributes:
         max_connections: connections in all, both directions.
         max_per_subnet: inbound connections from one /24 (IPv6: /56) of the internet.
-        max_unadmitted: connections of keys that are not members.
+        max_unadmitted: inbound connections of keys that are not members; one more takes the place
+            of another of them.
         unadmitted_s: how long such a connection may stay.
         dial_s: time for one dial, handshake included.
         alive_s: pause between two liveness checks of a peer.
@@ -59,7 +63,7 @@ class TransportSettings:
 
     max_connections: int = 128
     max_per_subnet: int = 16
-    max_unadmitted: int = 16
+    max_unadmitted: int = 32
     unadmitted_s: float = 30.0
     dial_s: float = 8.0
     alive_s: float = 10.0
@@ -100,10 +104,19 @@ class Transport(Exchanges):
         self._listen = [parse_listen_address(address) for address in listen]
         self._topic = topic
         self.subnets = SubnetLimit(self.settings.max_per_subnet)
+        total = self.settings.max_connections
+        self._answering: Counter[bytes] = Counter()
         self._host, self._network = build_host(
             seed,
-            max_connections=self.settings.max_connections,
+            max_connections=total,
             gate=self._gate,
+            admits=lambda peer_id: self.admits(key_of(peer_id) or b""),
+            entrance=Entrance(
+                max(1, total - total // 4),
+                self.settings.max_unadmitted,
+                self._is_welcome,
+                lambda key: self._answering[key] > 0,
+            ),
             subnets=self.subnets,
         )
         key = key_of(self._host.get_id())
@@ -125,6 +138,7 @@ class Transport(Exchanges):
     async def __aenter__(self) -> Transport:
         await self._stack.__aenter__()
         try:
+            self._stack.enter_context(metered())
             self._stack.callback(self._network.drop_sockets)
             await self._stack.enter_async_context(contained_service(self._network))
             self._stack.push_async_callback(self._close_host)
@@ -317,12 +331,21 @@ class Transport(Exchanges):
 
     def _gate(self, peer_id: Any) -> bool:
         key = key_of(peer_id)
-        if self._closing or key is None or key == self.key or self.refuses(key):
-            return False
-        if self.admits(key) or key in self._contacts:
-            return True
-        strangers = sum(1 for k in self._since if not self.admits(k))
-        return strangers < self.settings.max_unadmitted
+        return not (self._closing or key is None or key == self.key or self.refuses(key))
+
+    def _is_welcome(self, key: bytes) -> bool:
+        return self.admits(key) or key in self._contacts
+
+    @contextmanager
+    def answering(self, key: bytes) -> Iterator[None]:
+        """Note that a peer is being answered: no stranger is sent away while it is."""
+        self._answering[key] += 1
+        try:
+            yield
+        finally:
+            self._answering[key] -= 1
+            if not self._answering[key]:
+                del self._answering[key]
 
     def _connected(self, peer_id: Any) -> None:
         key = key_of(peer_id)

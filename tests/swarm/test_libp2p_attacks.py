@@ -17,8 +17,9 @@ from libp2p.pubsub.pb import rpc_pb2
 from libp2p.pubsub.validators import PUBSUB_SIGNING_PREFIX
 from libp2p.utils import encode_varint_prefixed
 
-from swarm import safe_libp2p
+from swarm import entrance, safe_libp2p, safe_yamux
 from swarm.safe_libp2p import peer_id_of
+from swarm.safe_yamux import SafeYamux
 from swarm.sync import PROTOCOL as SYNC
 from swarm.transport import TransportSettings
 from tests.swarm.network import (
@@ -345,7 +346,9 @@ async def test_garbage_instead_of_a_handshake(data):
 
 
 async def test_half_open_handshakes_are_bounded(monkeypatch):
-    monkeypatch.setattr(safe_libp2p, "MAX_HANDSHAKES", 3)
+    monkeypatch.setattr(entrance, "MAX_UNPROVEN", 3)
+    monkeypatch.setattr(entrance, "MAX_UNPROVEN_KNOWN", 1)
+    monkeypatch.setattr(entrance, "LINGER_S", 0.1)
     async with node("victim") as victim, node("honest") as honest:
         port = int(victim.address.split("/")[4])
         streams = [await trio.open_tcp_stream("127.0.0.1", port) for _ in range(6)]
@@ -356,11 +359,10 @@ async def test_half_open_handshakes_are_bounded(monkeypatch):
                     pass
                 closed += 1
         assert closed == 3
+        await honest.transport.dial(victim.address)  # though all places are held
+        await still_works(victim, honest)
         for stream in streams:
             await stream.aclose()
-        await trio.sleep(0.2)
-        await honest.transport.dial(victim.address)
-        await still_works(victim, honest)
 
 
 def yamux(kind: int, flags: int, stream: int, length: int) -> bytes:
@@ -385,8 +387,7 @@ async def test_streams_without_end_are_reset():
         await still_works(victim, honest)
 
 
-async def test_data_beyond_the_window_ends_the_connection(monkeypatch, caplog):
-    monkeypatch.setattr(safe_libp2p, "MAX_BUFFERED_PER_CONNECTION", 1 << 20)
+async def test_data_beyond_the_window_ends_the_connection(caplog):
     async with node("victim") as victim, node("honest") as honest, bare("evil") as evil:
         await honest.transport.dial(victim.address)
         await evil.dial(victim.address)
@@ -420,7 +421,7 @@ async def test_a_broken_connection_ends_at_once_whatever_it_had_sent(caplog):
         await connection.secured_conn.write(streams)
         reset = struct.pack("ii", 1, 0)
         for dialled in evil._network._tcp._dialled:
-            dialled.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+            dialled.stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
         evil._network.drop_sockets()
         await eventually(lambda: not victim.transport.connected(evil.key))
         await still_works(victim, honest)
@@ -553,12 +554,12 @@ async def test_a_flood_of_valid_messages_does_not_deafen_the_node():
 
 async def test_what_is_read_in_crumbs_is_not_answered_crumb_by_crumb(monkeypatch):
     updates = []
-    write = safe_libp2p.Yamux._write_frame
+    send = SafeYamux._send
 
-    async def counted(connection, frame):
-        if frame[1] == 1 and not frame[2] | frame[3]:
-            updates.append(int.from_bytes(frame[8:12], "big"))
-        await write(connection, frame)
+    async def counted(connection, frames):
+        if len(frames) == 12 and frames[1] == 1 and not frames[2] | frames[3]:
+            updates.append(int.from_bytes(frames[8:12], "big"))
+        await send(connection, frames)
 
     async def crumbs(peer, stream):
         left = size
@@ -570,9 +571,9 @@ async def test_what_is_read_in_crumbs_is_not_answered_crumb_by_crumb(monkeypatch
     async with bare("a") as a, bare("b") as b:
         a.set_handler("/test/crumbs/1", crumbs)
         await b.dial(a.addresses[0])
-        monkeypatch.setattr(safe_libp2p.Yamux, "_write_frame", counted)
+        monkeypatch.setattr(SafeYamux, "_send", counted)
         async with b.stream(a.key, "/test/crumbs/1") as stream:
             await stream._raw.write(bytes(size))  # four times the window
             assert await stream.read_frame(3) == b"all"
         assert 3 <= len(updates) <= 100  # one for each crumb were two thousand
-        assert min(updates) >= safe_libp2p.MAX_HELD_CREDIT
+        assert min(updates) >= safe_yamux.MAX_HELD_CREDIT
