@@ -1,9 +1,9 @@
 """Where members were last reached, kept in a file so that a restart finds the swarm again.
 
-First hand are addresses at which a member proved its key to us, or which it told us itself over a
-connection on which it had proved it; only these are passed on. What others say is tried, and
-replaces nothing that is first hand. Nothing here can mislead for long: an address is only a place
-to look, and who answers there must have the key.
+First hand are addresses at which a member proved its key to us, and those at the host that it is
+seen at, told by itself; only these are passed on. What others say is tried, as is what a member
+says of other hosts, and replaces nothing that is first hand. An address is only a place to look:
+who answers there must have the key, and how often anybody looks is for ``swarm.dialling``.
 """
 
 from __future__ import annotations
@@ -27,15 +27,12 @@ MAX_KEYS = 1024
 MAX_FIRST_HAND = 4
 MAX_HEARD = 2
 MAX_AGE_S = 90 * 86_400.0
-FIRST_PAUSE_S, LAST_PAUSE_S = 5.0, 900.0
 
 
 @dataclass(slots=True)
 class _Entry:
     first_hand: dict[PeerAddress, float] = field(default_factory=dict)
     heard: list[PeerAddress] = field(default_factory=list)
-    pause: float = FIRST_PAUSE_S
-    next_try: float = 0.0
 
 
 class AddressBook:
@@ -77,7 +74,6 @@ class AddressBook:
         entry.first_hand[address] = self._clock()
         while len(entry.first_hand) > MAX_FIRST_HAND:
             del entry.first_hand[next(iter(entry.first_hand))]
-        entry.pause, entry.next_try = FIRST_PAUSE_S, 0.0
         self.changed = True
 
     def hear(self, address: PeerAddress) -> None:
@@ -87,19 +83,14 @@ class AddressBook:
             entry.heard.append(address)
             del entry.heard[:-MAX_HEARD]
 
-    def failed(self, key: bytes, now: float) -> None:
-        """No address of a peer answered: try it again later, each time later still."""
-        entry = self._entries.get(key)
-        if entry is not None:
-            entry.next_try = now + entry.pause * random.uniform(0.7, 1.3)
-            entry.pause = min(LAST_PAUSE_S, 2 * entry.pause)
-
-    def due(self, now: float, busy: Callable[[bytes], bool]) -> list[bytes]:
-        """Keys worth a try now, in a random order."""
+    def due(
+        self, ready: Callable[[PeerAddress], bool], busy: Callable[[bytes], bool]
+    ) -> list[bytes]:
+        """Keys of which an address is ready to be dialled, in a random order."""
         keys = [
             key
-            for key, entry in self._entries.items()
-            if entry.next_try <= now and (entry.first_hand or entry.heard) and not busy(key)
+            for key in self._entries
+            if not busy(key) and any(ready(address) for address in self.addresses(key))
         ]
         random.shuffle(keys)
         return keys

@@ -121,9 +121,14 @@ class Discovery:
         if not self._rate.take(peer):
             raise NetworkError("questions for addresses come too often")
         for address in told:
-            reachable = as_seen(address, self._transport.ip_of(peer))
-            if reachable is not None:
+            seen = self._transport.ip_of(peer)
+            reachable = as_seen(address, seen)
+            if reachable is None:
+                continue
+            if same_host(reachable, seen) or self._transport.dials.is_proven(reachable):
                 self._book.reached(reachable)
+            else:  # it may be anybody's
+                self._book.hear(reachable)
         found = self._book.to_tell(
             MAX_TOLD, lambda key: key != peer and self._transport.admits(key)
         )
@@ -133,7 +138,7 @@ class Discovery:
         missing = self._wanted - len(self._transport.peers())
         if missing <= 0:
             return
-        due = self._book.due(trio.current_time(), self._needs_no_dial)
+        due = self._book.due(self._transport.dials.ready, self._needs_no_dial)
         async with trio.open_nursery() as nursery:
             for key in due[: min(missing, DIALS_AT_ONCE)]:
                 nursery.start_soon(self._dial, key)
@@ -160,7 +165,6 @@ class Discovery:
             if await self._transport.dial_once(address):
                 self._book.reached(address)
                 return
-        self._book.failed(key, trio.current_time())
 
 
 def addresses_in(data: bytes, most: int) -> list[PeerAddress]:
@@ -178,6 +182,11 @@ def addresses_in(data: bytes, most: int) -> list[PeerAddress]:
         return [parse_address(text) for text in listed]
     except (WireError, AddressError) as error:
         raise Misbehaviour(f"not a list of addresses: {error}") from None
+
+
+def same_host(address: PeerAddress, host: str) -> bool:
+    """Say whether an address is at the IP address ``host``."""
+    return bool(host) and address == as_seen(replace(address, kind="ip4", host="0.0.0.0"), host)
 
 
 def as_seen(address: PeerAddress, host: str) -> PeerAddress | None:

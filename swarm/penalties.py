@@ -41,6 +41,12 @@ class TokenBucket:
         self._level[key] = (level - amount, now)
         return True
 
+    def give(self, key: bytes, amount: float = 1.0) -> None:
+        """Give back what was taken."""
+        self.delay(key)
+        level, now = self._level[key]
+        self._level[key] = (min(self._burst, level + amount), now)
+
     def delay(self, key: bytes, amount: float = 1.0) -> float:
         """Return after how many seconds ``amount`` could be taken (0.0: now)."""
         now = self._clock()

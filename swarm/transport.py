@@ -21,6 +21,7 @@ from multiaddr import Multiaddr
 
 from swarm.circuits import connect_over
 from swarm.contacts import Contacts
+from swarm.dialling import Dials
 from swarm.entrance import Entrance
 from swarm.errors import SwarmError
 from swarm.exchanges import Exchanges
@@ -122,7 +123,8 @@ class Transport(Exchanges):
         key = key_of(self._host.get_id())
         assert key is not None
         self.key: bytes = key
-        self._contacts = Contacts(key, self.dial_once, self._needs_no_dial)
+        self.dials = Dials()
+        self._contacts = Contacts(key, self._dial_contact, self._needs_no_dial)
         self._since: dict[bytes, float] = {}
         self._greeted: set[bytes] = set()
         self._connect_hooks: list[Callable[[bytes], None]] = []
@@ -281,13 +283,23 @@ class Transport(Exchanges):
         """Do not dial this peer again. Its connection stays as it is."""
         self._contacts.forget(key)
 
-    async def dial_once(self, address: PeerAddress) -> bool:
-        """Try one address; return whether its key is connected now. Never raises."""
+    async def _dial_contact(self, address: PeerAddress) -> bool:
+        return await self.dial_once(address, named_by_owner=True)
+
+    async def dial_once(self, address: PeerAddress, *, named_by_owner: bool = False) -> bool:
+        """Try one address, if it may be dialled now; return whether its key is connected then.
+
+        Never raises. For ``named_by_owner`` see ``Dials.ready``.
+        """
+        if not self.dials.ready(address, named_by_owner=named_by_owner):
+            return self.connected(address.key)
+        self.dials.began(address)
         with trio.move_on_after(self.settings.dial_s):
             try:
                 await self._network.dial_addr(
                     Multiaddr(address.transport_text), peer_id_of(address.key)
                 )
+                self.dials.answered(address)
             except Exception as error:  # whatever it was, there is no connection
                 log.debug("dialling %s failed: %.200r", address, error)
         return self.connected(address.key)

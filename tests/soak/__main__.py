@@ -1,6 +1,7 @@
 """Long runs, each of which prints one line: ``make soak``, or ``python -m tests.soak NAME [N]``.
 
-``unattended`` takes two hours, so it runs only when it is named.
+``unattended`` takes two hours and ``siege`` a quarter of one, so they run only when they are named.
+``siege SECONDS KIND...`` makes some of its attacks only.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import importlib
 import sys
 
 NAMES = ("fuzz", "kill", "late", "partition", "relay")
-LONG = ("unattended",)
+LONG = ("unattended", "siege")
 
 
 def main() -> None:
@@ -19,7 +20,7 @@ def main() -> None:
         if name not in (*NAMES, *LONG):
             sys.exit(f"choose from {', '.join((*NAMES, *LONG))}")
         run = importlib.import_module(f"tests.soak.{name}").main
-        print(f"{name}: {run(*map(int, sys.argv[2:3]))}", flush=True)
+        print(f"{name}: {run(*map(int, sys.argv[2:3]), *sys.argv[3:])}", flush=True)
 
 
 if __name__ == "__main__":

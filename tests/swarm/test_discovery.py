@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from swarm import wire
 from swarm.addressbook import MAX_FIRST_HAND, MAX_HEARD, MAX_KEYS, AddressBook
 from swarm.addresses import PeerAddress, parse_address
+from swarm.dialling import SUBNET_BURST, Dials
 from swarm.discovery import MAX_TOLD, PROTOCOL, Discovery, addresses_in, as_seen
 from swarm.keys import KeyPair
 from swarm.streams import Misbehaviour, PeerGone
@@ -141,6 +142,96 @@ async def test_nobody_speaks_for_somebody_else():
             await liar.request(a.key, PROTOCOL, request, max_response=1000)
         await eventually(lambda: a.penalties.points(liar.key) > 0)
         assert not book.addresses(KEYS[0])
+
+
+@asynccontextmanager
+async def counting(host: str):
+    """A third party, and how often it is dialled."""
+    dialled = []
+
+    async def note(stream):
+        dialled.append(stream)
+        await stream.aclose()
+
+    async with trio.open_nursery() as nursery:
+        (listener,) = await trio.open_tcp_listeners(0, host=host)
+        nursery.start_soon(trio.serve_listeners, note, [listener])
+        yield listener.socket.getsockname()[1], dialled
+        nursery.cancel_scope.cancel()
+
+
+async def test_who_names_others_addresses_and_leaves_has_nobody_dial_them_again_and_again():
+    async with counting("127.0.0.9") as (port, dialled), finding("a") as (a, book, _):
+        for name in ("liar", "liar", "another", "liar", "a third", "liar"):
+            async with bare(name) as liar:
+                await liar.dial(a.addresses[0])
+                told = [address(liar.key, port, "127.0.0.9"), address(liar.key, 1, "127.0.0.8")]
+                request = wire.encode(list(map(str, told)))
+                await liar.request(a.key, PROTOCOL, request, max_response=20_000)
+                assert not book.to_tell(9, lambda _, key=liar.key: True)
+            await eventually(lambda key=liar.key: not a.connected(key))
+            await trio.sleep(0.3)
+        await trio.sleep(1.0)
+        assert len(dialled) <= 2, len(dialled)
+
+
+async def test_a_member_is_believed_about_the_host_that_it_is_seen_at():
+    async with finding("a") as (a, book, _), bare("b") as b:
+        await b.dial(a.addresses[0])
+        request = wire.encode([str(address(b.key, 7, "127.0.0.1"))])
+        await b.request(a.key, PROTOCOL, request, max_response=20_000)
+        assert book.to_tell(9, lambda _: True) == [address(b.key, 7, "127.0.0.1")]
+
+
+def dials_at(now: list[float]) -> Dials:
+    return Dials(clock=lambda: now[0])
+
+
+def tried(dials: Dials, where: PeerAddress, **how: bool) -> bool:
+    """Dial in vain, if it may be dialled."""
+    may = dials.ready(where, **how)
+    if may:
+        dials.began(where)
+    return may
+
+
+def test_the_pause_belongs_to_the_address_and_ends_when_its_key_answers():
+    now = [1000.0]
+    dials = dials_at(now)
+    assert tried(dials, address(KEYS[0]))
+    for key in KEYS:  # whoever names it
+        assert not tried(dials, address(key))
+    count = 0
+    for _ in range(3600):
+        now[0] += 1
+        count += tried(dials, address(KEYS[0]))
+    assert 4 <= count <= 10
+    dials.began(address(KEYS[0]))
+    dials.answered(address(KEYS[0]))
+    assert dials.ready(address(KEYS[0]))
+    assert dials.is_proven(address(KEYS[0]))
+    assert not dials.is_proven(address(KEYS[1]))
+
+
+def test_addresses_that_never_answered_share_what_their_subnet_may_have():
+    now = [1000.0]
+    dials = dials_at(now)
+    wheres = [address(KEYS[0], port, f"192.0.2.{port % 250}") for port in range(1, 500)]
+    assert sum(tried(dials, where) for where in wheres) == SUBNET_BURST
+    assert tried(dials, address(KEYS[0], host="198.51.100.1"))
+    names = [PeerAddress("dns", f"n{n}.example.org", 1, KEYS[0]) for n in range(99)]
+    assert sum(tried(dials, where) for where in names) == SUBNET_BURST
+    waiting = address(KEYS[1], 600)  # who runs this node waits for it
+    assert not tried(dials, waiting, named_by_owner=True)
+    now[0] += 60
+    assert sum(tried(dials, waiting, named_by_owner=True) for _ in range(9)) == SUBNET_BURST
+
+
+def test_addresses_that_answer_cost_their_subnet_nothing():
+    dials = dials_at([1000.0])
+    for port in range(1, 100):
+        assert tried(dials, address(KEYS[0], port))
+        dials.answered(address(KEYS[0], port))
 
 
 def test_what_others_say_replaces_nothing_that_is_first_hand():
