@@ -27,6 +27,7 @@ from libp2p.pubsub.validators import signature_validator
 from libp2p.utils.varint import read_varint_prefixed_bytes_limited
 
 from swarm.addresses import PEER_ID_PREFIX
+from swarm.manners import Manners
 from swarm.penalties import TokenBucket
 from swarm.safe_libp2p import key_of
 
@@ -82,6 +83,7 @@ class SafePubsub(Pubsub):  # type: ignore[misc]
         self._admits = admits
         self._accept = accept
         self._blame = blame
+        self._manners = Manners(blame)
         self._readers: dict[Any, int] = {}
         self._deciding: set[bytes] = set()
         self._watched: dict[Any, Any] = {}
@@ -181,13 +183,41 @@ class SafePubsub(Pubsub):  # type: ignore[misc]
             if len(rpc.publish) > MAX_MESSAGES_PER_RPC or len(rpc.subscriptions) > 16:
                 raise ValueError("too much in one RPC")
             ours = [one for one in rpc.subscriptions if one.topicid == self._topic]
-            for subscription in ours[-1:]:
-                self.handle_subscription(peer_id, subscription)
-            for message in rpc.publish:
-                await self.push_msg(peer_id, message)
+            if self._manners.allow(key, "subscriptions", len(ours)):
+                for subscription in ours[-1:]:
+                    self.handle_subscription(peer_id, subscription)
+            if self._manners.allow(key, "messages", len(rpc.publish)):
+                for message in rpc.publish:
+                    if not await self._take_in(peer_id, key, message):
+                        break  # nor anything else in this RPC
             if rpc.HasField("control"):
-                clean = rpc_pb2.RPC(control=self._clean_control(rpc.control))
-                await self.router.handle_rpc(clean, peer_id)
+                clean = self._mannerly(key, self._clean_control(rpc.control))
+                await self.router.handle_rpc(rpc_pb2.RPC(control=clean), peer_id)
+
+    async def _take_in(self, peer_id: Any, key: bytes, message: Any) -> bool:
+        """Take a message, unless its sender sends too many such; returns whether it may go on."""
+        if self._is_msg_seen(message):
+            return self._manners.allow(key, "messages known already")
+        if message.from_id[:6] == PEER_ID_PREFIX and not self._admits(message.from_id[6:]):
+            return self._manners.allow(key, "messages of who is no member")
+        await self.push_msg(peer_id, message)
+        return True
+
+    def _mannerly(self, key: bytes, control: Any) -> Any:
+        """Leave out what is too much of."""
+        ids = sum(len(one.messageIDs) for one in control.ihave)
+        if not (
+            self._manners.allow(key, "announcements", bool(control.ihave))
+            and self._manners.allow(key, "announced messages", ids)
+        ):
+            control.ClearField("ihave")
+        if not self._manners.allow(key, "requests", bool(control.iwant)):
+            control.ClearField("iwant")
+        changes = len(control.graft) + len(control.prune)
+        if not self._manners.allow(key, "grafts and prunes", changes):
+            control.ClearField("graft")
+            control.ClearField("prune")
+        return control
 
     def _clean_control(self, control: Any) -> Any:
         """Keep what concerns our topic, bounded, without the peers that a PRUNE suggests."""
@@ -199,12 +229,11 @@ class SafePubsub(Pubsub):  # type: ignore[misc]
         wanted = [wanted for iwant in control.iwant for wanted in iwant.messageIDs]
         if wanted:
             clean.iwant.add().messageIDs.extend(wanted[:MAX_IDS_PER_ENTRY])
-        for graft in control.graft[:MAX_CONTROL_ENTRIES]:
-            if graft.topicID == self._topic:
-                clean.graft.add(topicID=self._topic)
-        for prune in control.prune[:MAX_CONTROL_ENTRIES]:
-            if prune.topicID == self._topic:
-                clean.prune.add(topicID=self._topic, backoff=min(prune.backoff, MAX_BACKOFF_S))
+        if any(graft.topicID == self._topic for graft in control.graft[:MAX_CONTROL_ENTRIES]):
+            clean.graft.add(topicID=self._topic)
+        pruned = [one for one in control.prune[:MAX_CONTROL_ENTRIES] if one.topicID == self._topic]
+        for prune in pruned[-1:]:
+            clean.prune.add(topicID=self._topic, backoff=min(prune.backoff, MAX_BACKOFF_S))
         return clean
 
     async def push_msg(self, msg_forwarder: Any, msg: Any) -> None:

@@ -222,7 +222,7 @@ async def gossip_control(camp: Camp) -> None:
     topic = topic_of(camp.swarm)
 
     def make() -> bytes:
-        ids = [os.urandom(44).hex() for _ in range(200)]
+        ids = [os.urandom(44) for _ in range(200)]
         control = rpc_pb2.ControlMessage(
             ihave=[rpc_pb2.ControlIHave(topicID=topic, messageIDs=ids)],
             iwant=[rpc_pb2.ControlIWant(messageIDs=ids)],

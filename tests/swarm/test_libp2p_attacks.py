@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 import trio
@@ -17,7 +17,8 @@ from libp2p.pubsub.pb import rpc_pb2
 from libp2p.pubsub.validators import PUBSUB_SIGNING_PREFIX
 from libp2p.utils import encode_varint_prefixed
 
-from swarm import entrance, safe_libp2p, safe_yamux
+from swarm import entrance, safe_libp2p, safe_pubsub, safe_yamux
+from swarm.keys import KeyPair
 from swarm.safe_libp2p import peer_id_of
 from swarm.safe_yamux import SafeYamux
 from swarm.sync import PROTOCOL as SYNC
@@ -577,3 +578,74 @@ async def test_what_is_read_in_crumbs_is_not_answered_crumb_by_crumb(monkeypatch
             assert await stream.read_frame(3) == b"all"
         assert 3 <= len(updates) <= 100  # one for each crumb were two thousand
         assert min(updates) >= safe_yamux.MAX_HELD_CREDIT
+
+
+def from_outside(transport) -> bytes:
+    """64 messages that are well signed, by keys of nobody here."""
+    messages = []
+    for number in range(64):
+        pair = KeyPair.from_seed(number.to_bytes(32, "big"))
+        fields = {
+            "data": os.urandom(50),
+            "topicIDs": [TOPIC],
+            "from_id": peer_id_of(pair.public).to_bytes(),
+            "seqno": os.urandom(8),
+        }
+        message = rpc_pb2.Message(**fields)
+        payload = PUBSUB_SIGNING_PREFIX.encode() + message.SerializeToString()
+        message.signature = pair.private.sign(payload)
+        messages.append(message)
+    return rpc(*messages)
+
+
+STORMS = {
+    "records of who is no member": from_outside,
+    "one record without end": lambda t: rpc(*[signed(t, record(t.key, 0))] * 64),
+    "announcements": lambda t: control(
+        ihave=[rpc_pb2.ControlIHave(topicID=TOPIC, messageIDs=[os.urandom(40)] * 200)]
+    ),
+    "requests": lambda t: control(iwant=[rpc_pb2.ControlIWant(messageIDs=[os.urandom(40)])]),
+    "grafts": lambda t: control(graft=[rpc_pb2.ControlGraft(topicID=TOPIC)]),
+    "prunes": lambda t: control(prune=[rpc_pb2.ControlPrune(topicID=TOPIC, backoff=1)]),
+    "subscriptions": lambda t: rpc(
+        subscriptions=[rpc_pb2.RPC.SubOpts(subscribe=True, topicid=TOPIC)]
+    ),
+}
+
+
+async def test_storms_of_gossip_cost_their_sender():
+    settings = TransportSettings(refuse_s=600.0, dial_s=FAST.dial_s)
+    members = Members()
+    async with (
+        node("victim", admission=members, settings=settings) as victim,
+        node("honest", admission=members, settings=settings) as honest,
+    ):
+        members.keys |= {victim.key, honest.key}
+        await honest.transport.dial(victim.address)
+        for name, make in STORMS.items():
+            async with bare(f"evil: {name}") as evil:
+                members.keys.add(evil.key)
+                await evil.dial(victim.address)
+                stream = await raw_stream(evil, victim.key, MESHSUB)
+                data = make(evil)
+                with trio.move_on_after(20), suppress(Exception):
+                    while not victim.transport.refuses(evil.key):
+                        await stream.write(data)
+                assert victim.transport.refuses(evil.key), name
+                members.keys.discard(evil.key)
+        await still_works(victim, honest)
+        assert victim.transport.penalties.points(honest.key) == 0
+
+
+async def test_what_is_of_no_member_is_dropped_before_its_signature_is_looked_at(monkeypatch):
+    looked_at = []
+    monkeypatch.setattr(
+        safe_pubsub, "signature_validator", lambda message: looked_at.append(message)
+    )
+    members = Members()
+    async with node("victim", admission=members) as victim, bare("evil") as evil:
+        members.keys |= {victim.key, evil.key}
+        await evil.dial(victim.address)
+        await poke(evil, victim.key, MESHSUB, from_outside(evil))
+        await eventually(lambda: victim.transport.penalties.points(evil.key) > 0)
+        assert not looked_at
