@@ -138,8 +138,9 @@ def join(
         paused=paused, calibrate=not no_calibrate,
     )  # fmt: skip
     if done.waiting:
-        print(f"asked {done.swarm}")
-        hint("see whether a governor accepted: the same command, or", "lazaretto up", home)
+        print(f"asked {way.addresses[0]}")
+        command = f"lazaretto join --ask {way.addresses[0]} --operator {operator}"
+        hint("see whether a governor accepted: the same command", command, home)
         return 0
     print(f"joined {done.swarm}")
     hint("start contributing", "lazaretto up", home)

@@ -68,8 +68,9 @@ class Door:
         if not isinstance(asked, dict) or not is_valid_public(peer):
             return _say(REFUSED, "the request is malformed")
         state, reason = await self._decide(rules, peer, ip, asked)
-        soon = state == ADMITTED and self._ready()
-        return _say(state, reason, swarm=rules.swarm, name=rules.charter.name, soon=soon)
+        if state != ADMITTED:  # a stranger hears nothing of the swarm that it did not bring
+            return _say(state, reason)
+        return _say(state, reason, swarm=rules.swarm, name=rules.charter.name, soon=self._ready())
 
     async def _decide(
         self, rules: Rules, peer: bytes, ip: str, asked: dict[str, Any]

@@ -174,7 +174,11 @@ def join_here(
     key = _new_key(home)
     note = "" if isinstance(way, Invitation) else way.note
     if not settings.swarm:
+        home.save(settings)
         settings = trio.run(_first_contact, settings, key, note, progress)
+        if not settings.swarm:
+            progress("the request is there; a governor decides about it")
+            return Joined("", waiting=True)
     home.save(settings)
     return trio.run(_join, home, settings, key, note, progress)
 
@@ -191,7 +195,9 @@ class Asking:
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """How far a join came. ``waiting``: a governor has to decide about the request first."""
+    """How far a join came. ``waiting``: a governor has to decide about the request first; until
+    then the swarm is not known (empty), unless an earlier answer told.
+    """
 
     swarm: str
     waiting: bool
@@ -207,7 +213,10 @@ class _Nobody:
 async def _first_contact(
     settings: Settings, key: KeyPair, note: str, progress: Callable[[str], None]
 ) -> Settings:
-    """Learn the swarm's id from the node that is asked; its address names the key that says so."""
+    """Learn the swarm's id from the node that is asked; its address names the key that says so.
+
+    It says so to those whom it lets in.
+    """
     from node.knocking import knock, request_of
     from swarm.transport import Transport
 
@@ -215,6 +224,8 @@ async def _first_contact(
     assert request is not None
     async with Transport(key.seed, ["/ip4/127.0.0.1/tcp/0"], admission=_Nobody()) as transport:
         answer = await knock(transport, settings.bootstrap, request, progress)
+    if answer.state == "waiting":
+        return settings
     if answer.state == "refused" or not answer.swarm:
         _refused(answer)
     progress(f"it is of the swarm {answer.name or '?'} ({answer.swarm.hex()[:16]})")

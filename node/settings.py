@@ -191,6 +191,11 @@ class Settings:
             swarm = bytes.fromhex(self.swarm)
         except ValueError:
             swarm = b""
+        if not self.swarm and self.asked:
+            raise UsageError(
+                "the request of this node has not been accepted yet, so it knows no swarm",
+                cure=f"lazaretto join --ask {' '.join(self.bootstrap)} --operator {self.operator}",
+            )
         if len(swarm) != 32:
             raise UsageError("node.toml: swarm is not 64 hex digits", cure="lazaretto join INVITE")
         return swarm

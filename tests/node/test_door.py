@@ -100,6 +100,19 @@ def test_an_invitation_for_one_admits_one_of_many_at_once(hall):
         assert sum(not isinstance(one, str) for one in found) == 1
 
 
+def test_a_stranger_hears_nothing_of_the_swarm_that_it_did_not_bring(hall):
+    swarm, name = hall.rules.swarm, hall.rules.charter.name
+    nobody, guest = STRANGERS[:2]
+    for request in (b"?", {}, {"token": bytes(16)}, {"token": b""}, {"ask": ASK}, {"handover": []}):
+        for door in (0, 1):
+            answer = hall.ask(nobody, request, door=door)
+            assert set(answer) == {"state", "reason"}
+            assert name not in answer["reason"]
+            assert swarm.hex()[:8] not in answer["reason"]
+    admitted = hall.ask(guest, {"token": give(hall)})
+    assert (admitted["swarm"], admitted["name"]) == (swarm, name)
+
+
 def test_a_bounded_invitation_admits_so_many_under_one_operator(hall):
     token = give(hall, uses=2)
     states = [hall.ask(key, {"token": token})["state"] for key in STRANGERS[:3]]
@@ -187,7 +200,6 @@ def test_a_request_waits_over_restarts_until_somebody_decides(hall):
     note = "hi\x1b[2J\n\u202eme" + "x" * 500
     answer = hall.ask(stranger, {"ask": {**ASK, "note": note}})
     assert answer["state"] == "waiting"
-    assert answer["swarm"] == hall.council.swarm
     hall.doors[0] = Door(hall.homes[0], hall.doors[0]._log, lambda: False)
     assert hall.ask(stranger, {"ask": {**ASK, "operator": "other"}})["state"] == "waiting"
     (kept,) = hall.requests.listed()

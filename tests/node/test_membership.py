@@ -135,8 +135,10 @@ def test_people_come_change_their_keys_and_go(tmp_path, capsys, monkeypatch):
         assert place.run(*ask, home="carol").startswith("asked")
         (request,) = place.facts("requests", home="lab")["requests"]
         assert (request["operator"], request["state"]) == ("carol", "waiting")
-        place.up("carol")
+        assert "not been accepted" in place.run("up", home="carol", code=2)
         assert place.facts("accept", "carol", home="lab")["roles"] == ["archivist"]
+        assert place.run(*ask, home="carol").startswith("joined")
+        place.up("carol")
         assert place.facts("requests", home="lab")["requests"] == []
 
         # The next epoch has both, with the researcher's claims.
