@@ -46,7 +46,7 @@ def leaving(rules: Rules, members: Collection[bytes]) -> frozenset[bytes]:
 
 def convicts(store: Store) -> dict[bytes, bytes]:
     """Members who told two stories -> the id of the record with the proof."""
-    rules, proofs = store.rules, store.convictions()
+    rules, proofs = store.stand, store.convictions()
     if rules is None:
         return {}
     return {key: proofs[author].id for key, author in members_among(rules, proofs).items()}
@@ -55,10 +55,10 @@ def convicts(store: Store) -> dict[bytes, bytes]:
 def removals(store: Store) -> tuple[tuple[bytes, str], ...]:
     """Whom the next epoch leaves out for a proof, and the reason that it gives."""
     found = convicts(store)
-    if store.rules is None or not found:
+    if store.stand is None or not found:
         return ()
-    roster = store.rules.current.roster if store.rules.current else {}
-    out = sorted(leaving(store.rules, found), key=lambda key: (key not in roster, key))
+    roster = store.stand.current.roster if store.stand.current else {}
+    out = sorted(leaving(store.stand, found), key=lambda key: (key not in roster, key))
     return tuple((key, story(found[key])) for key in out[:MOST_OUT])
 
 
@@ -70,7 +70,7 @@ def story(proof: bytes) -> str:
 def staying(store: Store) -> list[bytes]:
     """Convicted governors whom the next epoch cannot leave out."""
     found = convicts(store)
-    return sorted(found.keys() - leaving(store.rules, found)) if store.rules else []
+    return sorted(found.keys() - leaving(store.stand, found)) if store.stand else []
 
 
 def outlook(home: Home, *, stays: bool, opens: bool) -> str:
