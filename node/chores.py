@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from node import epochs
-from node.convicts import leaving, members_among, removals
+from node.convicts import removals
 from node.errors import NodeError
 from node.finishing import Promises, awaited
 from node.knocking import doors, knock, request_of
@@ -70,8 +70,7 @@ class Chores:
     def _is_due(self, rules: Rules) -> bool:
         if epochs.newcomers(rules) or epochs.heirs(rules):
             return True
-        known = members_among(rules, self.node.log.convicted)  # their proof may not be stored yet
-        return bool(leaving(rules, known)) and bool(removals(self.node.log.store))
+        return bool(self.node.log.convicted) and bool(removals(self.node.log.store))
 
     async def govern(self) -> None:
         """Finish own drafts, reveal beacons, speak for the epoch; and open epochs, not too often:

@@ -358,9 +358,9 @@ def admit(store: Store, key: KeyPair, member: Member) -> None:
             f"the key of {short(member.key)} was removed or handed over",
             cure="the node needs a new key: join with another home",
         )
-    if (proof := store.convictions().get(member.key)) is not None:
+    if proofs := store.convicted().get(member.key):
         raise NodeError(
-            f"the key of {short(member.key)} {story(proof.id)}",
+            f"the key of {short(member.key)} {story(proofs[0].id)}",
             cure="the node needs a new key: join with another home",
         )
     record = store.append(key, Admission(member))

@@ -87,6 +87,18 @@ def proves(proof: Equivocation) -> bool:
     return True
 
 
+@dataclass(frozen=True, slots=True)
+class Conviction:
+    """A record (by id) that proves two stories of somebody, told under the number ``seq``.
+
+    ``arrival``: that of the record in this log; for what its owner decides, never for a verdict.
+    """
+
+    id: bytes
+    seq: int
+    arrival: int
+
+
 def convicted_by(record: Record) -> bytes | None:
     """The author whom ``record``, which was checked, convicts; None where it convicts nobody here.
 

@@ -50,7 +50,7 @@ class SwarmLog:
         self.announce: Announce | None = None
         self.full: StoreError | None = None
         self.may_sign = trio.Event()
-        self._convicted = set(store.convictions())
+        self._convicted = set(store.convicted())
         self._unreported = store.contradictions()
         self._hear = hear
         self._writing = trio.Lock()

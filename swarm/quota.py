@@ -4,8 +4,8 @@ A feed is a chain, and each record names its epoch, so "the record by which the 
 quota" is the same record on every node, whatever order things arrive in: refusing it splits nobody.
 A member that reaches its quota waits for the next epoch, which is a governor's signature away.
 What governs (epochs, beacons, admissions) is exempt where its author governs the epoch that it
-names, so that a governor can always sign the next one. So is what a feed can have one of only. A key that goes
-on for others and is on no roster yet shares their quota: handing a key on gives nobody a new one.
+names, so that a governor can always sign the next one. So is what a feed can have one of only. A
+key that goes on for others and is on no roster yet shares their quota: handing on gives no more.
 """
 
 from __future__ import annotations

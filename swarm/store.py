@@ -38,7 +38,7 @@ from swarm.database import (
 )
 from swarm.envelope import NO_EPOCH, Record, parse, seal_record
 from swarm.errors import RecordError, StoreError, SwarmError
-from swarm.feed import Fit, Head, convicted_by, fit, prove_equivocation, proves
+from swarm.feed import Conviction, Fit, Head, convicted_by, fit, prove_equivocation, proves
 from swarm.finality import stated
 from swarm.forks import Branches, Mark, contradictions
 from swarm.ingest import Ingest
@@ -119,11 +119,13 @@ class Store:
         rows = self._db.execute("SELECT DISTINCT author FROM records WHERE branch = 1")
         return {author for (author,) in rows} | set(self._convicted)
 
-    def _load_convicted(self) -> dict[bytes, bytes]:
-        found: dict[bytes, bytes] = {}
-        for record in self.of_kind(Equivocation.KIND):
-            if (author := convicted_by(record)) is not None:
-                found[author] = min(found.get(author, record.id), record.id)
+    def _load_convicted(self) -> dict[bytes, tuple[Conviction, ...]]:
+        found: dict[bytes, tuple[Conviction, ...]] = {}
+        rows = self._db.execute(
+            f"SELECT arrival, data FROM records WHERE kind = '{Equivocation.KIND}' ORDER BY arrival"
+        )
+        for arrival, data in rows:
+            _convict(found, parse(data, check_signature=False), arrival)
         return found
 
     # --- the chain of epochs -------------------------------------------------------------------
@@ -198,10 +200,27 @@ class Store:
         with self._lock:
             return dict(self._heads)
 
+    def convicted(self) -> dict[bytes, tuple[Conviction, ...]]:
+        """Author key -> what proves two stories, in order of arrival.
+
+        Anybody can make up keys, so there may be many; nothing is read from the log.
+        """
+        with self._lock:
+            return dict(self._convicted)
+
+    def arrival(self, record_id: bytes) -> int:
+        """The number of a record in the order of arrival, 0 where it is not here."""
+        with self._lock:
+            row = self._db.execute("SELECT arrival FROM records WHERE id = ?", (record_id,))
+            return next((number for (number,) in row), 0)
+
     def convictions(self) -> dict[bytes, Record]:
         """Authors against whom a proof lies in the log, with one record each that holds such."""
         with self._lock:
-            held = {author: self.get(proof) for author, proof in self._convicted.items()}
+            held = {
+                author: self.get(min(proof.id for proof in proofs))
+                for author, proofs in self._convicted.items()
+            }
         return {author: record for author, record in held.items() if record is not None}
 
     def contradictions(self) -> dict[bytes, Equivocation]:
@@ -406,9 +425,6 @@ class Store:
         if isinstance(record.payload, Equivocation) and not proves(record.payload):
             result.refused.append("a proof that proves nothing")
             return False
-        if (convict := convicted_by(record)) is not None and not self._has_heard_of(convict):
-            result.gaps.add(record.author)
-            return False
         author, seq = record.author, record.envelope.seq
         where = fit(self._heads.get(author), record)
         if where is Fit.GAP and author not in self._forked:
@@ -432,18 +448,15 @@ class Store:
         result.new.append(record)
         return True
 
-    def _has_heard_of(self, author: bytes) -> bool:
-        """Whether anything of an author can be here: there is no end to keys that are made up."""
-        return author in self._heads or (self.rules is not None and author in self.rules.known)
-
     def _may_be_settled(self, record: Record) -> bool:
         """Whether what comes yet may show that the quota does not bind ``record``."""
         rules = self.rules
         return Quota.is_open(record, rules) or (rules is not None and rules.is_foreign(record))
 
     def _said_in(self, author: bytes, epoch: int) -> tuple[int, int]:
-        """Records and bytes of an author in an epoch, and of the keys for which it goes on there; of
-        epochs that are not followed yet, those of all together.
+        """Records and bytes of an author in an epoch, and of the keys for which it goes on there.
+
+        Of epochs that are not followed yet, those of all together.
         """
         rules = self.rules
         line = [author, *(rules.line_before(author, epoch) if rules else ())]
@@ -497,7 +510,7 @@ class Store:
 
     def _insert(self, record: Record, branch: int) -> None:
         envelope = record.envelope
-        self._db.execute(
+        row = self._db.execute(
             "INSERT INTO records (id, author, seq, prev, epoch, branch, kind, data)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (
@@ -511,13 +524,24 @@ class Store:
                 record.signed.to_bytes(),
             ),
         )
-        if (convict := convicted_by(record)) is not None:
+        if (convict := _convict(self._convicted, record, row.lastrowid or 0)) is not None:
             self._forked.add(convict)
-            self._convicted[convict] = min(self._convicted.get(convict, record.id), record.id)
         for author, epoch in stated(record):
             if self._statements.add(author, epoch):
                 self._told.append((author, epoch))
                 self._db.execute("INSERT OR IGNORE INTO statements VALUES (?, ?)", (author, epoch))
+
+
+def _convict(
+    found: dict[bytes, tuple[Conviction, ...]], record: Record, arrival: int
+) -> bytes | None:
+    """Add what ``record`` proves, if it proves something; returns whom it convicts."""
+    author = convicted_by(record)
+    if author is not None:
+        assert isinstance(record.payload, Equivocation)
+        seq = parse(record.payload.first, check_signature=False).envelope.seq
+        found[author] = (*found.get(author, ()), Conviction(record.id, seq, arrival))
+    return author
 
 
 def _size(record: Record) -> int:
