@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from node import epochs
-from node.convicts import leaving, members_among, removals
+from node.convicts import removals
 from node.errors import NodeError
 from node.finishing import Promises, awaited
 from node.knocking import doors, knock, request_of
@@ -52,12 +52,14 @@ class Chores:
     # --- governing ----------------------------------------------------------------------------
 
     def _opens_epochs(self) -> bool:
-        rules, key = self.node.log.store.rules, self.node.key.public
+        store, key = self.node.log.store, self.node.key.public
+        rules = store.stand
         return (
             rules is not None
+            and store.rules is not None
             and self.node.settings.open_epochs == "join"
             and rules.quorum == 1
-            and not rules.frozen
+            and not store.rules.frozen
             and key in rules.governors
         )
 
@@ -68,22 +70,22 @@ class Chores:
     def _is_due(self, rules: Rules) -> bool:
         if epochs.newcomers(rules) or epochs.heirs(rules):
             return True
-        known = members_among(rules, self.node.log.convicted)  # their proof may not be stored yet
-        return bool(leaving(rules, known)) and bool(removals(self.node.log.store))
+        return bool(self.node.log.convicted) and bool(removals(self.node.log.store))
 
     async def govern(self) -> None:
-        """Finish own drafts, reveal beacons, and open epochs, not too often: for newcomers, and
-        without those who told two stories.
+        """Finish own drafts, reveal beacons, speak for the epoch; and open epochs, not too often:
+        for newcomers, and without those who told two stories.
         """
         log, store, key = self.node.log, self.node.log.store, self.node.key
         while True:
             changed = self.node.changed
-            rules = store.rules
+            rules = store.stand
             try:
                 if rules is not None and key.public in rules.governors:
                     await log.append_by(lambda: epochs.finish_drafts(store, key))
                 if rules is not None and rules.has_governed(key.public):
                     await log.append_by(lambda: epochs.reveal_beacon(store, key))
+                await log.append_by(lambda: epochs.speak(store, key))
                 if rules is not None and self.ready() and self._is_due(rules):
                     await log.append_by(lambda: epochs.open_epoch(store, key))
                     pause = self.node.settings.epoch_pause_s

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from swarm.records import Rotation
+
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Sequence
 
     from node.settings import Home
     from swarm.charter import Rules
+    from swarm.feed import Conviction
     from swarm.store import Store
 
 STORIES = "told two stories"
@@ -24,13 +27,29 @@ STAYS = (
 )
 
 
-def members_among(rules: Rules, authors: Iterable[bytes]) -> dict[bytes, bytes]:
-    """The members behind ``authors``: the key that each goes by now -> the author.
+def _answered_for(
+    store: Store, rules: Rules, author: bytes, proofs: Sequence[Conviction]
+) -> list[Conviction]:
+    """Those of the ``proofs`` against ``author`` for which the key that goes on for it answers.
 
-    A new key is no way out of what the old one signed.
+    A new key is no way out of what the old one signed before it handed over. What it signed
+    afterwards is somebody else's: its owner has given it up, perhaps because it was stolen. Nor
+    does a proof count that comes when an epoch has the new key: a thief signs under any number.
     """
-    found = {rules.heir(author): author for author in sorted(authors)}
-    return {key: author for key, author in found.items() if rules.is_member(key)}
+    if author not in rules.rotated:
+        return list(proofs)
+    taken = [
+        (view.id, item.last_seq)
+        for view in rules.epochs.values()
+        for item in view.handovers
+        if item.old == author
+    ]
+    if taken:
+        before, last = store.arrival(taken[0][0]), taken[0][1]
+        return [one for one in proofs if one.seq <= last and one.arrival < before]
+    said = [one for one in store.of_kind(Rotation.KIND) if one.author == author]
+    last = max((one.envelope.seq for one in said), default=0)
+    return [one for one in proofs if one.seq <= last]
 
 
 def leaving(rules: Rules, members: Collection[bytes]) -> frozenset[bytes]:
@@ -46,19 +65,24 @@ def leaving(rules: Rules, members: Collection[bytes]) -> frozenset[bytes]:
 
 def convicts(store: Store) -> dict[bytes, bytes]:
     """Members who told two stories -> the id of the record with the proof."""
-    rules, proofs = store.rules, store.convictions()
+    rules = store.stand
     if rules is None:
         return {}
-    return {key: proofs[author].id for key, author in members_among(rules, proofs).items()}
+    found: dict[bytes, bytes] = {}
+    for author, proofs in sorted(store.convicted().items()):
+        key = rules.heir(author)
+        if rules.is_member(key) and (told := _answered_for(store, rules, author, proofs)):
+            found[key] = min(one.id for one in told)
+    return found
 
 
 def removals(store: Store) -> tuple[tuple[bytes, str], ...]:
     """Whom the next epoch leaves out for a proof, and the reason that it gives."""
     found = convicts(store)
-    if store.rules is None or not found:
+    if store.stand is None or not found:
         return ()
-    roster = store.rules.current.roster if store.rules.current else {}
-    out = sorted(leaving(store.rules, found), key=lambda key: (key not in roster, key))
+    roster = store.stand.current.roster if store.stand.current else {}
+    out = sorted(leaving(store.stand, found), key=lambda key: (key not in roster, key))
     return tuple((key, story(found[key])) for key in out[:MOST_OUT])
 
 
@@ -70,7 +94,7 @@ def story(proof: bytes) -> str:
 def staying(store: Store) -> list[bytes]:
     """Convicted governors whom the next epoch cannot leave out."""
     found = convicts(store)
-    return sorted(found.keys() - leaving(store.rules, found)) if store.rules else []
+    return sorted(found.keys() - leaving(store.stand, found)) if store.stand else []
 
 
 def outlook(home: Home, *, stays: bool, opens: bool) -> str:

@@ -58,7 +58,7 @@ class Door:
     async def answer(self, peer: bytes, ip: str, request: bytes) -> bytes:
         """Decide on a request of the key ``peer`` at ``ip``. Never raises for what is in it."""
         await self._log.may_sign.wait()
-        rules = self._log.store.rules
+        rules = self._log.store.stand
         if rules is None or not rules.is_member(self._log.key.public):
             return _say(REFUSED, "this node is no member itself")
         try:
@@ -110,7 +110,7 @@ class Door:
         if not isinstance(last.payload, Rotation) or last.payload.new != peer:
             return REFUSED, "the record hands over to another key"
         await self._log.ingest(records, peer)
-        rules = self._log.store.rules
+        rules = self._log.store.stand
         if rules is not None and rules.is_member(peer):
             return ADMITTED, ""
         return REFUSED, "the handover does not follow what is held here of the old key's records"
@@ -136,7 +136,7 @@ class Door:
 
     async def _admit(self, peer: bytes, operator: str, roles: tuple[str, ...]) -> None:
         store, key = self._log.store, self._log.key
-        tiers = [tier.name for tier in store.rules.charter.tiers] if store.rules else []
+        tiers = [tier.name for tier in store.stand.charter.tiers] if store.stand else []
         member = new_member(peer, operator, roles, key.public, tiers)
         await self._log.append_by(lambda: admit(store, key, member))
 

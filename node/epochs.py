@@ -30,6 +30,7 @@ from swarm.records import (
     Member,
     Removed,
     Rotation,
+    Upkeep,
 )
 from swarm.roster import MAX_ROSTER, encode_roster, share_alpha
 from swarm.wire import sign
@@ -63,14 +64,14 @@ NO_CHANGES = Changes()
 
 
 def rules_of(store: Store) -> Rules:
-    """The rules of a log that has its charter.
+    """The rules of a log that has its charter, by the epochs under which this node writes.
 
     Raises:
         NodeError: the charter is not here yet.
     """
-    if store.rules is None:
+    if store.stand is None:
         raise NodeError("the charter is not here yet", cure="lazaretto up, or join again")
-    return store.rules
+    return store.stand
 
 
 def _governed(store: Store, key: bytes) -> Rules:
@@ -94,26 +95,28 @@ def open_epoch(
     """Open the next epoch, or publish its draft where more governors must sign; returns the record.
 
     It leaves out who told two stories (``node.convicts``) besides whom ``changes`` removes.
-    ``instead``: although this governor consented to the draft of another.
+    ``instead``: although this governor consented to the draft of another, or the swarm is frozen by
+    two conflicting epochs: it goes on from the one that this node saw first.
 
     Raises:
-        NodeError: this node is no governor, stands by the draft of another, or the swarm is frozen
-            by two conflicting epochs.
+        NodeError: this node is no governor; or without ``instead``, see there.
         UsageError: the epoch would break a rule; nothing was signed.
     """
     rules = _governed(store, key.public)
-    if rules.frozen:
-        raise NodeError(
-            "two different epochs have the same number, so the swarm is frozen",
-            cure="lazaretto members shows them; found the swarm anew, or go on from one of them",
-        )
     if not instead:
+        if store.rules is not None and store.rules.frozen:
+            raise NodeError(
+                "two different epochs have the same number, so the swarm is frozen; it goes on by "
+                "itself once enough members wrote under one of them",
+                cure="lazaretto epoch list; if that never comes, go on from the one that this node "
+                "saw first: the same command with --instead",
+            )
         _stand_by_one(store, key.public, None)
     named = {one for one, _ in changes.removed}
     proven = tuple(item for item in removals(store) if item[0] not in named)
     epoch = _next(store, key, members, replace(changes, removed=changes.removed + proven))
     alone = rules.quorum == 1
-    chain = chained(store.of_kind(*GOVERNANCE))
+    chain = chained(store.of_kind(*GOVERNANCE), rules_of(store))
     fault = chain.fault(key.public, epoch, signers=None if alone else 1)
     if fault:
         raise UsageError(f"this epoch cannot be opened: {fault}", cure="lazaretto members")
@@ -157,7 +160,7 @@ def _next(store: Store, key: KeyPair, members: Iterable[Member], changes: Change
 
 def _fresh_folds(store: Store, active: Sequence[int]) -> tuple[int, ...]:
     """The active folds that settled pairs have not worn out."""
-    quarantine = Quarantine(store.swarm, log=store.get)
+    quarantine = Quarantine(store.swarm, log=store.get, anchor=lambda: store.anchor)
     for _, record in store.records():
         quarantine.add(record)
     return fresh_folds(fold_uses(quarantine.state()), active)
@@ -209,7 +212,7 @@ def drafts(store: Store) -> list[tuple[Record, Epoch]]:
     ]
     if not found:
         return []
-    chain = chained(store.of_kind(*GOVERNANCE))
+    chain = chained(store.of_kind(*GOVERNANCE), rules_of(store))
     return [item for item in found if not chain.fault(item[0].author, item[1], signers=1)]
 
 
@@ -269,7 +272,7 @@ def _stand_by_one(store: Store, own: bytes, wanted: bytes | None) -> None:
 
 def finish_drafts(store: Store, key: KeyPair) -> bool:
     """Publish the epoch of an own draft that enough governors consented to; tell whether it was."""
-    rules = store.rules
+    rules = store.stand
     if rules is None or rules.frozen or key.public not in rules.governors:
         return False
     for record, epoch in reversed(drafts(store)):
@@ -286,7 +289,7 @@ def finish_drafts(store: Store, key: KeyPair) -> bool:
         whole = replace(
             epoch, beacon_commits=(*epoch.beacon_commits, *commits), cosignatures=signed
         )
-        if not chained(store.of_kind(*GOVERNANCE)).fault(key.public, whole):
+        if not chained(store.of_kind(*GOVERNANCE), rules).fault(key.public, whole):
             store.append(key, whole, refs=(record.id,))
             return True
     return False
@@ -297,7 +300,7 @@ def reveal_beacon(store: Store, key: KeyPair) -> bool:
 
     The secret comes from the key, so a crash between commitment and reveal loses nothing.
     """
-    rules = store.rules
+    rules = store.stand
     waiting = [one for one in rules.epochs.values() if one.beacon is None] if rules else []
     said = {
         (record.author, record.payload.epoch_id)
@@ -312,6 +315,25 @@ def reveal_beacon(store: Store, key: KeyPair) -> bool:
         store.append(key, Beacon(view.id, _secret(key, rules.swarm, view.number)))
         revealed = True
     return revealed
+
+
+def speak(store: Store, key: KeyPair) -> bool:
+    """Write something, however little, under an epoch that is not final yet; tell whether it was.
+
+    Enough who verify have to have done so, and in a quiet swarm nobody has anything to say.
+    """
+    rules = store.stand
+    current = rules.current if rules else None
+    if rules is None or current is None or rules.final >= current.number:
+        return False
+    if not rules.is_member(key.public) or store.has_stated(key.public, current.id):
+        return False
+    lines = [view.roster.get(key.public) for view in (current, rules.epochs.get(current.number - 1))
+             if view]  # fmt: skip
+    if not any(line and {"verifier", "governor"} & set(line.roles) for line in lines):
+        return False
+    store.append(key, Upkeep((), (), ()))
+    return True
 
 
 def _secret(key: KeyPair, swarm: bytes, number: int) -> bytes:
@@ -336,9 +358,9 @@ def admit(store: Store, key: KeyPair, member: Member) -> None:
             f"the key of {short(member.key)} was removed or handed over",
             cure="the node needs a new key: join with another home",
         )
-    if (proof := store.convictions().get(member.key)) is not None:
+    if proofs := store.convicted().get(member.key):
         raise NodeError(
-            f"the key of {short(member.key)} {story(proof.id)}",
+            f"the key of {short(member.key)} {story(proofs[0].id)}",
             cure="the node needs a new key: join with another home",
         )
     record = store.append(key, Admission(member))

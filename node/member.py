@@ -68,7 +68,7 @@ class Node:
         self.journal = Journal(home.journal)
         self.blobs = BlobStore(home.blobs, max_total=settings.limits.blob_gib * 1024**3)
         self.log = SwarmLog(store, key, self._hear)
-        self.quarantine = Quarantine(store.swarm, log=store.get)
+        self.quarantine = Quarantine(store.swarm, log=store.get, anchor=lambda: store.anchor)
         self.hearsay = Hearsay(key.public, settings.operator)
         self.state = State(None)
         self.changed = trio.Event()

@@ -49,7 +49,9 @@ class Held:
         self._log = home.log
         self.count = 0
         with Store(self._log, self.settings.swarm_id, read_only=True) as store:
-            self._quarantine = Quarantine(self.settings.swarm_id, log=store.get)
+            self._quarantine = Quarantine(
+                self.settings.swarm_id, log=store.get, anchor=lambda: store.anchor
+            )
             for self.count, (_, record) in enumerate(store.records(), 1):
                 self._quarantine.add(record)
             self.state: State = self._quarantine.state()

@@ -101,7 +101,7 @@ def contradict_order(
         UsageError: it would not count; nothing was signed.
         EvidenceIncomplete: no such claim is held here.
     """
-    quarantine = Quarantine(store.swarm, log=store.get)
+    quarantine = Quarantine(store.swarm, log=store.get, anchor=lambda: store.anchor)
     for _, record in store.records():
         quarantine.add(record)
     state = quarantine.state()

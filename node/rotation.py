@@ -42,7 +42,7 @@ def rotate_key(home: Home) -> tuple[str, str]:
     waiting = home.path / "key.new"
     new = KeyPair.load(waiting) if waiting.exists() else KeyPair.generate()
     with Store(home.log, settings.swarm_id) as store:
-        rules = store.rules
+        rules = store.stand
         if rules is None or not (rules.is_member(old.public) or old.public in rules.rotated):
             raise UsageError("this node is no member", cure="lazaretto status")
         newest = rules.newest

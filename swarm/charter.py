@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from math import comb
 from typing import TYPE_CHECKING
 
-from swarm.epochs import Chaining, is_rotation, quorum
+from swarm.envelope import NO_EPOCH
+from swarm.epochs import Chaining, Stem, is_rotation, quorum
 from swarm.epochs import EpochView as EpochView
 from swarm.epochs import beacon_commit as beacon_commit
 from swarm.errors import CharterError
+from swarm.finality import Chooser, Statements, margin_of
 from swarm.keys import is_valid_public
 from swarm.records import Admission, Beacon, Charter, Consent, Draft, Epoch, Member, Rotation
 from swarm.roster import MAX_VOUCHED, OPEN_OPERATOR
@@ -94,7 +96,7 @@ def trust_note(n: int, f: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """The folded rules. ``frozen``: two conflicting epochs exist, so nobody may claim.
+    """The folded rules. ``frozen``: rivals exist of which none is preferred, so nobody may claim.
 
     Attributes:
         epochs: the chain, by number from 1 on, in this order.
@@ -103,6 +105,12 @@ class Rules:
         admissions: lines of admitted keys, for the next roster; many are on one already.
         rotated: old key -> new key, as soon as the old key said so.
         refused: record id -> why an epoch, admission or rotation does not count.
+        final: up to this number epochs are final (``swarm.finality``).
+        contested: there are rivals somewhere, settled or not.
+        anchored: the epoch that the chain has to contain is in it, or none has to be.
+        longest: the number of the last epoch of the longest chain, followed or not.
+        stems: all epochs that keep the rules, those that are not followed too, by id.
+        heirs: key -> all keys to which it was handed on, over any number of steps.
     """
 
     swarm: bytes
@@ -114,10 +122,21 @@ class Rules:
     admissions: Mapping[bytes, Member]
     rotated: Mapping[bytes, bytes]
     refused: Mapping[bytes, str]
+    final: int = 0
+    contested: bool = False
+    anchored: bool = True
+    longest: int = 0
+    stems: Mapping[bytes | None, Stem] = field(default_factory=dict, repr=False)
+    heirs: Mapping[bytes, frozenset[bytes]] = field(default_factory=dict, repr=False)
 
     @property
     def current(self) -> EpochView | None:
-        """The newest epoch whose beacon is known, in which new records are written."""
+        """The newest epoch whose beacon is known, in which new records are written.
+
+        None where the chain lacks the epoch that it has to contain: it may be anybody's.
+        """
+        if not self.anchored:
+            return None
         known = (epoch for epoch in reversed(self.epochs.values()) if epoch.beacon is not None)
         return next(known, None)
 
@@ -168,34 +187,84 @@ class Rules:
         return any(key in self._line(seat) for seat in seats)
 
     def has_governed(self, key: bytes) -> bool:
-        """Is or was ``key`` a governor, or does it go on for one?"""
-        seats = {*self.charter.governors}.union(*(one.governors for one in self.epochs.values()))
-        return any(key in self._line(seat) for seat in seats)
+        """Is or was ``key`` a governor in any epoch, followed or not, or does it go on for one?"""
+        seats = {*self.charter.governors}.union(*(one.governors for one in self.stems.values()))
+        return key in seats or any(key in self.heirs.get(seat, ()) for seat in seats)
+
+    def names(self, record: Record) -> EpochView | None:
+        """The epoch in which ``record`` counts: the one that it names, if that is followed.
+
+        A record that names an epoch by number alone counts in whichever of that number is followed.
+        """
+        view, name = self.epochs.get(record.envelope.epoch), record.envelope.epoch_id
+        return view if view is not None and name in (view.id, NO_EPOCH) else None
+
+    def _stem(self, record: Record) -> Stem | None:
+        """The epoch under which ``record`` was written, followed or not; None while not here.
+
+        A record may state a later number than that of the epoch that it names, so that nobody who
+        left a longer chain for a final one has to go back; but none that no epoch has yet.
+        """
+        envelope = record.envelope
+        number, name = envelope.epoch, envelope.epoch_id
+        if name == NO_EPOCH:
+            if isinstance(record.payload, Epoch) and number == record.payload.number:
+                number = min(number, self.number)  # it may be what makes it
+            view = self.epochs.get(number)
+            return self.stems.get(view.id if view else None) if view or not number else None
+        stem = self.stems.get(name)
+        return stem if stem is not None and stem.number <= number <= self.longest else None
 
     def belongs(self, record: Record) -> bool:
         """Does ``record`` have a place in the log, by who its author is and when it was written?
 
-        The answer never changes once the epoch that it names is here: a removed key is out from the
-        epoch that removes it on, and what it says in earlier ones still counts (removals take
-        effect in the next epoch, never on arrival, lest two nodes disagree). A governors' record
-        may be of an epoch that is not here yet: it may be what makes it.
+        The answer never changes once the epoch that it names is here, followed or not: a removed
+        key is out from the epoch that removes it on, and what it says in earlier ones still counts
+        (removals take effect in the next epoch, never on arrival, lest two nodes disagree). Records
+        under an epoch that is not followed have a place as well: feeds are whole or not at all.
         """
-        author, epoch, newest = record.author, record.envelope.epoch, self.number
-        if isinstance(record.payload, _GOVERNORS_ONLY):
-            if not self.has_governed(author):
-                return False
-            epoch = min(epoch, newest)
-        if author not in self.known or epoch > newest:
+        author, stem = record.author, self._stem(record)
+        if stem is None:
             return False
-        return epoch < self.removed.get(author, epoch + 1)
+        if isinstance(record.payload, _GOVERNORS_ONLY) and not self.has_governed(author):
+            return False
+        number = stem.number + 1
+        return self._is_known(author, stem) and stem.number < stem.removed.get(author, number)
+
+    def line_before(self, key: bytes, epoch: int) -> list[bytes]:
+        """The keys for which ``key`` goes on, unless the epoch with that number has it itself."""
+        view = self.epochs.get(epoch)
+        if view is not None and key in view.roster:
+            return []
+        return [old for old, heirs in self.heirs.items() if key in heirs]
+
+    def _is_known(self, key: bytes, stem: Stem) -> bool:
+        if key in self.known:
+            return True
+        roots = (key, *(old for old, new in self.rotated.items() if new == key))
+        return any(one in stem.lines or one in stem.ever_governed for one in roots)
+
+    def is_foreign(self, record: Record) -> bool:
+        """Is it under an epoch that is not followed, or by an author known only there?"""
+        envelope = record.envelope
+        if record.author not in self.known or envelope.epoch > self.number:
+            return True
+        return envelope.epoch > 0 and self.names(record) is None
 
     def usurps(self, record: Record) -> bool:
         """Is it a governors' record, of an epoch that is here, by somebody who never governed?"""
         return (
             isinstance(record.payload, _GOVERNORS_ONLY)
+            and self._stem(record) is not None
             and record.envelope.epoch <= self.number
             and not self.has_governed(record.author)
         )
+
+    def with_statements(self, statements: Statements, anchor: bytes | None) -> Rules:
+        """The same with more statements, where there are no rivals: more epochs may be final."""
+        margin = margin_of((tier.f, tier.g) for tier in self.charter.tiers)
+        choice = Chooser(self.stems, statements, self.heirs, margin).choose(anchor)
+        return replace(self, final=choice.final)
 
     def member(self, epoch: int, key: bytes) -> Member | None:
         """The roster line of ``key`` in ``epoch``."""
@@ -203,20 +272,32 @@ class Rules:
         return view.roster.get(key) if view else None
 
 
-def fold_rules(records: Iterable[Record]) -> Rules | None:
-    """Fold governance records into the rules; other kinds are passed over.
+def fold_rules(
+    records: Iterable[Record],
+    statements: Statements | None = None,
+    anchor: bytes | None = None,
+    lean: bytes | None = None,
+) -> Rules | None:
+    """Fold governance records into the rules; of others it reads only under which epoch they are.
 
     Returns None without a charter. Records that are not authorised change nothing, and
     ``Rules.refused`` says why. Independent of order; epochs count from 1 and each names its
     predecessor.
+
+    Args:
+        records: what governs, and all else where ``statements`` are not given.
+        statements: who wrote under which epochs, taken in from all records before.
+        anchor: an epoch that the chain has to contain; nothing is written until it is here.
+        lean: an epoch to stay with while no rival is final. For what a node writes, never for what
+            it judges: others do not know what it saw first.
     """
-    said = _sort(records)
+    said = _sort(records, statements)
     if said is None:
         return None
     record, charter, chaining, admissions, rotations = said
-    chain = chaining.chain()
+    chain = chaining.chain(anchor, lean)
     refused = dict(chain.refused)
-    rotated: dict[bytes, bytes] = {}
+    rotated = {item.old: item.new for view in chain.views.values() for item in view.handovers}
     for rotation, heir in sorted(rotations, key=_place):
         if is_rotation(rotation.author, heir, record.id):
             rotated.setdefault(rotation.author, heir.new)
@@ -231,6 +312,7 @@ def fold_rules(records: Iterable[Record]) -> Rules | None:
         else:
             admitted.setdefault(item.member.key, item.member)
     known = {*charter.governors, *admitted}.union(*(view.roster for view in chain.views.values()))
+    known |= {item.new for view in chain.views.values() for item in view.handovers}
     while heirs := {new for old, new in rotated.items() if old in known} - known:
         known |= heirs
     removed = {item.key: n for n, view in chain.views.items() for item in view.removals}
@@ -244,19 +326,20 @@ def fold_rules(records: Iterable[Record]) -> Rules | None:
         admissions=admitted,
         rotated=rotated,
         refused=refused,
+        final=chain.final,
+        contested=chain.contested,
+        anchored=anchor is None or any(view.id == anchor for view in chain.views.values()),
+        longest=max(stem.number for stem in chaining.stems.values()),
+        stems=chaining.stems,
+        heirs=chaining.heirs,
     )
 
 
-def chained(records: Iterable[Record]) -> Chaining:
-    """The chain that follows from ``records``, ready to judge what may come next.
-
-    Raises:
-        CharterError: the charter is not among them.
-    """
+def chained(records: Iterable[Record], rules: Rules) -> Chaining:
+    """The chain of ``rules``, folded from ``records``, ready to judge what may come next."""
     said = _sort(records)
-    if said is None:
-        raise CharterError("the charter is not here", cure="wait for the next sync")
-    said[2].chain()
+    assert said is not None
+    said[2].go_to(rules.newest.id if rules.newest else None)
     return said[2]
 
 
@@ -265,14 +348,17 @@ _Sorted = tuple[
 ]
 
 
-def _sort(records: Iterable[Record]) -> _Sorted | None:
-    """Records by kind, the epochs ready to be walked; None without a charter."""
+def _sort(records: Iterable[Record], statements: Statements | None = None) -> _Sorted | None:
+    """Records by kind, the epochs grown to a tree; None without a charter."""
     charters: list[tuple[Record, Charter]] = []
     epochs: list[tuple[Record, Epoch]] = []
     reveals: list[tuple[bytes, Beacon]] = []
     admissions: list[tuple[Record, Admission]] = []
     rotations: list[tuple[Record, Rotation]] = []
+    found = Statements() if statements is None else statements
     for record in records:
+        if statements is None:
+            found.note(record)
         payload = record.payload
         if isinstance(payload, Charter):
             charters.append((record, payload))
@@ -287,7 +373,7 @@ def _sort(records: Iterable[Record]) -> _Sorted | None:
     if not charters:
         return None
     record, charter = min(charters, key=lambda item: item[0].id)
-    chaining = Chaining(record.id, charter, epochs, reveals, rotations)
+    chaining = Chaining(record.id, charter, epochs, reveals, rotations, found)
     return record, charter, chaining, admissions, rotations
 
 
@@ -311,6 +397,8 @@ def _admission_fault(
     author, view = record.author, views.get(record.envelope.epoch)
     if view is None and record.envelope.epoch:
         return f"epoch {record.envelope.epoch} is not here"
+    if view is not None and record.envelope.epoch_id not in (view.id, NO_EPOCH):
+        return f"another epoch {view.number} is followed"
     governors = set(view.governors if view else charter.governors)
     governors |= {new for old, new in rotated.items() if old in governors}
     earlier = {key for one in views.values() for key in one.governors} | set(charter.governors)

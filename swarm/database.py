@@ -11,15 +11,18 @@ from typing import TYPE_CHECKING
 
 from swarm.errors import StoreError
 from swarm.feed import Head
+from swarm.finality import Statements
 from swarm.records import Admission, Beacon, Charter, Epoch, Equivocation, Rotation
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 GOVERNANCE = (Charter.KIND, Epoch.KIND, Beacon.KIND, Admission.KIND, Rotation.KIND)
-VERSION = 1
+VERSION = 2
 _RARE = ", ".join(f"'{kind}'" for kind in (*GOVERNANCE, Equivocation.KIND))
 
+# statements: who wrote under which epoch, proofs of equivocation included. stands: what this node
+# saw first (lean) and what it saw as final (anchor); nothing else here follows from no record.
 # branch 0: of each feed the branch that came first, without a gap. branch 1: records of other
 # branches of it, which only authors who contradict themselves have.
 _SCHEMA = f"""
@@ -33,6 +36,15 @@ CREATE TABLE IF NOT EXISTS records (
     branch INTEGER NOT NULL,
     kind TEXT NOT NULL,
     data BLOB NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS statements (
+    author BLOB NOT NULL,
+    epoch_id BLOB NOT NULL,
+    PRIMARY KEY (author, epoch_id)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS stands (
+    name TEXT PRIMARY KEY,
+    epoch_id BLOB NOT NULL
 ) STRICT;
 CREATE UNIQUE INDEX IF NOT EXISTS by_place ON records (author, seq) WHERE branch = 0;
 CREATE INDEX IF NOT EXISTS by_branch ON records (author) WHERE branch = 1;
@@ -71,6 +83,19 @@ def load_heads(db: sqlite3.Connection) -> dict[bytes, Head]:
     """Author key -> the last record held of its feed."""
     rows = db.execute("SELECT author, MAX(seq), id FROM records WHERE branch = 0 GROUP BY author")
     return {author: Head(seq, record_id) for author, seq, record_id in rows}
+
+
+def load_statements(db: sqlite3.Connection) -> Statements:
+    """Who wrote under which epoch."""
+    found = Statements()
+    for author, epoch in db.execute("SELECT author, epoch_id FROM statements"):
+        found.add(author, epoch)
+    return found
+
+
+def load_stands(db: sqlite3.Connection) -> dict[str, bytes]:
+    """Epochs that this node holds by: ``lean``, what it saw first; ``anchor``, seen as final."""
+    return dict(db.execute("SELECT name, epoch_id FROM stands").fetchall())
 
 
 def load_spent(db: sqlite3.Connection) -> dict[tuple[bytes, int], tuple[int, int]]:

@@ -18,15 +18,18 @@ from swarm.keys import KeyPair, is_valid_public
 from swarm.records import KINDS, Charter, Payload
 
 VERSION = 1
+NO_EPOCH = bytes(32)
+"""What a record names that was written under no epoch in particular."""
 
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
     """What every record says of itself, before its payload.
 
-    ``refs`` names up to 32 records that this one builds on or had seen; ``heads_digest`` is the
-    sha256 of all feed heads its author knew, for whoever holds the very same to compare: no rule
-    reads it. ``day``: days since 1970-01-01 UTC, for people only: no rule reads it either.
+    ``refs`` names up to 32 records that this one builds on or had seen. ``epoch_id`` is the record
+    id of the epoch under which its author wrote, 32 zero bytes where it names none: a statement for
+    that chain of epochs (``swarm.finality``). ``day``: days since 1970-01-01 UTC, for people only:
+    no rule reads it.
     """
 
     v: Annotated[int, Meta(ge=VERSION, le=VERSION)]
@@ -37,7 +40,7 @@ class Envelope:
     prev: Hash | None
     epoch: Annotated[int, Meta(ge=0, le=2**31)]
     refs: Annotated[tuple[Hash, ...], Meta(max_length=MAX_REFS)]
-    heads_digest: Hash
+    epoch_id: Hash
     day: Annotated[int, Meta(ge=0, le=10**6)]
     payload: dict[str, Any]
 
@@ -80,6 +83,8 @@ def parse(data: bytes, *, check_signature: bool = True) -> Record:
         raise RecordError("only a charter has no swarm id, and a charter has none")
     if (envelope.prev is None) != (envelope.seq == 0):
         raise RecordError("only the first record of a feed has no predecessor")
+    if envelope.epoch == 0 and envelope.epoch_id != NO_EPOCH:
+        raise RecordError("a record from before the first epoch names none")
     if check_signature:
         if not is_valid_public(envelope.author):
             raise RecordError("the author's key is not a sound Ed25519 key")
@@ -100,7 +105,7 @@ def seal_record(
     epoch: int,
     day: int,
     refs: tuple[bytes, ...] = (),
-    heads_digest: bytes = bytes(32),
+    epoch_id: bytes = NO_EPOCH,
 ) -> Record:
     """Sign ``payload`` as the record ``seq`` of the feed of ``key``, and check it as a peer would.
 
@@ -116,7 +121,7 @@ def seal_record(
         prev=prev,
         epoch=epoch,
         refs=refs[:MAX_REFS],
-        heads_digest=heads_digest,
+        epoch_id=epoch_id,
         day=day,
         payload=to_map(payload),
     )

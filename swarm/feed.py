@@ -7,18 +7,12 @@ The founder's feed begins with the charter itself.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING
 
-from swarm import wire
 from swarm.envelope import Record, parse
 from swarm.errors import FeedError, SwarmError
 from swarm.records import Equivocation
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +42,6 @@ def fit(head: Head | None, record: Record) -> Fit:
     if seq > head.seq + 1:
         return Fit.GAP
     return Fit.NEXT if record.envelope.prev == head.id else Fit.FORK
-
-
-def heads_digest(heads: Mapping[bytes, Head]) -> bytes:
-    """sha256 over all feed heads, in order of author: what a node had seen when it spoke."""
-    listed = [[author, heads[author].seq, heads[author].id] for author in sorted(heads)]
-    digest = hashlib.sha256(b"lazaretto/heads/1")
-    for item in listed:
-        digest.update(wire.encode(item))
-    return digest.digest()
 
 
 def prove_equivocation(first: Record, second: Record) -> Equivocation | None:
@@ -100,6 +85,18 @@ def proves(proof: Equivocation) -> bool:
     except FeedError:
         return False
     return True
+
+
+@dataclass(frozen=True, slots=True)
+class Conviction:
+    """A record (by id) that proves two stories of somebody, told under the number ``seq``.
+
+    ``arrival``: that of the record in this log; for what its owner decides, never for a verdict.
+    """
+
+    id: bytes
+    seq: int
+    arrival: int
 
 
 def convicted_by(record: Record) -> bytes | None:

@@ -50,7 +50,7 @@ class SwarmLog:
         self.announce: Announce | None = None
         self.full: StoreError | None = None
         self.may_sign = trio.Event()
-        self._convicted = set(store.convictions())
+        self._convicted = set(store.convicted())
         self._unreported = store.contradictions()
         self._hear = hear
         self._writing = trio.Lock()
@@ -58,7 +58,7 @@ class SwarmLog:
 
     def may_connect(self, key: bytes) -> bool:
         """Members only; before the charter is known, anybody: a joiner knows nobody yet."""
-        rules = self.store.rules
+        rules = self.store.stand
         return rules is None or not rules.epochs or rules.is_member(key)
 
     @property
@@ -163,7 +163,7 @@ class SwarmLog:
         What cannot be signed now (no leave to sign yet, a full disk) is tried again with the next
         records that arrive, also after a restart: the log itself holds the contradiction.
         """
-        rules = self.store.rules
+        rules = self.store.stand
         if not self._unreported or not self.may_sign.is_set():
             return
         if rules is None or not rules.is_member(self.key.public):

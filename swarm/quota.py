@@ -4,7 +4,8 @@ A feed is a chain, and each record names its epoch, so "the record by which the 
 quota" is the same record on every node, whatever order things arrive in: refusing it splits nobody.
 A member that reaches its quota waits for the next epoch, which is a governor's signature away.
 What governs (epochs, beacons, admissions) is exempt where its author governs the epoch that it
-names, so that a governor can always sign the next one. So is what a feed can have one of only.
+names, so that a governor can always sign the next one. So is what a feed can have one of only. A
+key that goes on for others and is on no roster yet shares their quota: handing on gives no more.
 """
 
 from __future__ import annotations
@@ -41,7 +42,10 @@ class Quota:
     @staticmethod
     def binds(record: Record, rules: Rules | None) -> bool:
         """Say whether ``record`` may not exceed the quota."""
-        if isinstance(record.payload, Charter | Rotation):
+        if isinstance(record.payload, Rotation):
+            author, epoch = record.author, record.envelope.epoch
+            return rules is not None and bool(rules.line_before(author, epoch))
+        if isinstance(record.payload, Charter):
             return False
         if not isinstance(record.payload, Epoch | Beacon | Admission):
             return True

@@ -9,6 +9,10 @@ our own is seen by anybody, and nothing that it builds on, that a power cut coul
 :meth:`Store.ingest` took in survives the end of the process, kill -9 too; of that a power cut can
 take back the newest, which peers still have and sync brings again.
 
+Beside records the log keeps two epochs that follow from no record: the one that this node saw first
+(among rivals of which none is final it goes on writing under that one: ``stand``), and the newest
+that it saw as final (``anchor``). What it judges by is ``rules``, which all nodes fold alike.
+
 Not for several processes at once: a lock file keeps a second writer out.
 """
 
@@ -23,10 +27,19 @@ from typing import TYPE_CHECKING
 
 from swarm import wire
 from swarm.charter import Rules, fold_rules
-from swarm.database import GOVERNANCE, load_heads, load_spent, lock, open_database
-from swarm.envelope import Record, parse, seal_record
+from swarm.database import (
+    GOVERNANCE,
+    load_heads,
+    load_spent,
+    load_stands,
+    load_statements,
+    lock,
+    open_database,
+)
+from swarm.envelope import NO_EPOCH, Record, parse, seal_record
 from swarm.errors import RecordError, StoreError, SwarmError
-from swarm.feed import Fit, Head, convicted_by, fit, heads_digest, prove_equivocation, proves
+from swarm.feed import Conviction, Fit, Head, convicted_by, fit, prove_equivocation, proves
+from swarm.finality import stated
 from swarm.forks import Branches, Mark, contradictions
 from swarm.ingest import Ingest
 from swarm.quota import Quota
@@ -40,6 +53,10 @@ if TYPE_CHECKING:
 
 SECONDS_PER_DAY = 86_400
 BEYOND_QUOTA = "a record beyond its author's quota for the epoch"
+ANCHOR, LEAN = "anchor", "lean"
+MAX_FOREIGN = 4096
+"""Records of authors who are only known in epochs that are not followed: whoever has an old key of
+a governor can make up such epochs, and members of them."""
 CHECKPOINT_PAGES = 1000
 """Pages of 4 KiB in the write-ahead log from which on it is written back."""
 
@@ -66,8 +83,14 @@ class Store:
             self._heads = load_heads(self._db)
             self._spent = load_spent(self._db)
             self._tails: dict[bytes, tuple[int, bool]] = {}  # see _tail
-            self.rules: Rules | None = fold_rules(self.of_kind(*GOVERNANCE))
+            self._convicted = self._load_convicted()
             self._forked = self._load_forked()
+            self._statements = load_statements(self._db)
+            self._stands = load_stands(self._db)
+            self._told: list[tuple[bytes, bytes]] = []  # statements that are not committed yet
+            self.rules: Rules | None = None
+            self.stand: Rules | None = None
+            self._refold()
         except (sqlite3.Error, SwarmError) as error:
             self._unlock()
             raise StoreError(
@@ -94,7 +117,72 @@ class Store:
 
     def _load_forked(self) -> set[bytes]:
         rows = self._db.execute("SELECT DISTINCT author FROM records WHERE branch = 1")
-        return {author for (author,) in rows} | set(self.convictions())
+        return {author for (author,) in rows} | set(self._convicted)
+
+    def _load_convicted(self) -> dict[bytes, tuple[Conviction, ...]]:
+        found: dict[bytes, tuple[Conviction, ...]] = {}
+        rows = self._db.execute(
+            f"SELECT arrival, data FROM records WHERE kind = '{Equivocation.KIND}' ORDER BY arrival"
+        )
+        for arrival, data in rows:
+            _convict(found, parse(data, check_signature=False), arrival)
+        return found
+
+    # --- the chain of epochs -------------------------------------------------------------------
+
+    @property
+    def anchor(self) -> bytes | None:
+        """The newest epoch that this node saw as final: no chain without it is followed."""
+        return self._stands.get(ANCHOR)
+
+    def anchor_at(self, epoch: bytes) -> None:
+        """Trust ``epoch`` (its id) as final, as somebody did who let this node in.
+
+        Not where this node has seen an epoch as final itself, nor the same twice.
+        """
+        with self._lock:
+            if ANCHOR not in self._stands:
+                self._transaction(lambda: self._keep(ANCHOR, epoch), durable=True)
+                self._refold()
+
+    def has_stated(self, author: bytes, epoch: bytes) -> bool:
+        """Whether a record of ``author`` is here that names ``epoch`` (its id)."""
+        with self._lock:
+            return author in self._statements.of(epoch)
+
+    def _keep(self, name: str, epoch: bytes) -> None:
+        if self._stands.get(name) == epoch:
+            return
+        self._stands[name] = epoch
+        self._db.execute("INSERT OR REPLACE INTO stands VALUES (?, ?)", (name, epoch))
+
+    def _refold(self) -> None:
+        """Fold what governs anew, and move what this node holds by."""
+        records, anchor = self.of_kind(*GOVERNANCE), self._stands.get(ANCHOR)
+        self.rules = self.stand = fold_rules(records, self._statements, anchor)
+        if self.rules is not None and self.rules.contested:
+            lean = self._stands.get(LEAN)
+            self.stand = fold_rules(records, self._statements, anchor, lean)
+        self._move()
+
+    def _move(self) -> None:
+        stand = self.stand
+        if self._lock_file < 0 or stand is None or stand.newest is None or not stand.anchored:
+            return
+        self._keep(LEAN, stand.newest.id)
+        if stand.final:
+            self._keep(ANCHOR, stand.epochs[stand.final].id)
+
+    def _count(self) -> None:
+        """Take new statements into account, after which more epochs may be final."""
+        rules = self.rules
+        if rules is None or not self._told:
+            return
+        if rules.contested:
+            self._refold()
+        elif rules.final < rules.number:
+            self.rules = self.stand = rules.with_statements(self._statements, self.anchor)
+            self._move()
 
     # --- reading -----------------------------------------------------------------------------
 
@@ -112,10 +200,28 @@ class Store:
         with self._lock:
             return dict(self._heads)
 
+    def convicted(self) -> dict[bytes, tuple[Conviction, ...]]:
+        """Author key -> what proves two stories, in order of arrival.
+
+        Anybody can make up keys, so there may be many; nothing is read from the log.
+        """
+        with self._lock:
+            return dict(self._convicted)
+
+    def arrival(self, record_id: bytes) -> int:
+        """The number of a record in the order of arrival, 0 where it is not here."""
+        with self._lock:
+            row = self._db.execute("SELECT arrival FROM records WHERE id = ?", (record_id,))
+            return next((number for (number,) in row), 0)
+
     def convictions(self) -> dict[bytes, Record]:
         """Authors against whom a proof lies in the log, with one record each that holds such."""
-        held = sorted(self.of_kind(Equivocation.KIND), key=lambda record: record.id, reverse=True)
-        return {author: record for record in held if (author := convicted_by(record))}
+        with self._lock:
+            held = {
+                author: self.get(min(proof.id for proof in proofs))
+                for author, proofs in self._convicted.items()
+            }
+        return {author: record for author, record in held.items() if record is not None}
 
     def contradictions(self) -> dict[bytes, Equivocation]:
         """What the log itself proves against authors: two records of theirs with one number."""
@@ -209,7 +315,7 @@ class Store:
         """
         with self._lock:
             head = self._heads.get(key.public)
-            current = self.rules.current if self.rules else None
+            current = self.stand.current if self.stand else None
             record = seal_record(
                 key,
                 payload,
@@ -219,7 +325,7 @@ class Store:
                 epoch=max(current.number if current else 0, self._tail(key.public)[0]),
                 day=int(time.time()) // SECONDS_PER_DAY,
                 refs=refs,
-                heads_digest=heads_digest(self._heads),
+                epoch_id=current.id if current else NO_EPOCH,
             )
             result = Ingest()
             self._transaction(lambda: self._take([record], result), durable=True)
@@ -234,15 +340,21 @@ class Store:
             return record
 
     def _transaction(self, work: Callable[[], None], *, durable: bool) -> None:
-        before = dict(self._heads), dict(self._spent), set(self._forked), self.rules
+        before = dict(self._heads), dict(self._spent), set(self._forked), self.rules, self.stand
+        kept = dict(self._stands), dict(self._convicted)
         try:
             # In WAL mode NORMAL writes and does not wait; the next FULL commit waits for all of it.
             self._db.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
             self._db.execute("BEGIN IMMEDIATE")
             work()
             self._db.execute("COMMIT")
+            self._told.clear()
         except BaseException as error:
-            self._heads, self._spent, self._forked, self.rules = before
+            self._heads, self._spent, self._forked, self.rules, self.stand = before
+            self._stands, self._convicted = kept
+            for statement in self._told:
+                self._statements.forget(*statement)
+            self._told.clear()
             self._tails.clear()
             with contextlib.suppress(sqlite3.Error):
                 if self._db.in_transaction:
@@ -273,8 +385,12 @@ class Store:
                     strangers.append(record)
                 elif self._place(record, result) and record.kind in GOVERNANCE:
                     learnt = True
+            before = self.rules
             if learnt:
-                self.rules = fold_rules(self.of_kind(*GOVERNANCE))
+                self._refold()
+            else:
+                self._count()
+            if self.rules is not before and strangers:
                 waiting = strangers
                 continue
             result.gaps.update(record.author for record in strangers)
@@ -283,7 +399,15 @@ class Store:
     def _may_speak(self, record: Record) -> bool:
         if record.kind == Charter.KIND:
             return record.id == self.swarm
-        return self.rules is not None and self.rules.belongs(record)
+        rules = self.rules
+        if rules is None or not rules.belongs(record):
+            return False
+        return record.author in rules.known or self._foreigners() < MAX_FOREIGN
+
+    def _foreigners(self) -> int:
+        """Records here of authors who are only known in epochs that are not followed."""
+        known = self.rules.known if self.rules else frozenset()
+        return sum(head.seq + 1 for author, head in self._heads.items() if author not in known)
 
     def _tail(self, author: bytes) -> tuple[int, bool]:
         """The epoch of the last record held of a feed, and whether that record closes the feed."""
@@ -309,7 +433,7 @@ class Store:
         if where is not Fit.NEXT:
             return self._place_beside(record, result)
         fault = self._fault_of_next(record)
-        if fault == BEYOND_QUOTA and Quota.is_open(record, self.rules):
+        if fault == BEYOND_QUOTA and self._may_be_settled(record):
             result.gaps.add(author)
             return False
         if fault:
@@ -321,10 +445,31 @@ class Store:
         self._spent[place] = count + 1, size + _size(record)
         self._heads[author] = Head(seq, record.id)
         self._tails[author] = _as_tail(record)
-        if (convict := convicted_by(record)) is not None:
-            self._forked.add(convict)
         result.new.append(record)
         return True
+
+    def _may_be_settled(self, record: Record) -> bool:
+        """Whether what comes yet may show that the quota does not bind ``record``."""
+        rules = self.rules
+        return Quota.is_open(record, rules) or (rules is not None and rules.is_foreign(record))
+
+    def _said_in(self, author: bytes, epoch: int) -> tuple[int, int]:
+        """Records and bytes of an author in an epoch, and of the keys for which it goes on there.
+
+        Of epochs that are not followed yet, those of all together.
+        """
+        rules = self.rules
+        line = [author, *(rules.line_before(author, epoch) if rules else ())]
+        newest = rules.number if rules else 0
+        if epoch <= newest:
+            said = [self._spent.get((one, epoch), (0, 0)) for one in line]
+        else:
+            said = [
+                spent
+                for (one, number), spent in self._spent.items()
+                if one in line and number > newest
+            ]
+        return sum(count for count, _ in said), sum(size for _, size in said)
 
     def _fault_of_next(self, record: Record) -> str:
         """Why a record that follows its feed's head is refused for good; empty when it is not."""
@@ -334,7 +479,7 @@ class Store:
             return "a record behind the handover of its key"
         if epoch < before:
             return "a record back in an earlier epoch"
-        count, size = self._spent.get((author, epoch), (0, 0))
+        count, size = self._said_in(author, epoch)
         exceeded = Quota.of(self.rules).exceeded(count + 1, size + _size(record))
         if exceeded and Quota.binds(record, self.rules):
             return BEYOND_QUOTA
@@ -365,7 +510,7 @@ class Store:
 
     def _insert(self, record: Record, branch: int) -> None:
         envelope = record.envelope
-        self._db.execute(
+        row = self._db.execute(
             "INSERT INTO records (id, author, seq, prev, epoch, branch, kind, data)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (
@@ -379,6 +524,24 @@ class Store:
                 record.signed.to_bytes(),
             ),
         )
+        if (convict := _convict(self._convicted, record, row.lastrowid or 0)) is not None:
+            self._forked.add(convict)
+        for author, epoch in stated(record):
+            if self._statements.add(author, epoch):
+                self._told.append((author, epoch))
+                self._db.execute("INSERT OR IGNORE INTO statements VALUES (?, ?)", (author, epoch))
+
+
+def _convict(
+    found: dict[bytes, tuple[Conviction, ...]], record: Record, arrival: int
+) -> bytes | None:
+    """Add what ``record`` proves, if it proves something; returns whom it convicts."""
+    author = convicted_by(record)
+    if author is not None:
+        assert isinstance(record.payload, Equivocation)
+        seq = parse(record.payload.first, check_signature=False).envelope.seq
+        found[author] = (*found.get(author, ()), Conviction(record.id, seq, arrival))
+    return author
 
 
 def _size(record: Record) -> int:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from swarm.charter import Rules, fold_rules
 from swarm.envelope import parse
 from swarm.feed import proves
+from swarm.finality import Statements
 from swarm.records import (
     Admission,
     Beacon,
@@ -87,14 +88,23 @@ class Quarantine:
 
     ``screen`` (base code, candidate code, the charter's rules) returns reasons to refuse, none when
     the diff is within scope. ``log`` finds each record that is added by its id, so that those of
-    which nothing follows need not be held in memory. Not safe to use from several threads at once.
+    which nothing follows need not be held in memory. ``anchor`` is an epoch that the chain has to
+    contain (``swarm.finality``). Not safe to use from several threads at once.
     """
 
-    def __init__(self, swarm: bytes, screen: Screen | None = None, log: Log | None = None) -> None:
+    def __init__(
+        self,
+        swarm: bytes,
+        screen: Screen | None = None,
+        log: Log | None = None,
+        anchor: Callable[[], bytes | None] = lambda: None,
+    ) -> None:
         self.swarm = swarm
+        self._anchor = anchor
         self._screen = screen or scope
         self._seen: set[bytes] = set()
         self._rule_records: list[Record] = []
+        self._statements = Statements()
         self._claims: dict[bytes, Record] = {}
         self._against: dict[bytes, Record] = {}
         self._feeds = Feeds()
@@ -116,15 +126,16 @@ class Quarantine:
             return False
         if self._feeds.note(record):
             self._state = None
+        told = self._statements.add(record.author, record.envelope.epoch_id)
+        if told and self._rules is not None and self._rules.contested:
+            self._change_rules()
         payload = record.payload
         self._seen.add(record.id)
         if isinstance(payload, Equivocation):
             return self._add_both_branches(record, payload)
         if isinstance(payload, Charter | Epoch | Beacon | Admission | Rotation):
             self._rule_records.append(record)
-            self._rules_known = False
-            self._filing.forget_benches()
-            self._settlements.clear()
+            self._change_rules()
         elif isinstance(payload, Claim):
             self._claims[record.id] = record
         elif isinstance(payload, Contradiction) and retraction.opens_a_test(payload):
@@ -145,6 +156,12 @@ class Quarantine:
             return False
         self._state = None
         return True
+
+    def _change_rules(self) -> None:
+        self._rules_known = False
+        self._filing.forget_benches()
+        self._settlements.clear()
+        self._state = None
 
     def _add_both_branches(self, record: Record, proof: Equivocation) -> bool:
         """What an author said twice counts on every node alike, whichever branch each one holds."""
@@ -178,7 +195,7 @@ class Quarantine:
 
     def _current_rules(self) -> Rules | None:
         if not self._rules_known:
-            self._rules = fold_rules(self._rule_records)
+            self._rules = fold_rules(self._rule_records, self._statements, self._anchor())
             self._rules_known = True
         return self._rules
 
@@ -186,7 +203,7 @@ class Quarantine:
         rules = self._current_rules()
         if rules is None:
             return State(None)
-        holders = slot_holders(self._claims.values())
+        holders = slot_holders(one for one in self._claims.values() if rules.names(one))
         children: dict[bytes | None, list[Record]] = {}
         for record in self._claims.values():
             children.setdefault(claim_of(record).base, []).append(record)
@@ -212,7 +229,7 @@ class Quarantine:
     ) -> ClaimState:
         """A claim whose base has been judged before it."""
         fresh = _fresh(record)
-        epoch = rules.epochs.get(fresh.epoch)
+        epoch = rules.names(record)
         if epoch is None:
             return replace(fresh, reason="epoch_unknown")
         member = epoch.roster.get(fresh.author)
@@ -294,7 +311,7 @@ class Quarantine:
         self, rules: Rules, states: Mapping[bytes, ClaimState]
     ) -> dict[bytes, ClaimState]:
         """The contradictions of claims, once every claim has been judged for itself."""
-        places = retraction.Places(self._against.values())
+        places = retraction.Places(one for one in self._against.values() if rules.names(one))
         found: dict[bytes, ClaimState] = {}
         for record in self._against.values():
             target = states.get(retraction.contradiction_of(record).target)

@@ -123,7 +123,7 @@ def admitted(rules: Rules, record: Record, target: ClaimState | None, places: Pl
         code=target.code if target else b"",
         target=said.target,
     )
-    epoch = rules.epochs.get(state.epoch)
+    epoch = rules.names(record)
     if epoch is None:
         return replace(state, reason="epoch_unknown")
     if target is None:

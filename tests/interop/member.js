@@ -66,7 +66,7 @@ const commands = {
       prev: prev && Buffer.from(prev, 'hex'),
       epoch,
       refs: [],
-      heads_digest: Buffer.alloc(32),
+      epoch_id: Buffer.alloc(32),
       day: 20_000,
       payload: { seal: Buffer.from(payload, 'hex'), fold_nonce: Buffer.alloc(32) }
     })

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from swarm.errors import FeedError
-from swarm.feed import Fit, Head, equivocator, fit, heads_digest, prove_equivocation
+from swarm.feed import Fit, Head, equivocator, fit, prove_equivocation
 from swarm.keys import KeyPair
 from swarm.records import Beacon
 from tests.swarm.founding import Feed
@@ -71,10 +71,3 @@ def test_a_doctored_proof_is_refused():
     ):
         with pytest.raises(FeedError):
             equivocator(bad)
-
-
-def test_the_digest_of_heads_does_not_depend_on_order():
-    heads = {bytes([n]) * 32: Head(n, bytes(32)) for n in range(4)}
-    backwards = dict(reversed(heads.items()))
-    assert heads_digest(heads) == heads_digest(backwards)
-    assert heads_digest(heads) != heads_digest({})

@@ -202,7 +202,7 @@ def test_only_governors_draft_and_consent(tmp_path):
 
 
 def test_a_failure_that_is_not_of_the_disk_leaves_the_log_usable(store, founded, monkeypatch):
-    monkeypatch.setattr("swarm.store.fold_rules", lambda _: 1 / 0)
+    monkeypatch.setattr("swarm.store.fold_rules", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         store.ingest(founded.wire)
     monkeypatch.undo()

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from swarm.charter import beacon_commit, encode_roster
-from swarm.envelope import Record, seal_record
+from swarm.envelope import NO_EPOCH, Record, seal_record
 from swarm.keys import KeyPair
 from swarm.records import (
     Adoption,
@@ -114,6 +114,7 @@ class SmallSwarm:
     ) -> None:
         self.records: list[Record] = []
         self._heads: dict[bytes, tuple[int, bytes]] = {}
+        self._epochs: dict[int, bytes] = {}
         self.founder = KeyPair.from_seed(digest("founder"))
         self.researchers = [KeyPair.from_seed(digest(f"r{i}")) for i in range(researchers)]
         self.verifiers = [KeyPair.from_seed(digest(f"v{i}")) for i in range(verifiers)]
@@ -195,11 +196,17 @@ class SmallSwarm:
         return record
 
     def write(self, key: KeyPair, payload: Payload, epoch: int = 1) -> Record:
-        """Append to the feed of ``key`` and show the record to the quarantine."""
+        """Append to the feed of ``key`` and show the record to the quarantine.
+
+        It names the epoch of that number, the first one that was written here.
+        """
         seq, prev = self._heads.get(key.public, (-1, None))
         record = seal_record(
-            key, payload, swarm=self.swarm, seq=seq + 1, prev=prev, epoch=epoch, day=20_000
-        )
+            key, payload, swarm=self.swarm, seq=seq + 1, prev=prev, epoch=epoch, day=20_000,
+            epoch_id=self._epochs.get(epoch, NO_EPOCH),
+        )  # fmt: skip
+        if isinstance(payload, Epoch):
+            self._epochs.setdefault(payload.number, record.id)
         self._keep(record)
         self.quarantine.add(record)
         return record
