@@ -78,10 +78,13 @@ class Place:
         return frozenset(rank for rank in ranks if rank is not None)
 
     def links(self, docket: Docket, seal: bytes) -> list[bytes]:
-        """The links that others opened for ``seal``, those of the next members first."""
+        """The links that others opened for ``seal``, those of the next members first.
+
+        Who opened more links than anybody honest does is passed over.
+        """
         found: list[tuple[int, bytes]] = []
         for author, words in docket.opens.get(seal, {}).items():
-            for said in words.said:
+            for said in () if words.wild else words.said:
                 assert isinstance(said.payload, Open)
                 distance = self._opens(author, said.payload.fold_nonce)
                 if distance is not None:

@@ -93,10 +93,10 @@ class Docket:
 
     ``read`` finds again what was filed under a name (:mod:`verification.shelf`). ``forked``: the
     authors, of this docket or not, whose feeds are known to have a fork.
-    ``commits`` (those for rivals too) and ``seatings`` by author; ``seals`` and ``blocks`` by (author, round); ``opens``
-    by seal and author; ``attests`` by position (round, rank) and author. ``links``: who opened a
-    link, by seal and link; ``opened``: who opened any, by (author, round) of the seal. ``latest``:
-    the latest epoch in which any of them was written.
+    ``commits`` (those for rivals too) and ``seatings`` by author; ``seals`` and ``blocks`` by
+    (author, round); ``opens`` by seal and author; ``attests`` by position (round, rank) and author.
+    ``links``: who opened a link, by seal and link; ``opened``: who opened any, by (author, round)
+    of the seal. ``latest``: the latest epoch in which any of them was written.
     """
 
     seated: frozenset[bytes] = frozenset()

@@ -243,9 +243,7 @@ class _Member:
     key: bytes
     secret: bytes
 
-    def duties(
-        self, calibration: bytes | None, *, may_sit: bool
-    ) -> Iterator[Duty | LostDuty]:
+    def duties(self, calibration: bytes | None, *, may_sit: bool) -> Iterator[Duty | LostDuty]:
         settlement = self.claim.settlement
         assert settlement is not None
         seats = settlement.seats

@@ -6,6 +6,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from verification.effect import effect_of
+from verification.retraction import CONTRADICTED_BEFORE
+from verification.seating import SLOT_TAKEN
 from verification.states import ClaimState, Stage, Turn
 from verification.verdict import CONTRADICTION
 
@@ -13,9 +15,7 @@ if TYPE_CHECKING:
     from verification.settle import Settlement
 
 
-def progressed(
-    state: ClaimState, settlement: Settlement, f: int, *, approval: bool
-) -> ClaimState:
+def progressed(state: ClaimState, settlement: Settlement, f: int, *, approval: bool) -> ClaimState:
     """``state`` as far as its settlement goes.
 
     ``approval``: the charter asks for a governor's word, which is not counted yet.
@@ -34,6 +34,9 @@ def progressed(
             return replace(state, stage=Stage.APPROVAL, reason="approval_not_counted_yet")
         effect = effect_of(settlement.effects, f) if settlement.complete else None
         return replace(state, stage=Stage.ADOPTED, effect=effect)
+    if settlement.ended == SLOT_TAKEN:
+        why = CONTRADICTED_BEFORE if state.kind == CONTRADICTION else SLOT_TAKEN
+        return replace(state, stage=Stage.VOID, reason=why, turn=None)
     if settlement.ended:
         return replace(state, stage=Stage.EXPIRED, reason=settlement.ended, turn=None)
     if settlement.reproductions:

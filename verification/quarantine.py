@@ -8,9 +8,10 @@ A claim's way: ``received`` (its epoch or its base is not there yet) -> ``screen
 within scope; the bench cannot be filled yet) -> ``assigned`` -> ``committed`` (every seat is taken)
 -> ``reproducing`` (a position is settled) -> ``adopted`` or ``rejected``. ``refused``: the screen
 stopped it. ``void``: it broke a rule that nothing which arrives later can mend, or its bench sat
-down for a rival. ``expired``: it can never be decided any more (``verification.closing``). After its adoption it can be ``retracted``,
-and what stands on it ``frozen`` (``verification.retraction``); a contradiction goes the same way as
-a claim, to ``upheld`` or ``rejected``. ``reason`` says why in every case.
+down for a rival. ``expired``: it can never be decided any more (``verification.closing``). After
+its adoption it can be ``retracted``, and what stands on it ``frozen``
+(``verification.retraction``); a contradiction goes the same way as a claim, to ``upheld`` or
+``rejected``. ``reason`` says why in every case.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ from verification.filing import Filing
 from verification.frontier import frontier
 from verification.progress import progressed
 from verification.reproduce import TOO_FEW, Bench, draw_bench
-from verification.seating import safety, seats_of
+from verification.seating import SLOT_TAKEN, safety, seats_of
 from verification.settle import Settlement, settle
 from verification.shelf import Word
 from verification.states import FAILED, ClaimState, Stage, State
@@ -307,18 +308,17 @@ class Quarantine:
         fault = inadmissible(rules, record, epoch, member, policy)
         if fault or member is None or policy is None:
             return replace(fresh, stage=Stage.VOID, reason=fault)
-        if holders.get(fresh.place, fresh.id) != fresh.id:
-            return replace(fresh, stage=Stage.VOID, reason="slot_taken")
+        taken = holders.get(fresh.place, fresh.id) != fresh.id
         base = states[fresh.base] if fresh.base is not None else None
         if base is not None:
             if base.tier != fresh.tier:
                 return replace(fresh, stage=Stage.VOID, reason="base_of_another_tier")
             if base.stage is not Stage.ADOPTED:
-                closed = base.stage in FAILED
-                stage = Stage.VOID if closed else Stage.RECEIVED
-                return replace(
-                    fresh, stage=stage, reason="base_not_adopted" if closed else "base_undecided"
-                )
+                if base.stage in FAILED:
+                    return replace(fresh, stage=Stage.VOID, reason="base_not_adopted")
+                if taken:
+                    return replace(fresh, stage=Stage.VOID, reason=SLOT_TAKEN)
+                return replace(fresh, reason="base_undecided")
             fresh = replace(fresh, depth=base.depth + 1)
         try:
             reasons = self._refusals(rules, record, policy, states)
@@ -326,6 +326,8 @@ class Quarantine:
             return replace(fresh, reason="charter_rules_not_readable")
         if reasons:
             return replace(fresh, stage=Stage.REFUSED, reason="; ".join(reasons))
+        if taken:
+            return replace(fresh, stage=Stage.VOID, reason=SLOT_TAKEN)
         return self._try(rules, record, fresh, member, policy, states)
 
     def _refusals(

@@ -56,6 +56,10 @@ MOST_FROZEN: Final = 512
 """What a retraction record can name."""
 
 
+CONTRADICTED_BEFORE: Final = "contradicted_before_in_this_epoch"
+"""Why a contradiction is void whose bench sat down for another one of its author and target."""
+
+
 def contradiction_of(record: Record) -> Contradiction:
     """The payload of a record that is known to be a contradiction."""
     assert isinstance(record.payload, Contradiction)
@@ -115,7 +119,7 @@ def admitted(
         return replace(state, reason="target_undecided")
     fault = _fault(rules, record, epoch, target)
     if not fault and holder not in (None, record.id):
-        fault = "contradicted_before_in_this_epoch"
+        fault = CONTRADICTED_BEFORE
     if fault:
         return replace(state, stage=Stage.VOID, reason=fault)
     return replace(state, stage=Stage.SCREENED, level=level_of(rules, epoch, state.author, target))
@@ -149,9 +153,7 @@ def level_of(rules: Rules, epoch: EpochView, author: bytes, target: ClaimState) 
     return level(alpha, min(Fraction(1), Fraction(line.gamma_num, line.gamma_den)), 1, 0)
 
 
-def fresh_bench(
-    rules: Rules, epoch: EpochView, author: bytes, target: ClaimState, n: int
-) -> Bench:
+def fresh_bench(rules: Rules, epoch: EpochView, author: bytes, target: ClaimState, n: int) -> Bench:
     """The bench of a contradiction: nobody of the claimant's operator, nor of the first bench's.
 
     Drawn by the target and not by the slot: an author has one draw for it in an epoch.

@@ -9,7 +9,7 @@ Of a member whose feed has no fork only the first statement of a kind about a pl
 that it says later changes anything. A forked feed is a liar's, and all that it says counts.
 
 Enough, of n members of whom s may fork, are floor((n + s) / 2) others for what a member did say,
-and floor((n - 1 + s) / 2) + 1, two at least, for its silence. Together that is more than the n - 1
+and floor((n - 1 + s) / 2) + 1 for its silence. Together that is more than the n - 1
 others and s of them a second time, and so are two things that one member said, for then it is one
 of the s itself: nothing can be settled in two ways. With fewer alike the bench waits, and so does
 the claim. No rule reads a clock.
@@ -57,6 +57,11 @@ PAIR: Final = 2
 
 UNSEEN: Final = b""
 """Stands for a value that may yet be said."""
+
+SLOT_TAKEN: Final = "slot_taken"
+"""Why a claim is void whose bench sat down for a rival, or for several rivals of which none can get
+enough.
+"""
 
 TOO_FEW_LEFT: Final = "too_few_are_left_to_say_anything"
 """Why a claim has ended that waits for members who have gone on (``verification.closing``)."""
@@ -110,7 +115,7 @@ def enough(n: int, s: int, *, absent: bool) -> int:
     """How many others of ``n`` members settle what one said, or (``absent``) that it said nothing,
     while ``s`` of the members may say two things.
     """
-    return max(2, (n - 1 + s) // 2 + 1) if absent else (n + s) // 2
+    return (n - 1 + s) // 2 + 1 if absent else (n + s) // 2
 
 
 def too_small(n: int, sitting: int, s: int) -> bool:
@@ -249,12 +254,12 @@ class _Seating:
         for rank in range(size):
             values, expired = self._settled(rank)
             if expired:
-                ended = "slot_split" if self._barred else TOO_FEW_LEFT
+                ended = SLOT_TAKEN if self._barred else TOO_FEW_LEFT
             waits = waits or not values
             settled.append(values[0] if len(values) == 1 else None)
             held = held or settled[-1] is not None
         if not waits and too_small(size, sum(one is not None for one in settled), self._s):
-            ended = "slot_split" if self._barred else "bench_too_small"
+            ended = SLOT_TAKEN if self._barred else "bench_too_small"
         return Seats(
             seen=tuple(
                 one[0].commit if one and not (rank in many and rank in self._forked) else None
@@ -320,7 +325,8 @@ class _Seating:
             words = self._docket.seatings.get(seat.key, NOTHING)
             forked = seat.rank in self._forked
             if not words.said or not (forked or self._commits[seat.rank]):
-                self._ignored.update((one.id, "seating_without_a_seat") for one in words.said)
+                listed = () if words.wild else words.said
+                self._ignored.update((one.id, "seating_without_a_seat") for one in listed)
                 continue
             self._spoke.add(seat.rank)
             if forked and words.wild:

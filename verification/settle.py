@@ -281,18 +281,18 @@ class _Walk:
             for value in (*blocks, None)
             if len(voices.get(value, ())) >= enough(sitting, s, absent=value is None)
         ]
-        if len(agreed) == 1:
-            return agreed
-        # With two values more than s have forked.
-        if agreed or is_torn(sitting, s, voices, two_faced=two_faced, forked=liars):
-            if sitting > PAIR:
-                return [None]
+        if not agreed and is_torn(sitting, s, voices, two_faced=two_faced, forked=liars):
+            agreed = [None]
+        if len(agreed) > 1:  # more than s have forked
+            agreed = [None]
+        if agreed == [None] and sitting == PAIR:
             self.ended = "bench_too_small"
-        elif is_stuck(
+            return []
+        if not agreed and is_stuck(
             sitting, s, voices, gone, two_faced=two_faced, silent=silent, forked=liars
         ):
             self.ended = TOO_FEW_LEFT
-        return []
+        return agreed
 
     def _settle(self, place: Place, blocks: dict[bytes, Said], value: bytes | None) -> None:
         for block in blocks:
@@ -341,7 +341,7 @@ class _Walk:
                 continue
             taken = self.sitting[rank]
             counts = self.seals.get((round_, rank))
-            for said in words.said:
+            for said in () if words.wild else words.said:
                 if taken is None or said.seq <= taken.seq:
                     self.ignored[said.id] = "seal_without_commit"
                 elif counts not in (None, said.id):
