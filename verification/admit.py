@@ -9,16 +9,16 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
-from swarm.records import Claim
+from swarm.records import Claim, Contradiction
 from training.source import compressed_diff_bytes
 from verification.errors import ProfileError
 from verification.evidence import RULE_VERSION
-from verification.reproduce import MOST_ROUNDS, rounds_of
+from verification.reproduce import MOST_ROUNDS, digest, rounds_of
 from verification.screen import screen
-from verification.verdict import check_profile
+from verification.verdict import CONTRADICTION, check_profile
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from swarm.charter import EpochView, Rules
     from swarm.envelope import Record
@@ -32,14 +32,18 @@ def claim_of(record: Record) -> Claim:
     return record.payload
 
 
-def slot_holders(claims: Iterable[Record]) -> dict[tuple[bytes, int, int], bytes]:
-    """The claim that holds each (author, epoch, slot): the first of its author's feed."""
-    holders: dict[tuple[bytes, int, int], tuple[int, bytes]] = {}
-    for record in claims:
-        key = (record.author, record.envelope.epoch, claim_of(record).slot)
-        place = (record.envelope.seq, record.id)
-        holders[key] = min(holders.get(key, place), place)
-    return {key: place[1] for key, place in holders.items()}
+def place_of(record: Record) -> bytes:
+    """The place before a bench that a claim or a contradiction asks for: 32 bytes.
+
+    Records with one place are *rivals*: a fork of their author, or a slot used again. They have the
+    same bench, since all that it is drawn from is in the place; so the bench can settle which of
+    them it sits down for, and only one of them is ever judged (``verification.seating``).
+    """
+    said, author, epoch = record.payload, record.author, record.envelope.epoch
+    if isinstance(said, Contradiction):
+        return digest("place", CONTRADICTION, author, epoch, said.target)
+    assert isinstance(said, Claim)
+    return digest("place", "claim", author, epoch, said.tier, said.slot)
 
 
 def inadmissible(

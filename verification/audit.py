@@ -191,7 +191,7 @@ class _Audit:
             "drawn by hash: commits, nonces, seals, folds and turns fit, and the bench agrees on "
             f"each; {len(settled.ignored)} other records ignored"
         )
-        self.note("reproductions", "", said, settled.stuck.replace("_", " "))
+        self.note("reproductions", "", said)
 
     def decision(self, state: ClaimState) -> None:
         """The verdict that follows, and whether what nodes signed agrees with it."""

@@ -39,19 +39,26 @@ def last_epoch(rules: Rules, epoch: int) -> int:
 
 
 class Feeds:
-    """Up to which epoch each author's feed is held without a gap, in whatever order it came."""
+    """How far each author's feed is held without a gap, and up to which epoch, in whatever order it
+    came; and who has signed two records with one number.
+    """
 
     def __init__(self) -> None:
+        self.forked: set[bytes] = set()
         self._next: dict[bytes, int] = {}
         self._epochs: dict[bytes, int] = {}
         self._ahead: dict[bytes, dict[int, int]] = {}
 
     def note(self, record: Record) -> bool:
-        """Take in a record of any kind; says whether its author has come to a later epoch."""
+        """Take in a record of any kind, each one once; says whether its author has come to a later
+        epoch.
+        """
         author, seq = record.author, record.envelope.seq
         before = self.epoch(author)
         ends = isinstance(record.payload, Rotation)  # nothing follows it
         ahead = self._ahead.setdefault(author, {})
+        if seq in ahead or seq < self._next.get(author, 0):
+            self.forked.add(author)
         ahead[seq] = max(ahead.get(seq, 0), _FOR_GOOD if ends else record.envelope.epoch)
         following = self._next.get(author, 0)
         if seq < following:
@@ -61,6 +68,12 @@ class Feeds:
             following += 1
         self._next[author] = following
         return self.epoch(author) > before
+
+    def reaches(self, author: bytes, seq: int) -> bool:
+        """Whether all that an author said before number ``seq`` is here, or the author is a liar of
+        whom everything counts.
+        """
+        return seq < self._next.get(author, 0) or author in self.forked
 
     def epoch(self, author: bytes) -> int:
         """The latest epoch in the gapless part of a feed, 0 before its first record."""

@@ -1,18 +1,21 @@
 """What was said about one claim, filed by who said what about which position; nothing is judged.
 
 An honest member says one thing of a kind about one place: it sits once, seals once, attests once.
-Who says more than ``MOST_WORDS`` is a liar that everybody knows, and it must not be able to make
-its claim slow for all: what it says there is no longer looked at one by one. For attestations and
-seatings it then counts as saying everything that anybody could hear (*wild*), which is no more than
-a liar can do anyway, and no less than it has done, so that nothing that is settled comes undone. Of
-its commits and blocks those count that others name. Which these are follows from the records alone,
-in whatever order they came.
+Of an author without a fork the first counts, whatever follows. Words are filed as far as a feed is
+held without a gap, so the first is the first on every node.
+
+All that the author of a *forked* feed says counts. It must not be able to make its claim slow
+for all, though: who has forked and says more than ``MOST_WORDS`` is no longer looked at one by one.
+For attestations and seatings it then counts as saying everything that anybody could hear (*wild*),
+which is no more than a liar can do anyway, and no less than it has done, so that nothing that is
+settled comes undone. Of its commits and blocks those count that others name. Which these are
+follows from the records alone, in whatever order they came.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right, insort
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -20,7 +23,9 @@ from swarm.records import Attest, Block, Commit, Open, Seal, Seating
 from verification.shelf import Said
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
+
+    from verification.reproduce import Bench
 
 MOST_WORDS: Final = 16
 """Records of one author, kind and place that are looked at one by one."""
@@ -43,8 +48,8 @@ def in_feed_order(said: Said) -> tuple[int, bytes]:
 class Words:
     """What one author said, of one kind and about one place: in the order of its feed, and by id.
 
-    ``wild``: there is more than anybody honest says. Then its names alone are kept, and ``said`` is
-    empty.
+    ``wild``: there is more than anybody honest says. Then ``said`` has the first ``MOST_WORDS``
+    that were filed, which of an author without a fork are the first of its feed.
     """
 
     said: list[Said] = field(default_factory=list)
@@ -57,7 +62,6 @@ class Words:
         self._name(Name(said.seq, said.id, said.epoch))
         if len(self.names) > MOST_WORDS:
             self.wild = True
-            self.said.clear()
         else:
             insort(self.said, said, key=in_feed_order)
 
@@ -87,15 +91,17 @@ NOTHING: Final = Words()
 class Docket:
     """All that the members of a bench (``seated``) have said about its claim, in no order.
 
-    ``read`` finds again what was filed under a name (:mod:`verification.shelf`).
-    ``commits`` and ``seatings`` by author; ``seals`` and ``blocks`` by (author, round); ``opens``
-    by seal and author; ``attests`` by position (round, rank) and author. ``links``: who opened a
-    link, by seal and link; ``opened``: who opened any, by (author, round) of the seal. ``latest``:
-    the latest epoch in which any of them was written.
+    ``read`` finds again what was filed under a name (:mod:`verification.shelf`). ``forked``: the
+    authors, of this docket or not, whose feeds are known to have a fork.
+    ``commits`` (those for rivals too) and ``seatings`` by author; ``seals`` and ``blocks`` by
+    (author, round); ``opens`` by seal and author; ``attests`` by position (round, rank) and author.
+    ``links``: who opened a link, by seal and link; ``opened``: who opened any, by (author, round)
+    of the seal. ``latest``: the latest epoch in which any of them was written.
     """
 
     seated: frozenset[bytes] = frozenset()
     read: Callable[[bytes], Said] | None = None
+    forked: Set[bytes] = frozenset()
     commits: dict[bytes, Words] = field(default_factory=dict)
     seatings: dict[bytes, Words] = field(default_factory=dict)
     seals: dict[tuple[bytes, int], Words] = field(default_factory=dict)
@@ -133,6 +139,16 @@ class Docket:
             self.blocks.setdefault((author, payload.round), Words()).add(said)
         return True
 
+    def forked_ranks(self, bench: Bench) -> frozenset[int]:
+        """The ranks of those who have forked."""
+        return frozenset(seat.rank for seat in bench.seats if seat.key in self.forked)
+
+    def counted(self, author: bytes, words: Words) -> Sequence[Said]:
+        """What counts of attestations or seatings: the first, of a liar all, if it is not wild."""
+        if author in self.forked:
+            return () if words.wild else words.said
+        return words.said[:1]
+
     def named(self, words: Words, ids: Iterable[bytes]) -> list[Said]:
         """Those of ``words``, which are wild, that have one of these ids: in feed order."""
         assert self.read is not None
@@ -159,6 +175,7 @@ class Docket:
         return Docket(
             seated=self.seated,
             read=self.read,
+            forked=self.forked,
             commits={key: kept(words) for key, words in self.commits.items()},
             seatings={key: kept(words) for key, words in self.seatings.items()},
             seals={key: kept(words) for key, words in self.seals.items()},

@@ -13,7 +13,12 @@ that are lost between the two must be trained again to the same digests.
 
 A duty that is not ``due`` is for when patience with somebody else is over: to go on without a
 member that does not take its seat, to open a link in place of the member whose turn that is, to say
-that a member is absent. How long patience lasts is the node's own affair.
+that a member is absent. How long patience lasts is the node's own affair. Nobody is called absent
+while its sealed pair waits for a link that others owe, nor of two by the other one.
+
+Of rivals (``verification.admit.place_of``) a member sits for the first that it sees, once. Nobody
+takes a seat for an author who is known to have forked. Both are what honest members do; no fold
+hangs on it.
 """
 
 from __future__ import annotations
@@ -31,7 +36,7 @@ from verification.reproduce import (
     scoring_seed,
     training_seed,
 )
-from verification.seating import enough
+from verification.seating import PAIR, enough, safety
 from verification.states import FAILED, ClaimState, Stage, State
 
 if TYPE_CHECKING:
@@ -189,6 +194,7 @@ def _all(
     found: list[Duty | LostDuty] = []
     if state.rules is None:
         return found
+    first = _first_rivals(state)
     for claim in sorted(state.cases.values(), key=lambda item: item.id):
         if claim.stage in OVER or claim.bench is None or claim.settlement is None:
             continue
@@ -196,8 +202,35 @@ def _all(
             continue  # what is said now would not count
         rank = claim.bench.rank_of(key)
         if rank is not None:
-            found += _Member(state, claim, rank, key, secret).duties(calibrations.get(claim.tier))
+            member = _Member(state, claim, rank, key, secret)
+            found += member.duties(calibrations.get(claim.tier), may_sit=claim.id in first)
     return found
+
+
+def _first_rivals(state: State) -> set[bytes]:
+    """The claims and contradictions that somebody without a seat may take one for."""
+    first: dict[tuple[object, ...], tuple[int, bytes]] = {}
+    able: dict[bytes, tuple[tuple[object, ...], ...]] = {}
+    cases = state.cases
+    for claim in cases.values():
+        live = claim.settlement is not None and claim.stage not in OVER
+        places: tuple[tuple[object, ...], ...] = ((claim.place,),) if live else ()
+        if claim.target is not None and claim.stage is not Stage.VOID:
+            # A slot of contradictions draws a bench for each target; it serves for the first one.
+            places = (*places, (claim.author, claim.epoch, claim.slot))
+        for place in places:
+            first[place] = min(first.get(place, _order(claim)), _order(claim))
+        if live and claim.author not in state.forked:
+            able[claim.id] = places
+    return {
+        one
+        for one, places in able.items()
+        if all(first[place] == _order(cases[one]) for place in places)
+    }
+
+
+def _order(claim: ClaimState) -> tuple[int, bytes]:
+    return claim.number, claim.id
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,13 +243,13 @@ class _Member:
     key: bytes
     secret: bytes
 
-    def duties(self, calibration: bytes | None) -> Iterator[Duty | LostDuty]:
+    def duties(self, calibration: bytes | None, *, may_sit: bool) -> Iterator[Duty | LostDuty]:
         settlement = self.claim.settlement
         assert settlement is not None
         seats = settlement.seats
         if seats.taken is None:
             if seats.seen[self.rank] is None:
-                if self.rank not in seats.talkers:
+                if may_sit and self.rank not in seats.talkers | seats.barred:
                     yield self._commit(calibration)
             elif self.rank not in seats.said and self._may_speak_of(seats.seen):
                 seating = Seating(self.claim.id, seats.seen)
@@ -231,7 +264,10 @@ class _Member:
             return
         if at.seal is not None and at.block is None and self.rank not in at.opened:
             yield from self._open()
-        if self.rank not in at.said:
+        absent = sum(seat is not None for seat in seats.taken) > PAIR and (
+            at.seal is None or at.fold_nonce is not None
+        )
+        if self.rank not in at.said and (at.block is not None or absent):
             said = Attest(
                 self.claim.id, at.round, at.seat.rank, at.block, at.head, at.prefix_digest
             )
@@ -240,7 +276,7 @@ class _Member:
     def _may_speak_of(self, seen: Sequence[bytes | None]) -> bool:
         """Whether enough seats are taken that the bench can go on: who is cut off says nothing."""
         others = sum(commit is not None for commit in seen) - 1
-        return others >= enough(len(seen), self._policy().g, absent=False)
+        return others >= enough(len(seen), safety(self._policy()), absent=False)
 
     def _policy(self) -> TierPolicy:
         assert self.state.rules is not None
@@ -261,9 +297,7 @@ class _Member:
             claim.id,
             Commit(
                 claim=claim.id,
-                claimant=claim.author,
-                claim_epoch=claim.epoch,
-                slot=claim.slot,
+                place=claim.place,
                 rank=self.rank,
                 nonce_hash=seeds.anchor,
                 fold_nonce_hash=folds.anchor,

@@ -6,6 +6,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from verification.effect import effect_of
+from verification.retraction import CONTRADICTED_BEFORE
+from verification.seating import SLOT_TAKEN
 from verification.states import ClaimState, Stage, Turn
 from verification.verdict import CONTRADICTION
 
@@ -13,13 +15,10 @@ if TYPE_CHECKING:
     from verification.settle import Settlement
 
 
-def progressed(
-    state: ClaimState, settlement: Settlement, f: int, *, over: bool, approval: bool
-) -> ClaimState:
+def progressed(state: ClaimState, settlement: Settlement, f: int, *, approval: bool) -> ClaimState:
     """``state`` as far as its settlement goes.
 
-    ``over``: nothing that is said from now on counts, its epochs have passed. ``approval``: the
-    charter asks for a governor's word, which is not counted yet.
+    ``approval``: the charter asks for a governor's word, which is not counted yet.
     """
     decision, at = settlement.verdict, settlement.open
     turn = Turn(at.round, at.seat, at.seal, at.purpose) if at else None
@@ -35,14 +34,15 @@ def progressed(
             return replace(state, stage=Stage.APPROVAL, reason="approval_not_counted_yet")
         effect = effect_of(settlement.effects, f) if settlement.complete else None
         return replace(state, stage=Stage.ADOPTED, effect=effect)
-    if settlement.expired or (over and settlement.stuck):
-        why = settlement.stuck or "too_few_are_left_to_say_anything"
-        return replace(state, stage=Stage.EXPIRED, reason=why, turn=None)
+    if settlement.ended == SLOT_TAKEN:
+        why = CONTRADICTED_BEFORE if state.kind == CONTRADICTION else SLOT_TAKEN
+        return replace(state, stage=Stage.VOID, reason=why, turn=None)
+    if settlement.ended:
+        return replace(state, stage=Stage.EXPIRED, reason=settlement.ended, turn=None)
     if settlement.reproductions:
-        return replace(state, stage=Stage.REPRODUCING, reason=settlement.stuck or "reproducing")
+        return replace(state, stage=Stage.REPRODUCING, reason="reproducing")
     if settlement.seats.taken is None:
         missing = None in settlement.seats.seen
         waits = "waiting_for_commits" if missing else "waiting_for_seatings"
-        return replace(state, stage=Stage.ASSIGNED, reason=settlement.stuck or waits)
-    waits = settlement.stuck or "waiting_for_the_first_pair"
-    return replace(state, stage=Stage.COMMITTED, reason=waits)
+        return replace(state, stage=Stage.ASSIGNED, reason=waits)
+    return replace(state, stage=Stage.COMMITTED, reason="waiting_for_the_first_pair")

@@ -7,10 +7,11 @@ again; :class:`Quarantine` keeps intermediate results only to save time.
 A claim's way: ``received`` (its epoch or its base is not there yet) -> ``screened`` (its diff is
 within scope; the bench cannot be filled yet) -> ``assigned`` -> ``committed`` (every seat is taken)
 -> ``reproducing`` (a position is settled) -> ``adopted`` or ``rejected``. ``refused``: the screen
-stopped it. ``void``: it broke a rule that nothing which arrives later can mend. ``expired``: it can
-never be decided any more (``verification.closing``). After its adoption it can be ``retracted``,
-and what stands on it ``frozen`` (``verification.retraction``); a contradiction goes the same way as
-a claim, to ``upheld`` or ``rejected``. ``reason`` says why in every case.
+stopped it. ``void``: it broke a rule that nothing which arrives later can mend, or its bench sat
+down for a rival. ``expired``: it can never be decided any more (``verification.closing``). After
+its adoption it can be ``retracted``, and what stands on it ``frozen``
+(``verification.retraction``); a contradiction goes the same way as a claim, to ``upheld`` or
+``rejected``. ``reason`` says why in every case.
 """
 
 from __future__ import annotations
@@ -44,9 +45,9 @@ from verification.admit import (
     drift,
     family_ancestors,
     inadmissible,
+    place_of,
     policy_of,
     scope,
-    slot_holders,
     tolerances,
     unsupported,
 )
@@ -58,7 +59,7 @@ from verification.filing import Filing
 from verification.frontier import frontier
 from verification.progress import progressed
 from verification.reproduce import TOO_FEW, Bench, draw_bench
-from verification.seating import seats_of
+from verification.seating import SLOT_TAKEN, safety, seats_of
 from verification.settle import Settlement, settle
 from verification.shelf import Word
 from verification.states import FAILED, ClaimState, Stage, State
@@ -67,9 +68,10 @@ from verification.verdict import Terms
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from swarm.charter import EpochView
     from swarm.envelope import Record
     from swarm.records import Member, TierPolicy
+    from verification.docket import Docket
+    from verification.seating import Seats
     from verification.shelf import Log
 
     Screen = Callable[[bytes, bytes, Mapping[str, object]], tuple[str, ...]]
@@ -107,9 +109,12 @@ class Quarantine:
         self._statements = Statements()
         self._claims: dict[bytes, Record] = {}
         self._against: dict[bytes, Record] = {}
+        self._places: dict[bytes, list[Record]] = {}
         self._feeds = Feeds()
-        self._filing = Filing(log)
+        self._parted: dict[bytes, list[tuple[Record, bool]]] = {}  # behind a gap, by author
+        self._filing = Filing(log, self._feeds.forked)
         self._calibrations = Calibrations()
+        self._seats: dict[bytes, tuple[frozenset[int], Docket, list[bytes], Seats]] = {}
         self._settlements: dict[bytes, tuple[tuple[Terms, frozenset[int]], Settlement]] = {}
         self._screened: dict[tuple[bytes, bytes], tuple[str, ...]] = {}
         self._rules: Rules | None = None
@@ -124,13 +129,21 @@ class Quarantine:
         foreign = record.envelope.swarm != self.swarm and record.id != self.swarm
         if foreign or record.id in self._seen:
             return False
+        self._seen.add(record.id)
+        known_liars = len(self._feeds.forked)
         if self._feeds.note(record):
             self._state = None
         told = self._statements.add(record.author, record.envelope.epoch_id)
         if told and self._rules is not None and self._rules.contested:
             self._change_rules()
+        if len(self._feeds.forked) > known_liars:
+            self._forget_settlements()
+        changed = self._take(record, logged=logged)
+        return self._take_parted(record.author) or changed
+
+    def _take(self, record: Record, *, logged: bool) -> bool:
+        """A record whose feed was noted."""
         payload = record.payload
-        self._seen.add(record.id)
         if isinstance(payload, Equivocation):
             return self._add_both_branches(record, payload)
         if isinstance(payload, Charter | Epoch | Beacon | Admission | Rotation):
@@ -138,21 +151,19 @@ class Quarantine:
             self._change_rules()
         elif isinstance(payload, Claim):
             self._claims[record.id] = record
+            self._places.setdefault(place_of(record), []).append(record)
         elif isinstance(payload, Contradiction) and retraction.opens_a_test(payload):
             self._against[record.id] = record
+            self._places.setdefault(place_of(record), []).append(record)
         elif isinstance(payload, Calibration):
-            for claim in self._calibrations.add(record):
-                self._settlements.pop(claim, None)
+            if self._calibrations.add(record):
+                self._forget_settlements()
         elif isinstance(payload, Word):
-            if isinstance(payload, Commit):
-                self._calibrations.note(payload)
-            changed, told = self._filing.add(record, payload, logged=logged)
-            if changed is not None:
-                self._settlements.pop(changed, None)
-            if not told:
+            if not self._feeds.reaches(record.author, record.envelope.seq):
+                self._parted.setdefault(record.author, []).append((record, logged))
+            elif not self._file(record, payload, logged=logged):
                 return True
         else:
-            self._seen.discard(record.id)
             return False
         self._state = None
         return True
@@ -160,12 +171,42 @@ class Quarantine:
     def _change_rules(self) -> None:
         self._rules_known = False
         self._filing.forget_benches()
+        self._forget_settlements()
+
+    def _file(self, record: Record, word: Word, *, logged: bool) -> bool:
+        if isinstance(word, Commit):
+            self._calibrations.note(word)
+        changed, told = self._filing.add(record, word, logged=logged)
+        for claim in changed:
+            self._settlements.pop(claim, None)
+            self._seats.pop(claim, None)
+        return told
+
+    def _take_parted(self, author: bytes) -> bool:
+        """File what was behind a gap that is closed; whether there was any."""
+        parted = self._parted.pop(author, None)
+        if parted is None:
+            return False
+        parted.sort(key=lambda item: item[0].envelope.seq)
+        left = []
+        for record, logged in parted:
+            if self._feeds.reaches(author, record.envelope.seq):
+                assert isinstance(record.payload, Word)
+                self._file(record, record.payload, logged=logged)
+                self._state = None
+            else:
+                left.append((record, logged))
+        if left:
+            self._parted[author] = left
+        return len(left) < len(parted)
+
+    def _forget_settlements(self) -> None:
         self._settlements.clear()
+        self._seats.clear()
         self._state = None
 
     def _add_both_branches(self, record: Record, proof: Equivocation) -> bool:
         """What an author said twice counts on every node alike, whichever branch each one holds."""
-        self._seen.add(record.id)
         if not proves(proof):
             return False
         branches = (parse(branch) for branch in (proof.first, proof.second))
@@ -203,7 +244,7 @@ class Quarantine:
         rules = self._current_rules()
         if rules is None:
             return State(None)
-        holders = slot_holders(one for one in self._claims.values() if rules.names(one))
+        holders = self._holders(rules, self._claims, {})
         children: dict[bytes | None, list[Record]] = {}
         for record in self._claims.values():
             children.setdefault(claim_of(record).base, []).append(record)
@@ -217,15 +258,61 @@ class Quarantine:
             if record.id not in judged:
                 judged[record.id] = replace(_fresh(record), reason="base_unknown")
         claims, against = retraction.overlaid(judged, self._contradictions(rules, judged))
-        ignored = self._filing.ignored({**claims, **against})
-        return State(rules, claims, frontier(rules, claims), ignored, against)
+        parted = (record.id for parted in self._parted.values() for record, _ in parted)
+        ignored = self._filing.ignored({**claims, **against}, parted)
+        forked = frozenset(self._feeds.forked)
+        return State(rules, claims, frontier(rules, claims), ignored, against, forked)
+
+    def _holders(
+        self, rules: Rules, records: Mapping[bytes, Record], states: Mapping[bytes, ClaimState]
+    ) -> dict[bytes, bytes]:
+        """Of each place with rivals among ``records`` the one that its bench sat down for, if any.
+
+        ``states``: the claims that contradictions are against. Nothing else that a rival is judged
+        by matters, so that it is the same whatever else has arrived.
+        """
+        found: dict[bytes, bytes] = {}
+        for place, rivals in self._places.items():
+            if len(rivals) < 2 or rivals[0].id not in records:
+                continue
+            for record in sorted(rivals, key=lambda one: (one.envelope.seq, one.id)):
+                drawn = self._bench(rules, record, states)
+                if drawn is not None and not drawn[0].waiting:
+                    if self._seats_of(rules, record, *drawn)[-1].held:
+                        found[place] = record.id
+                        break
+        return found
+
+    def _bench(
+        self, rules: Rules, record: Record, states: Mapping[bytes, ClaimState]
+    ) -> tuple[Bench, TierPolicy] | None:
+        """The bench of a record and the policy it works by, None where none can be drawn."""
+        epoch, said = rules.names(record), record.payload
+        target = states.get(said.target) if isinstance(said, Contradiction) else None
+        tier = said.tier if isinstance(said, Claim) else target.tier if target else ""
+        policy = policy_of(rules, tier)
+        if epoch is None or policy is None or record.author not in epoch.roster:
+            return None
+        if unsupported(rules, policy):
+            return None
+        bench = self._filing.bench(record.id)
+        if bench is not None:
+            return bench, policy
+        if isinstance(said, Claim):
+            bench = draw_bench(epoch, record.author, said.slot, tier, policy.n)
+        elif target is None or target.bench is None:
+            return None
+        else:
+            bench = retraction.fresh_bench(rules, epoch, record.author, target, policy.n)
+        self._filing.draw(record.id, place_of(record), bench)
+        return bench, policy
 
     def _judge(
         self,
         rules: Rules,
         record: Record,
         states: Mapping[bytes, ClaimState],
-        holders: Mapping[tuple[bytes, int, int], bytes],
+        holders: Mapping[bytes, bytes],
     ) -> ClaimState:
         """A claim whose base has been judged before it."""
         fresh = _fresh(record)
@@ -234,21 +321,20 @@ class Quarantine:
             return replace(fresh, reason="epoch_unknown")
         member = epoch.roster.get(fresh.author)
         policy = policy_of(rules, fresh.tier)
-        if holders[(fresh.author, fresh.epoch, fresh.slot)] != fresh.id:
-            return replace(fresh, stage=Stage.VOID, reason="slot_taken")
         fault = inadmissible(rules, record, epoch, member, policy)
         if fault or member is None or policy is None:
             return replace(fresh, stage=Stage.VOID, reason=fault)
+        taken = holders.get(fresh.place, fresh.id) != fresh.id
         base = states[fresh.base] if fresh.base is not None else None
         if base is not None:
             if base.tier != fresh.tier:
                 return replace(fresh, stage=Stage.VOID, reason="base_of_another_tier")
             if base.stage is not Stage.ADOPTED:
-                closed = base.stage in FAILED
-                stage = Stage.VOID if closed else Stage.RECEIVED
-                return replace(
-                    fresh, stage=stage, reason="base_not_adopted" if closed else "base_undecided"
-                )
+                if base.stage in FAILED:
+                    return replace(fresh, stage=Stage.VOID, reason="base_not_adopted")
+                if taken:
+                    return replace(fresh, stage=Stage.VOID, reason=SLOT_TAKEN)
+                return replace(fresh, reason="base_undecided")
             fresh = replace(fresh, depth=base.depth + 1)
         try:
             reasons = self._refusals(rules, record, policy, states)
@@ -256,7 +342,9 @@ class Quarantine:
             return replace(fresh, reason="charter_rules_not_readable")
         if reasons:
             return replace(fresh, stage=Stage.REFUSED, reason="; ".join(reasons))
-        return self._try(rules, record, fresh, epoch, member, policy, states)
+        if taken:
+            return replace(fresh, stage=Stage.VOID, reason=SLOT_TAKEN)
+        return self._try(rules, record, fresh, member, policy, states)
 
     def _refusals(
         self,
@@ -288,7 +376,6 @@ class Quarantine:
         rules: Rules,
         record: Record,
         state: ClaimState,
-        epoch: EpochView,
         member: Member,
         policy: TierPolicy,
         states: Mapping[bytes, ClaimState],
@@ -301,38 +388,30 @@ class Quarantine:
         state = replace(state, stage=Stage.SCREENED, r_ids=r_ids, level=at_level)
         if fault := unsupported(rules, policy):
             return replace(state, reason=fault)
-        bench = self._filing.bench(state.id)
-        if bench is None:
-            bench = draw_bench(epoch, state.author, state.slot, state.tier, policy.n)
-            self._filing.draw(state.id, bench)
-        return self._before_the_bench(rules, record, state, bench, policy)
+        drawn = self._bench(rules, record, states)
+        assert drawn is not None
+        return self._before_the_bench(rules, record, state, *drawn)
 
     def _contradictions(
         self, rules: Rules, states: Mapping[bytes, ClaimState]
     ) -> dict[bytes, ClaimState]:
         """The contradictions of claims, once every claim has been judged for itself."""
-        places = retraction.Places(one for one in self._against.values() if rules.names(one))
+        holders = self._holders(rules, self._against, states)
         found: dict[bytes, ClaimState] = {}
         for record in self._against.values():
             target = states.get(retraction.contradiction_of(record).target)
-            found[record.id] = self._contradiction(rules, record, target, places)
+            state = retraction.admitted(rules, record, target, holders.get(place_of(record)))
+            if state.stage is Stage.SCREENED:
+                state = self._contradiction(rules, record, state, states)
+            found[record.id] = state
         return found
 
     def _contradiction(
-        self, rules: Rules, record: Record, target: ClaimState | None, places: retraction.Places
+        self, rules: Rules, record: Record, state: ClaimState, states: Mapping[bytes, ClaimState]
     ) -> ClaimState:
-        state = retraction.admitted(rules, record, target, places)
-        if state.stage is not Stage.SCREENED:
-            return state
-        assert target is not None
-        policy = policy_of(rules, target.tier)
-        assert policy is not None
-        epoch = rules.epochs[state.epoch]
-        bench = self._filing.bench(state.id)
-        if bench is None:
-            bench = retraction.fresh_bench(rules, epoch, state.author, state.slot, target, policy.n)
-            self._filing.draw(state.id, bench)
-        policy = replace(policy, effect_pairs=0)
+        drawn = self._bench(rules, record, states)
+        assert drawn is not None
+        bench, policy = drawn[0], replace(drawn[1], effect_pairs=0)
         margin = retraction.contradiction_of(record).margin_nano
         return self._before_the_bench(rules, record, state, bench, policy, margin)
 
@@ -357,19 +436,31 @@ class Quarantine:
         terms = Terms(state.id, state.kind, policy, max_cost, state.level, margin_nano=margin_nano)
         settlement = self._settle(rules, record, bench, terms)
         approval = bool(rules.charter.approval_rules)
-        over = rules.number > last_epoch(rules, state.epoch)
-        return progressed(state, settlement, policy.f, over=over, approval=approval)
+        return progressed(state, settlement, policy.f, approval=approval)
+
+    def _seats_of(
+        self, rules: Rules, record: Record, bench: Bench, policy: TierPolicy
+    ) -> tuple[frozenset[int], Docket, list[bytes], Seats]:
+        """Who of a bench says nothing about ``record`` any more; what was said of it in time, and
+        what too late; and who sits.
+        """
+        last = last_epoch(rules, record.envelope.epoch)
+        gone = frozenset(seat.rank for seat in bench.seats if self._feeds.epoch(seat.key) > last)
+        known = self._seats.get(record.id)
+        if known is not None and known[0] == gone:
+            return known
+        docket, late = self._filing.of(record.id).until(last)
+        bound = partial(self._calibrations.bound, policy)
+        seats = seats_of(record, bench, safety(policy), docket, bound, gone)
+        self._seats[record.id] = gone, docket, late, seats
+        return self._seats[record.id]
 
     def _settle(self, rules: Rules, record: Record, bench: Bench, terms: Terms) -> Settlement:
-        epoch = rules.epochs[record.envelope.epoch]
-        last = last_epoch(rules, epoch.number)
-        gone = frozenset(seat.rank for seat in bench.seats if self._feeds.epoch(seat.key) > last)
+        gone, docket, late, seats = self._seats_of(rules, record, bench, terms.policy)
         known = self._settlements.get(record.id)
         if known is not None and known[0] == (terms, gone):
             return known[1]
-        docket, late = self._filing.of(record.id).until(last)
-        bound = partial(self._calibrations.bound, terms.policy)
-        seats = seats_of(record, bench, terms.policy.g, docket, bound, gone)
+        epoch = rules.epochs[record.envelope.epoch]
         settlement = settle(epoch, bench, terms, docket, seats, gone)
         settlement.ignored.update((id_, "after_the_last_epoch_of_its_claim") for id_ in late)
         self._settlements[record.id] = ((terms, gone), settlement)
@@ -387,4 +478,6 @@ def _fresh(record: Record) -> ClaimState:
         slot=claim.slot,
         base=claim.base,
         code=claim.code_hash,
+        place=place_of(record),
+        number=record.envelope.seq,
     )

@@ -11,12 +11,12 @@ Guarantee: a discovery that is worth at least half of what it was adopted for is
 chance of at most ``alpha_retract``, however often and by whom it is contradicted, with at most f
 liars on each bench. A contradiction is judged at alpha_retract * gamma / (k (k + 1)), with gamma
 the share of its author in its epoch, the k-th that the target lives through. An author contradicts
-a target once in an epoch, the shares of an epoch add up to at most 1, and so do 1 / (k (k + 1)).
+a target once in an epoch (its contradictions of it are rivals: one place, one bench), the shares of
+an epoch add up to at most 1, and so do 1 / (k (k + 1)).
 f liars on the *adopting* bench cannot raise the margin: the f members who report the most are left
 out of it. Silence is a lost pair of the contradiction: nobody retracts by vanishing.
 
-Not covered: benches with more than f liars, as for claims. The slot draws the bench, and each slot
-serves once in an epoch: so many draws has an author who hopes for a bench of friends.
+Not covered: benches with more than f liars, as for claims.
 
 A contradiction that is upheld *retracts* its target, for good. What stands on a retracted claim is
 *frozen*: nothing is built on it. It stands again once a claim with the very code that it was
@@ -34,7 +34,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Final
 
 from swarm.records import Contradiction
-from verification.admit import policy_of
+from verification.admit import place_of, policy_of
 from verification.effect import modest_mean
 from verification.evidence import level
 from verification.reproduce import draw_bench
@@ -42,7 +42,7 @@ from verification.states import CLOSED, FAILED, ClaimState, Stage
 from verification.verdict import CONTRADICTION, shift_nano
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Set
+    from collections.abc import Mapping, Set
 
     from swarm.charter import EpochView, Rules
     from swarm.envelope import Record
@@ -54,6 +54,10 @@ if TYPE_CHECKING:
 
 MOST_FROZEN: Final = 512
 """What a retraction record can name."""
+
+
+CONTRADICTED_BEFORE: Final = "contradicted_before_in_this_epoch"
+"""Why a contradiction is void whose bench sat down for another one of its author and target."""
 
 
 def contradiction_of(record: Record) -> Contradiction:
@@ -84,32 +88,11 @@ def margin_of(target: ClaimState, policy: TierPolicy) -> int:
 # --- who may contradict what ---------------------------------------------------------------------
 
 
-class Places:
-    """Which contradictions hold their places: the first of its author's feed for each slot, and the
-    first for each target, in an epoch.
-    """
-
-    def __init__(self, contradictions: Iterable[Record]) -> None:
-        self._slots: dict[tuple[bytes, int, int], bytes] = {}
-        self._targets: dict[tuple[bytes, int, bytes], bytes] = {}
-        for record in sorted(contradictions, key=lambda one: (one.envelope.seq, one.id)):
-            said, author, epoch = contradiction_of(record), record.author, record.envelope.epoch
-            self._slots.setdefault((author, epoch, said.slot), record.id)
-            self._targets.setdefault((author, epoch, said.target), record.id)
-
-    def fault(self, record: Record) -> str:
-        """Why ``record`` came too late; empty when it did not."""
-        said, author, epoch = contradiction_of(record), record.author, record.envelope.epoch
-        if self._slots[(author, epoch, said.slot)] != record.id:
-            return "slot_taken"
-        if self._targets[(author, epoch, said.target)] != record.id:
-            return "contradicted_before_in_this_epoch"
-        return ""
-
-
-def admitted(rules: Rules, record: Record, target: ClaimState | None, places: Places) -> ClaimState:
+def admitted(
+    rules: Rules, record: Record, target: ClaimState | None, holder: bytes | None
+) -> ClaimState:
     """A contradiction, ``screened`` where it goes before a bench; else with what it waits for, or
-    the rule that it breaks for good.
+    the rule that it breaks for good. ``holder``: the rival that its bench sat down for.
     """
     said = contradiction_of(record)
     state = ClaimState(
@@ -121,6 +104,8 @@ def admitted(rules: Rules, record: Record, target: ClaimState | None, places: Pl
         slot=said.slot,
         base=target.base if target else None,
         code=target.code if target else b"",
+        place=place_of(record),
+        number=record.envelope.seq,
         target=said.target,
     )
     epoch = rules.names(record)
@@ -132,7 +117,9 @@ def admitted(rules: Rules, record: Record, target: ClaimState | None, places: Pl
         if target.stage in FAILED:
             return replace(state, stage=Stage.VOID, reason="target_not_adopted")
         return replace(state, reason="target_undecided")
-    fault = places.fault(record) or _fault(rules, record, epoch, target)
+    fault = _fault(rules, record, epoch, target)
+    if not fault and holder not in (None, record.id):
+        fault = CONTRADICTED_BEFORE
     if fault:
         return replace(state, stage=Stage.VOID, reason=fault)
     return replace(state, stage=Stage.SCREENED, level=level_of(rules, epoch, state.author, target))
@@ -166,18 +153,18 @@ def level_of(rules: Rules, epoch: EpochView, author: bytes, target: ClaimState) 
     return level(alpha, min(Fraction(1), Fraction(line.gamma_num, line.gamma_den)), 1, 0)
 
 
-def fresh_bench(
-    rules: Rules, epoch: EpochView, author: bytes, slot: int, target: ClaimState, n: int
-) -> Bench:
-    """The bench of a contradiction: nobody of the claimant's operator, nor of the first bench's."""
+def fresh_bench(rules: Rules, epoch: EpochView, author: bytes, target: ClaimState, n: int) -> Bench:
+    """The bench of a contradiction: nobody of the claimant's operator, nor of the first bench's.
+
+    Drawn by the target and not by the slot: an author has one draw for it in an epoch.
+    """
     assert target.bench is not None
     line = rules.epochs[target.epoch].roster[target.author]
     keys = {target.author, *(seat.key for seat in target.bench.seats)}
     without = {line.operator, *(seat.operator for seat in target.bench.seats)}
     without |= {epoch.roster[key].operator for key in keys if key in epoch.roster}
-    return draw_bench(
-        epoch, author, slot, target.tier, n, domain=CONTRADICTION, without=frozenset(without)
-    )
+    domain = f"{CONTRADICTION}/{target.id.hex()}"
+    return draw_bench(epoch, author, 0, target.tier, n, domain=domain, without=frozenset(without))
 
 
 # --- what follows --------------------------------------------------------------------------------

@@ -3,14 +3,16 @@
 A position (round, rank) is settled as one block, or as absent, when enough other members who sit
 on the bench say so with an ``Attest`` (``verification.seating`` says how many are enough). Only
 blocks that fit can be settled (``verification.blocks``), and one that fits does so whatever arrives
-later. Of honest members one statement each is counted, of a liar all that it made. So a settled
-position stays, on every node, in whatever order records arrive.
+later. Of a member without a fork one block and one statement each is counted, the first that can
+be; of a liar all that it made. So a settled position stays, on every node, in whatever order
+records arrive.
 
 A position with too few statements for a block and for absence is open, and the walk ends there: the
 claim waits, unless it is torn, and then absent. A member that took its seat and is absent has lost
 the pair (a verifier that likes to vanish when it sees a bad result must not help); a seat that is
-settled as empty is passed over. The walk ends with a rejection, or after acceptance with the last
-position for the effect.
+settled as empty is passed over. Of two who sit none can call the other absent: with a position that
+is torn, or with fewer than two who sit, the claim ends by name, neither adopted nor rejected. The
+walk ends with a rejection, or after acceptance with the last position for the effect.
 """
 
 from __future__ import annotations
@@ -20,10 +22,21 @@ from typing import TYPE_CHECKING
 
 from swarm.charter import EpochView
 from swarm.records import Attest, Block, Position
-from verification.blocks import Place
+from verification.blocks import NOT_OPENED, Place
 from verification.docket import NOTHING, Docket, Words
 from verification.reproduce import Bench, Seat, position, positions_of
-from verification.seating import Seats, Taken, enough, is_stuck, is_torn
+from verification.seating import (
+    PAIR,
+    TOO_FEW_LEFT,
+    UNSEEN,
+    Seats,
+    Taken,
+    enough,
+    is_stuck,
+    is_torn,
+    pair_is_stuck,
+    safety,
+)
 from verification.verdict import Deliberation, Reproduction, Terms, Verdict, positions_digest
 
 if TYPE_CHECKING:
@@ -66,9 +79,9 @@ class Settlement:
 
     ``reproductions``: the settled positions for the verdict, in order; ``effects``: those after
     acceptance. ``seals``: (round, rank) to the id of the seal that counts. ``open``: the position
-    that the bench is at, None before all seats are settled and when all is done. ``stuck``: why
-    nothing can go on, empty when it can; ``expired``: it never can again. ``ignored``: ids of
-    records that do not count, with the reason.
+    that the bench is at, None before all seats are settled and when all is done. ``ended``: why
+    it never can be decided any more, empty while it can. ``ignored``: ids of records that do not
+    count, with the reason.
     """
 
     seats: Seats
@@ -78,13 +91,12 @@ class Settlement:
     seals: dict[tuple[int, int], bytes]
     ignored: dict[bytes, str]
     open: OpenPosition | None = None
-    stuck: str = ""
-    expired: bool = False
+    ended: str = ""
 
     @property
     def complete(self) -> bool:
         """Whether the verdict is there, and after acceptance all pairs for the effect."""
-        return self.verdict.outcome != "pending" and self.open is None and not self.stuck
+        return self.verdict.outcome != "pending" and self.open is None and not self.ended
 
 
 def _listed(words: Words) -> Iterable[bytes]:
@@ -110,10 +122,9 @@ def settle(
         ignored.update((id_, "out_of_turn") for id_ in _listed(words))
     for words in docket.seals.values() if seats.taken is None else ():
         ignored.update((id_, "seal_without_commit") for id_ in _listed(words))
-    if seats.taken is None:
-        stuck = "bench_disagrees" if seats.disputed else ""
+    if seats.taken is None or seats.ended:
         verdict = Deliberation(terms).verdict()
-        return Settlement(seats, (), (), verdict, {}, ignored, stuck=stuck, expired=seats.expired)
+        return Settlement(seats, (), (), verdict, {}, ignored, ended=seats.ended)
     bounds = tuple(seat.sigma0_nano if seat else NO_PAIR for seat in seats.taken)
     terms = replace(terms, sigma0_nano=bounds)
     return _Walk(epoch, bench, terms, docket, seats, seats.taken, gone, ignored).settlement()
@@ -135,13 +146,13 @@ class _Walk:
     prefix: tuple[Position, ...] = ()
     seals: dict[tuple[int, int], bytes] = field(default_factory=dict)
     effect_from: int | None = None
-    expired: bool = False
+    ended: str = ""
+    awaited: bool = False
 
     def settlement(self) -> Settlement:
         """Walk to the end, or to the first position that is open."""
         deliberation = Deliberation(self.terms)
         opened: OpenPosition | None = None
-        stuck = ""
         while deliberation.outcome != "reject" and not self._complete():
             round_, rank = position(len(self.settled), self.terms.policy.n)
             if self.sitting[rank] is None:
@@ -152,9 +163,8 @@ class _Walk:
                 place = self._place(round_, rank)
                 blocks = self._blocks(place)
                 values = self._agreed(place, blocks)
-                if len(values) != 1:
+                if not values:
                     opened = self._open(place, blocks)
-                    stuck = "bench_disagrees" if values else ""
                     break
                 self._settle(place, blocks, values[0])
             if self.effect_from is None and deliberation.add(self.settled[-1]) == "adopt":
@@ -168,9 +178,8 @@ class _Walk:
             verdict=deliberation.verdict(),
             seals=self.seals,
             ignored=self.ignored,
-            open=None if stuck else opened,
-            stuck=stuck,
-            expired=self.expired,
+            open=opened,
+            ended=self.ended,
         )
 
     def _complete(self) -> bool:
@@ -201,18 +210,24 @@ class _Walk:
     def _blocks(self, place: Place) -> dict[bytes, Said]:
         """The member's blocks that fit, in the order of its feed.
 
-        Of one that published more than anybody honest does, those that others name.
+        Of a member without a fork only the first that fits, or would if a link were opened. Of one
+        with a fork and more of them than anybody honest has, those that others name.
         """
         fitting: dict[bytes, Said] = {}
-        words = self._published(place)
-        published = words.said
-        if words.wild:
+        words, forked = self._published(place), place.seat.key in self.docket.forked
+        published: Iterable[Said] = words.said
+        if forked and words.wild:
             named = {said.block for _, said, _ in self._attests(place) if said.block}
             published = self.docket.named(words, named)
+        self.awaited = False
         for block in published:
             reason = place.fault(self.docket, block)
+            able = reason in ("", NOT_OPENED)
+            if able and not forked and (fitting or self.awaited):
+                reason, able = "second_block", False
             if reason:
                 self.ignored[block.id] = reason
+                self.awaited = self.awaited or able
             else:
                 self.ignored.pop(block.id, None)
                 fitting[block.id] = block
@@ -229,46 +244,55 @@ class _Walk:
                 yield seat.rank, by_author[seat.key]
 
     def _attests(self, place: Place) -> list[tuple[int, Attest, bytes]]:
-        """What others say of a position, one by one, with their ranks and its id."""
+        """What counts of what others say of a position, with their ranks and its id."""
         return [
             (rank, said.payload, said.id)
             for rank, words in self._speakers(place)
-            for said in words.said
+            for said in self.docket.counted(self.bench.seats[rank].key, words)
             if isinstance(said.payload, Attest)
         ]
 
     def _agreed(self, place: Place, blocks: dict[bytes, Said]) -> list[bytes | None]:
-        """The values that enough state: one settles the position, none leaves it open."""
-        sitting = sum(seat is not None for seat in self.sitting)
-        g, digest = self.terms.policy.g, positions_digest(self.terms.claim, self.settled)
+        """The value that a position is settled at, nothing where it is open."""
+        rank, sitting = place.seat.rank, sum(seat is not None for seat in self.sitting)
+        s, digest = safety(self.terms.policy), positions_digest(self.terms.claim, self.settled)
         voices: dict[bytes | None, set[int]] = {}
-        for rank, said, _ in self._attests(place):
-            if said.prefix_digest == digest:
-                voices.setdefault(said.block, set()).add(rank)
-        wild = {rank for rank, words in self._speakers(place) if words.wild}
-        for value in {*voices, *blocks, None, b""} if wild else ():
+        for voice, said, _ in self._attests(place):
+            value = said.block if said.prefix_digest == digest else UNSEEN
+            voices.setdefault(value, set()).add(voice)
+        forked = self.docket.forked_ranks(self.bench)
+        two_faced, liars = rank in forked, {one for one in forked - {rank} if self.sitting[one]}
+        gone = {one for one in self.gone if self.sitting[one]} - {rank} - liars
+        silent = rank in self.gone and not two_faced and not blocks and not self.awaited
+        if sitting == PAIR and not two_faced:
+            spoke = {voice for voice, _ in self._speakers(place)}
+            if blocks and spoke:
+                return list(blocks)
+            if pair_is_stuck(
+                s, other_mute=bool(gone) and not spoke, silent=silent, other_forked=bool(liars)
+            ):
+                self.ended = TOO_FEW_LEFT
+            return []
+        wild = {one for one, words in self._speakers(place) if words.wild and one in liars}
+        for value in {*voices, *blocks, None, UNSEEN} if wild else ():
             voices.setdefault(value, set()).update(wild)
-        two_faced = len(blocks) > 1 or self._published(place).wild
         agreed = [
             value
             for value in (*blocks, None)
-            if len(voices.get(value, ())) >= enough(sitting, g, absent=value is None)
+            if len(voices.get(value, ())) >= enough(sitting, s, absent=value is None)
         ]
-        if agreed:
-            return agreed
-        if is_torn(sitting, g, voices, two_faced=two_faced):
-            return [None]
-        rank = place.seat.rank
-        # A block that does not fit is no silence: the link that it waits for may be on its way.
-        self.expired = is_stuck(
-            sitting,
-            g,
-            voices,
-            {one for one in self.gone if self.sitting[one]} - {rank},
-            two_faced=two_faced,
-            silent=rank in self.gone and not two_faced and not self._published(place).names,
-        )
-        return []
+        if not agreed and is_torn(sitting, s, voices, two_faced=two_faced, forked=liars):
+            agreed = [None]
+        if len(agreed) > 1:  # more than s have forked
+            agreed = [None]
+        if agreed == [None] and sitting == PAIR:
+            self.ended = "bench_too_small"
+            return []
+        if not agreed and is_stuck(
+            sitting, s, voices, gone, two_faced=two_faced, silent=silent, forked=liars
+        ):
+            self.ended = TOO_FEW_LEFT
+        return agreed
 
     def _settle(self, place: Place, blocks: dict[bytes, Said], value: bytes | None) -> None:
         for block in blocks:
@@ -317,7 +341,7 @@ class _Walk:
                 continue
             taken = self.sitting[rank]
             counts = self.seals.get((round_, rank))
-            for said in words.said:
+            for said in () if words.wild else words.said:
                 if taken is None or said.seq <= taken.seq:
                     self.ignored[said.id] = "seal_without_commit"
                 elif counts not in (None, said.id):

@@ -58,6 +58,9 @@ class ClaimState:
     after its adoption found it to be worth, None until all of them are settled. ``code`` is the
     sha256 of its code.
 
+    ``place``: shared by rivals (``verification.admit.place_of``); ``number``: of its record in the
+    feed of its author.
+
     ``retracted_by``: the contradiction that was upheld against it. ``bridge``: where its base does
     not stand any more, the standing claim with the same code that it stands on instead.
 
@@ -83,6 +86,8 @@ class ClaimState:
     verdict: Verdict | None = None
     effect: Effect | None = None
     code: bytes = b""
+    place: bytes = b""
+    number: int = 0
     target: bytes | None = None
     retracted_by: bytes | None = None
     bridge: bytes | None = None
@@ -104,7 +109,8 @@ class State:
 
     ``frontier``: for each tier the adopted claim to build on, None for the challenge's own base.
     ``ignored``: ids of commits, seals and blocks that do not count, with the reason.
-    ``contradictions`` of adopted claims, by id.
+    ``contradictions`` of adopted claims, by id. ``forked``: the authors who have signed two records
+    with one number.
     """
 
     rules: Rules | None
@@ -112,6 +118,7 @@ class State:
     frontier: Mapping[str, bytes | None] = field(default_factory=dict)
     ignored: Mapping[bytes, str] = field(default_factory=dict)
     contradictions: Mapping[bytes, ClaimState] = field(default_factory=dict)
+    forked: frozenset[bytes] = frozenset()
 
     @property
     def cases(self) -> Mapping[bytes, ClaimState]:

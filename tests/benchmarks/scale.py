@@ -57,7 +57,7 @@ def payloads() -> dict[str, Payload]:
     return {
         "claim": replace(CLAIM, code=os.urandom(CODE), hypothesis="x" * 200),
         "experiment": experiment(1),
-        "commit": Commit(ID, ID, 1, 0, 0, ID, ID, None),
+        "commit": Commit(ID, ID, 0, ID, ID, None),
         "seating": Seating(ID, (ID,) * BENCH),
         "seal": Seal(ID, 0, ID, ID, True),
         "open": Open(ID, ID),

@@ -111,6 +111,7 @@ class SmallSwarm:
         approval_rules: tuple[dict[str, object], ...] = (),
         base_code: bytes = BASE_CODE,
         sizes: dict[str, int] | None = None,
+        alpha_milli: int = 100,
     ) -> None:
         self.records: list[Record] = []
         self._heads: dict[bytes, tuple[int, bytes]] = {}
@@ -133,8 +134,8 @@ class SmallSwarm:
                 "tiers": [{"name": "quick", "max_cost_ratio_milli": 1500}],
             },
             tiers=(tier,),
-            alpha_milli=100,
-            alpha_retract_milli=10,
+            alpha_milli=alpha_milli,
+            alpha_retract_milli=alpha_milli // 10,
             liar_share_milli=0,
             capture_max_milli=0,
             max_code_bytes=4096,
