@@ -48,8 +48,8 @@ if TYPE_CHECKING:
     from training.windows import Tokens, Windows
 
 STATUSES: Final = frozenset(
-    "ok non_causal leaks_across_batch not_repeatable non_finite wrong_shape crashed bad_contract "
-    "bad_weights memory timeout protocol code_too_large".split()
+    "ok non_causal leaks_across_batch not_repeatable non_finite not_normalised wrong_shape crashed "
+    "bad_contract bad_weights memory timeout protocol code_too_large".split()
 )
 """Every status of a score."""
 MAX_ROWS: Final = {"cpu": 32, "cuda": 16}

@@ -1,11 +1,15 @@
 """From logits to log-probabilities, on the trusted side: our own log-softmax, slice by slice.
 
 The reader takes a slice of rows off the pipe while the slice before is being summed up by another
-thread, and the next question can be asked meanwhile, so the arithmetic costs hardly any time. Small
-vocabularies are computed by numpy, exponentials in float32 and their sums in float64, to about 1e-7
-nats; large ones in float32 by torch, and then kept in float64: the largest error of one
-log-probability is about 1e-5 nats. On ``cuda`` the log-sums are computed on the device, in this
-process's own context; the targets never leave the memory of this process.
+thread, and the next question can be asked meanwhile, so the arithmetic costs hardly any time.
+
+The highest logit of a position is subtracted from all of them first, whatever their precision: the
+log-sum of what is left is small, so no size of the logits can round it away. Small vocabularies are
+summed by numpy, exponentials in float32 and their sums in float64, to about 1e-7 nats; others in
+float64 by torch. Then the probabilities that follow are added up once more, in another precision,
+and a position where they do not make 1 within ``MASS_ERROR`` is refused: ``not_normalised``. On
+``cuda`` this is done on the device, in this process's own context; the targets never leave the
+memory of this process.
 
 Where answers come through shared memory (``cuda``), each slice is copied once, by a read of the
 file behind that memory, and only the copy is looked at: what the other side writes afterwards, or
@@ -39,8 +43,10 @@ Reals = npt.NDArray[np.float64]
 SLICE_BYTES: Final = 32 << 20
 SMALL_VOCABULARY: Final = 1024
 _HELD: Final = 3
-_CHUNK: Final = {"cpu": 256, "cuda": 4096}
-"""Positions at once: on ``cpu`` what stays in the cache of the processor."""
+_CHUNK: Final = {"numpy": 1 << 16, "cpu": 1 << 18, "cuda": 1 << 25}
+"""Logits at once: on a processor, what stays in its cache."""
+MASS_ERROR: Final = 1e-6
+"""The probabilities of a position add up to 1 within this."""
 
 
 class Reader:
@@ -63,7 +69,7 @@ class Reader:
 
         What is returned gives the log-probabilities of ``targets``, those of the positions that are
         answered: nats, float64 [rows, length - request.first]. It waits until they are computed,
-        and raises Stopped for logits that are not finite.
+        and raises Stopped for logits that are not finite, or not normalised by what was summed.
         """
         rows, length = request.tokens.shape
         wanted = length - request.first
@@ -128,23 +134,37 @@ def log_probability(
     """Log-probability of each target in nats, float64 [rows, length].
 
     ``raw`` holds rows x length x vocabulary logits of the kind that ``code`` says. NaN stands where
-    a logit of the position is not finite.
+    a logit of the position is not finite. Raises Stopped (``not_normalised``) where the
+    probabilities of a position do not add up to 1.
     """
     if code == frames.FLOAT32 and vocabulary <= SMALL_VOCABULARY:
-        return _by_numpy(np.frombuffer(raw, "<f4").reshape(*targets.shape, vocabulary), targets)
+        logits = np.frombuffer(raw, "<f4").reshape(-1, vocabulary)
+        at, step = targets.reshape(-1, 1).astype(np.intp), max(1, _CHUNK["numpy"] // vocabulary)
+        parts = [slice(start, start + step) for start in range(0, len(at), step)]
+        found = np.concatenate([_by_numpy(logits[part], at[part]) for part in parts])
+        return found.reshape(targets.shape)
     return _by_torch(raw, code, targets, vocabulary, device)
 
 
-def _by_numpy(logits: npt.NDArray[np.float32], targets: Tokens) -> Reals:
+def _by_numpy(logits: npt.NDArray[np.float32], at: npt.NDArray[np.intp]) -> Reals:
     with np.errstate(invalid="ignore", over="ignore"):  # infinities: answered by NaN
-        highest = logits.max(axis=2, keepdims=True)
+        highest = logits.max(axis=1, keepdims=True)
+        fine = np.isfinite(highest[:, 0]) & np.isfinite(logits.min(axis=1))
         low = logits - highest  # never above 0
-        fine = np.isfinite(highest[:, :, 0]) & np.isfinite(logits.min(axis=2))
-        at = targets[:, :, None].astype(np.intp)
-        picked = np.take_along_axis(logits, at, axis=2).astype(np.float64) - highest
+        sums = _log_sums(low)
+        picked = np.take_along_axis(logits, at, axis=1).astype(np.float64) - highest
+        found: Reals = picked[:, 0] - sums
+        rounded = sums.astype(np.float32)
+        low -= rounded[:, None]
         np.exp(low, out=low)
-        found = picked[:, :, 0] - np.log(low.sum(axis=2, dtype=np.float64))
+        _check_mass(low.sum(axis=1) * np.exp(rounded - sums), found, fine)
     return np.where(fine, found, math.nan)
+
+
+def _log_sums(low: npt.NDArray[np.float32]) -> Reals:
+    """The log of the sum of exponentials of each row, float64; ``low`` is nowhere above 0."""
+    sums: Reals = np.log(np.exp(low).sum(axis=1, dtype=np.float64))
+    return sums
 
 
 def _by_torch(
@@ -159,21 +179,44 @@ def _by_torch(
     }
     logits = torch.frombuffer(raw, dtype=types[code]).view(-1, vocabulary)
     wanted = torch.from_numpy(targets.astype(np.int64).reshape(-1, 1))
-    chunk = _CHUNK[device.partition(":")[0]]
+    chunk = max(1, _CHUNK[device.partition(":")[0]] // vocabulary)
     with torch.inference_mode():
-        sums = [
-            _log_sums(logits[at : at + chunk].to(device)) for at in range(0, len(logits), chunk)
-        ]
-        picked = logits.gather(1, wanted)[:, 0].float()
-        found = picked - torch.cat(sums).cpu()
-    return found.double().numpy().reshape(targets.shape)
+        picked = logits.gather(1, wanted)[:, 0].double()
+        parts = [_summed(logits[at : at + chunk].to(device)) for at in range(0, len(logits), chunk)]
+        highest, sums, mass, fine = (
+            torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True)
+        )
+    found: Reals = picked.numpy() - highest - sums
+    _check_mass(mass, found, fine)
+    return np.where(fine, found, math.nan).reshape(targets.shape)
 
 
-def _log_sums(logits: torch.Tensor) -> torch.Tensor:
-    """The log of the sum of exponentials of each row, float32; NaN where one is not finite."""
+def _summed(
+    logits: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Of each row: the highest logit, the log-sum of the rest beside it, the sum of the
+    probabilities that this makes, float64; and whether every logit is finite."""
     import torch
 
-    wide = logits.float()
-    lowest, highest = torch.aminmax(wide, dim=1)
+    lowest, highest = torch.amin(logits, dim=1).double(), torch.amax(logits, dim=1)
     fine = torch.isfinite(lowest) & torch.isfinite(highest)
-    return torch.where(fine, torch.logsumexp(wide, dim=1), torch.nan)
+    low = logits.float() - highest.float()[:, None]
+    sums = _log_sums_wide(low)
+    mass = low.exp_().sum(dim=1).double() * torch.exp(-sums)
+    return highest.double(), sums, mass, fine
+
+
+def _log_sums_wide(low: torch.Tensor) -> torch.Tensor:
+    """The same in float64 throughout, where few positions make many numbers."""
+    return low.double().exp_().sum(dim=1).log_()
+
+
+def _check_mass(mass: Reals, found: Reals, fine: npt.NDArray[np.bool_]) -> None:
+    """Raises Stopped unless the probabilities of every position add up to 1.
+
+    ``mass`` is their sum, worked out anew from the logits and from the very log-sum that the score
+    used, in another precision than that log-sum. So it does not depend on how that was computed,
+    and a log-sum that was rounded away is found, whoever rounded it.
+    """
+    if not bool((np.abs(mass[fine] - 1) <= MASS_ERROR).all() & (found[fine] <= MASS_ERROR).all()):
+        raise Stopped("not_normalised", "probabilities that were scored do not add up to 1")

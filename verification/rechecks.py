@@ -44,7 +44,9 @@ AVX-512, other batches and numbers of threads). 2e-4 leaves room for models in l
 is a fifteenth of the smallest effect that charters ask for (.003), so a lie that stays below it
 wins nothing. On ``cuda`` bfloat16 is usual and kernels differ more: 1e-3, which is not measured."""
 
-WEIGHTS_REFUSED: Final = frozenset({*PROBE_FAILURES, "non_finite", "wrong_shape", "bad_weights"})
+WEIGHTS_REFUSED: Final = frozenset(
+    {*PROBE_FAILURES, "non_finite", "not_normalised", "wrong_shape", "bad_weights"}
+)
 """Statuses of a score that are the weights' own; others (time, memory) can be the machine's."""
 
 
