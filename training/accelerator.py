@@ -138,12 +138,21 @@ class Turn:
 
 def memory_used(device: str = "cuda") -> int | None:
     """Bytes in use on the GPU, by anybody; None where that cannot be read."""
+    return _memory(device, "used")
+
+
+def memory_total(device: str = "cuda") -> int | None:
+    """Bytes that the GPU has; None where that cannot be read."""
+    return _memory(device, "total")
+
+
+def _memory(device: str, field: str) -> int | None:
     library = _management()
     if library is None:
         return None
     try:
         handle = library.nvmlDeviceGetHandleByIndex(index(device))
-        return int(library.nvmlDeviceGetMemoryInfo(handle).used)
+        return int(getattr(library.nvmlDeviceGetMemoryInfo(handle), field))
     except library.NVMLError:
         return None
 
@@ -169,6 +178,13 @@ class Watch:
             self._used = max(0, (memory_used(self._device) or 0) - self._before)
             self.peak = max(self.peak, self._used)
         return self._used
+
+    def nearly_full(self, limit: int, share: float) -> bool:
+        """Whether a share of ``limit`` bytes (0: of the device's own) is in use now, or was."""
+        self._read_at = -_WATCH_S
+        self.used()
+        sizes = [size for size in (limit, memory_total(self._device) or 0) if size]
+        return bool(sizes) and self.peak >= share * min(sizes)
 
 
 def name(device: str = "cuda") -> str | None:

@@ -54,11 +54,13 @@ from training.blanking import blank
 from training.landlock import deny_all_files
 from training.shim import Budget, BudgetSpent, Failure, Pipe, pack_state, score, train
 from training.startup import check_locked, die_with_parent, drop_privileges, preload, quiet
+from training.weights import header_of
 
 if TYPE_CHECKING:
     import torch
 
 STARTED: Final = b"started\n"
+SECCOMP: Final = {"x86_64": 317, "aarch64": 277}
 MAX_FILES: Final = 64
 MAX_FILES_DEVICE: Final = 4096
 MAX_TASKS_DEVICE: Final = 4096
@@ -122,8 +124,11 @@ def run(descriptor: int, device: str, answers_fd: int = -1) -> None:
     pipe = Pipe(descriptor)
     pipe.send(frames.HELLO)
     _, threads, nice, size = pipe.header()
-    trace = lock(nice, bytes(pipe.exactly(size)), device)
+    payload = bytes(pipe.exactly(size))
+    if nice:
+        os.nice(nice)
     set_threads(threads, device)
+    trace = lock(payload, device)
     pipe.send(frames.READY)
     _, mode, vocabulary, size = pipe.header()
     head = frames.START_HEAD.unpack(pipe.exactly(frames.START_HEAD.size))
@@ -132,17 +137,22 @@ def run(descriptor: int, device: str, answers_fd: int = -1) -> None:
     try:
         module = load(code, seed)
         model = build(module, vocabulary, context, seed)
-        digest = bytes(frames.DIGEST_BYTES)
+        digest, header = bytes(frames.DIGEST_BYTES), b""
         if mode == frames.MODE_TRAIN:
-            digest = hashlib.sha256(pack_state(model)).digest()
-        pipe.send(frames.BUILT, sum(p.numel() for p in model.parameters()), payload=digest)
+            state = pack_state(model)
+            digest, header = hashlib.sha256(state).digest(), header_of(state)
+            del state
+        count = sum(p.numel() for p in model.parameters())
+        pipe.send(frames.BUILT, count, len(header), payload=digest + header)
         place(model, device)
         if mode == frames.MODE_TRAIN:
             train(module, model, pipe, Budget(tokens, milliseconds, device), vocabulary, device)
         else:
             score(model, pipe, vocabulary, device, answers_fd)
     except Failure as failure:
-        if trace:
+        if trace and pipe.told:
+            _send_places(pipe, failure.__cause__)
+        elif trace:
             _send_trace(pipe, failure.__cause__)
         memory = isinstance(failure.__cause__, MemoryError) or any(
             sign in str(failure.__cause__) for sign in ("allocate memory", "CUDA out of memory")
@@ -152,12 +162,11 @@ def run(descriptor: int, device: str, answers_fd: int = -1) -> None:
     os._exit(0)
 
 
-def lock(nice: int, payload: bytes, device: str) -> bool:
-    """Limits and, on ``cpu``, the inner filter, for good. Returns whether a trace is wanted."""
+def lock(payload: bytes, device: str) -> bool:
+    """Limits and, on ``cpu``, the inner filter on all threads, for good. Returns whether a trace is
+    wanted."""
     data, cpu_s, tasks, trace = frames.GO_LIMITS.unpack_from(payload)
     instructions = payload[frames.GO_LIMITS.size :]
-    if nice:
-        os.nice(nice)
     held = resource.getrlimit(resource.RLIMIT_NPROC)[1]
     if held != resource.RLIM_INFINITY:
         tasks = min(tasks, held)
@@ -180,7 +189,7 @@ def lock(nice: int, payload: bytes, device: str) -> bool:
     buffer = ctypes.create_string_buffer(instructions, len(instructions))
     address = ctypes.addressof(buffer)
     program = struct.pack("<HxxxxxxQ", len(instructions) // 8, address)  # struct sock_fprog
-    if libc.prctl(22, 2, program, 0, 0) != 0:  # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
+    if libc.syscall(SECCOMP[os.uname().machine], 1, 1, program) != 0:  # set a filter, all threads
         os._exit(1)
     with contextlib.suppress(PermissionError):
         os.fork()  # refused by the filter; a child would end at once
@@ -207,13 +216,21 @@ def limit_device() -> None:
 
 
 def set_threads(threads: int, device: str) -> None:
-    """One thread adds in one order; with more, torch is asked to keep to one."""
+    """Makes the threads that compute: on ``cpu`` none can be made later (``training.seccomp``).
+
+    One thread adds in one order; with more, torch is asked to keep to one. Who asks for more
+    threads than the tier has gets those."""
     import torch
 
     torch.set_num_threads(threads)
-    if threads > 1 and device == "cpu":
+    if device != "cpu":
+        return
+    set_num_threads = torch.set_num_threads
+    torch.set_num_threads = lambda wanted: set_num_threads(min(wanted, threads))
+    if threads > 1:
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        torch.ones(threads << 16).add_(1)  # wide enough for all of them
 
 
 def place(model: torch.nn.Module, device: str) -> None:
@@ -276,3 +293,16 @@ def _send_trace(pipe: Pipe, error: BaseException | None) -> None:
         text = "".join(traceback.format_exception(error)).encode("ascii", "backslashreplace")
         tail = text[-frames.TRACE_MAX :]
         pipe.send(frames.TRACE, len(tail), payload=tail)
+
+
+def _send_places(pipe: Pipe, error: BaseException | None) -> None:
+    """What may be told where text to be scored was seen: no word that a candidate can choose."""
+    import traceback
+
+    with contextlib.suppress(BaseException):
+        name = type(error).__name__
+        kind = frames.ERRORS.index(name) if name in frames.ERRORS else 0
+        found = traceback.extract_tb(error.__traceback__) if error else []
+        lines = [at.lineno or 0 for at in found if at.filename == "train.py"][::-1]
+        payload = frames.PLACES_FORM.pack(kind, *(lines + [0] * 4)[:4])
+        pipe.send(frames.PLACES, len(payload), payload=payload)

@@ -19,13 +19,15 @@ vocabulary has at most 256 tokens, and two otherwise (``token_width``).
     shim -> trusted side
     HELLO    first frame; the kernel attaches the sender's process id to it
     READY    limits, filter and file lock are on; no candidate byte has been seen
-    BUILT    a = parameters; payload 32 bytes, SHA-256 of the initial weights (scoring: zeros)
+    BUILT    a = parameters, b = bytes of header; payload 32 bytes, SHA-256 of the initial weights
+             (scoring: zeros), then the header that the weights will have (scoring: none)
     REQUEST  a = batch_size, b = seq_len
     WEIGHTS  a = bytes; payload the trained weights
     LOADED   the weights fit the model
     LOGITS   a = rows, b = positions, c = a code of ``LOGIT_WIDTHS``; payload a * b * vocabulary
     FAILED   a = one of the ``FAIL_*`` codes
     TRACE    a = bytes, at most ``TRACE_MAX``; sent before FAILED, and only where GO asked for it
+    PLACES   as TRACE, once text to be scored has been seen: payload ``PLACES_FORM``, no text
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ START_HEAD: Final = struct.Struct("<QQQQ")
 """Seed, budget in tokens, budget in milliseconds (0: no such budget), context."""
 
 GO, START, BATCH, SPENT, REFUSED, WEIGHTS, TOKENS, BYE = range(1, 9)
-HELLO, READY, BUILT, REQUEST, LOADED, LOGITS, FAILED, TRACE = range(32, 40)
+HELLO, READY, BUILT, REQUEST, LOADED, LOGITS, FAILED, TRACE, PLACES = range(32, 41)
 
 MODE_TRAIN: Final = 1
 MODE_SCORE: Final = 2
@@ -50,6 +52,17 @@ LOGIT_WIDTHS: Final[dict[int, int]] = {FLOAT32: 4, BFLOAT16: 2, FLOAT16: 2}
 """Bytes of one logit, by the code in a LOGITS header: they travel as the model made them."""
 
 TRACE_MAX: Final = 4096
+PLACES_FORM: Final = struct.Struct("<5I")
+"""Place of the exception's type in ``ERRORS``, 0 for any other; lines of train.py, the last first,
+0 for none."""
+ERRORS: Final = (
+    "another exception", "ArithmeticError", "AssertionError", "AttributeError",
+    "FloatingPointError",
+    "ImportError", "IndexError", "KeyError", "LookupError", "MemoryError", "ModuleNotFoundError",
+    "NameError", "NotImplementedError", "OSError", "OverflowError", "PermissionError",
+    "RecursionError", "RuntimeError", "StopIteration", "SystemExit", "TypeError",
+    "UnboundLocalError", "ValueError", "ZeroDivisionError",
+)  # fmt: skip
 DIGEST_BYTES: Final = 32
 U32_MAX: Final = 0xFFFFFFFF
 
@@ -76,7 +89,7 @@ FAILURES: Final[dict[int, tuple[str, str]]] = {
     FAIL_WEIGHTS: ("bad_weights", "the weights do not fit a freshly built model"),
     FAIL_FORWARD: ("crashed", "forward raised"),
     FAIL_SHAPE: ("wrong_shape", "forward did not return rows x length x vocabulary logits"),
-    FAIL_MEMORY: ("memory", "out of memory"),
+    FAIL_MEMORY: ("crashed", "it ran out of memory by its own account, with most of it unused"),
 }
 """What a FAILED code means: (status, detail), both from this closed list."""
 

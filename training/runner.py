@@ -5,8 +5,11 @@ request was checked against the budget; one request is in flight at a time. The 
 first candidate byte to the last byte of the weights, so work at import, in ``build_model`` or after
 the last batch is paid for too. What a tier declares as its start-up allowance is not counted as
 cost, as far as it passes before the first token. A run that goes on for long after its budget of
-time is ended. Weights come back as bytes and are checked
-as bytes; they are never loaded here.
+time is ended.
+
+Weights come back as bytes and are checked as bytes; they are never loaded here. What the tensors
+are called, and their types and shapes, is told when the model is built, before the first token, and
+must be the same at the end: what was learned is in the numbers, which are counted.
 
 A run that fails is a result: ``TrainedRun.status`` says why, from a closed list. Only what says
 nothing about the candidate is raised: SandboxUnavailable, Cancelled.
@@ -26,7 +29,15 @@ from training.sandbox import Limits, Sandbox, Stopped, prestart
 from training.scoring import warm
 from training.tokenizer import BYTES, Tokenizer
 from training.tokens import Stream
-from training.weights import TensorBytes, WeightsError, elements, size_cap, unpack, weight
+from training.weights import (
+    TensorBytes,
+    WeightsError,
+    elements,
+    header_of,
+    size_cap,
+    unpack,
+    weight,
+)
 
 if TYPE_CHECKING:
     import threading
@@ -161,6 +172,7 @@ class _Run:
         self.progress = progress
         self.told = 0.0
         self.weights: bytes | None = None
+        self.header = b""
         self.init_digest = _NO_DIGEST
         self.tokens = self.params = 0
         self.cpu_ms = self.wall_ms = self.startup_ms = self.peak = self.device_peak = 0
@@ -169,8 +181,11 @@ class _Run:
 
     def meter(self, sandbox: Sandbox, stream: Stream) -> None:
         """Serves batches until the weights come; raises Stopped."""
-        sandbox.expect(frames.BUILT)
+        _, _, size, _ = sandbox.expect(frames.BUILT)
         self.init_digest = bytes(sandbox.exactly(frames.DIGEST_BYTES))
+        if size > size_cap(self.tier.max_params):
+            raise Stopped("too_many_params", "the weights are larger than the tier allows")
+        self.header = bytes(sandbox.exactly(size))
         refusals = 0
         if self.tier.budget_ms:
             sandbox.stop_at(self._end_ms())
@@ -243,6 +258,8 @@ class _Run:
         self.params = elements(tensors)
         if weight(tensors) > self.tier.max_params:
             raise Stopped("too_many_params", "the model has more parameters than the tier allows")
+        if header_of(self.weights or b"") != self.header:
+            raise Stopped("bad_weights", "names, types or shapes are not those of the built model")
         if not all(_finite(tensor) for tensor in tensors):
             raise Stopped("non_finite", "the weights hold infinities or NaN")
 

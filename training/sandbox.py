@@ -60,6 +60,8 @@ _SLICE_S: Final = 0.05
 _END_S: Final = 10.0
 _CHUNK: Final = 1 << 20
 _GROUP_SPARE: Final = 256 << 20  # page tables and what the kernel keeps: beside the data limit
+_MOST: Final = 0.75
+"""From this share on of what is allowed, memory counts as used up."""
 _pool = Pool()
 atexit.register(_pool.close)
 
@@ -125,6 +127,9 @@ class Sandbox:
         self._answers = AnswerMemory(answer_bytes) if answer_bytes else None
         self._watch = accelerator.Watch(limits.device)
         self._stop_cost_ms: int | None = None
+        self._told = False  # text to be scored: from then on no word comes back
+        self._code = b""
+        self._resident = 0
 
     def __enter__(self) -> Sandbox:
         try:
@@ -147,6 +152,7 @@ class Sandbox:
     def send(self, op: int, a: int = 0, b: int = 0, c: int = 0, payload: bytes = b"") -> None:
         """Sends one frame. A process that does not read is stopped by the clocks."""
         channel = self._channel()
+        self._told = self._told or op == frames.TOKENS
         for part in (frames.HEADER.pack(op, a, b, c), payload):
             view = memoryview(part).cast("B")
             while view:
@@ -160,9 +166,15 @@ class Sandbox:
     def expect(self, *wanted: int) -> tuple[int, int, int, int]:
         """The next header, which must be one of ``wanted``; FAILED raises Stopped."""
         op, a, b, c = frames.HEADER.unpack(self.exactly(frames.HEADER.size))
-        if op == frames.TRACE and a <= frames.TRACE_MAX and self._trace is not None:
-            self._trace(bytes(self.exactly(a)))
-            op, a, b, c = frames.HEADER.unpack(self.exactly(frames.HEADER.size))
+        if self._trace is not None:
+            if op == frames.TRACE and a <= frames.TRACE_MAX and not self._told:
+                self._trace(bytes(self.exactly(a)))
+                op, a, b, c = frames.HEADER.unpack(self.exactly(frames.HEADER.size))
+            elif op == frames.PLACES and a == frames.PLACES_FORM.size:
+                self._trace(_places(bytes(self.exactly(a)), self._code))
+                op, a, b, c = frames.HEADER.unpack(self.exactly(frames.HEADER.size))
+        if op == frames.FAILED and a == frames.FAIL_MEMORY and self._short_of_memory():
+            raise Stopped("memory", "out of memory")
         if op == frames.FAILED and a in frames.FAILURES:
             raise Stopped(*frames.FAILURES[a])
         if op not in wanted:
@@ -227,6 +239,7 @@ class Sandbox:
         self._cpu_start_ns = self._read_cpu()
         self._wall_start = time.monotonic()
         self._running = True
+        self._code = code
         head = frames.START_HEAD.pack(seed, budget_tokens, budget_ms, context)
         self.send(frames.START, mode, vocab_size, len(code), head + code)
 
@@ -282,13 +295,12 @@ class Sandbox:
             raise SandboxUnavailable(
                 "The fresh process could not be put under limits.", cure="Run: lazaretto doctor"
             ) from None
+        threads = max(1024, tasks) if self._group.kind != "none" else tasks * 4
+        if limits.threads >= seccomp.TEAM:  # others make none, and a limit can be read inside
+            threads += self._cell.neighbours()
         go = frames.GO_LIMITS.pack(
-            data,
-            limits.cpu_ms // 1000 + 5,
-            self._cell.neighbours()
-            + (max(1024, tasks) if self._group.kind != "none" else tasks * 4),
-            int(self._trace is not None),
-        ) + seccomp.inner_filter(seccomp.machine())
+            data, limits.cpu_ms // 1000 + 5, threads, int(self._trace is not None)
+        ) + seccomp.inner_filter(seccomp.machine(), limits.threads)
         try:
             self.send(frames.GO, limits.threads, max(0, min(19, self._nice)), len(go), go)
             self.expect(frames.READY)
@@ -297,6 +309,7 @@ class Sandbox:
                 "The fresh process could not be locked in, so no candidate was run.",
                 cure="Run: lazaretto doctor",
             ) from None
+        self._resident = self._held()
         self.startup_ms = self._read_cpu() // 1_000_000
 
     def _end(self) -> None:
@@ -311,8 +324,8 @@ class Sandbox:
         if self._socket is not None:
             self._socket.close()
         if self._cell is not None:
-            if gone:
-                _pool.give_back(self._cell)
+            if gone and self.limits.threads < seccomp.TEAM:  # else it may have moved the count of
+                _pool.give_back(self._cell)  # process ids, which the next run could read
             else:
                 self._cell.close()
         self._group.remove()
@@ -356,12 +369,40 @@ class Sandbox:
             return Stopped("timeout", "the CPU clock ran out")
         return Stopped("crashed", "the process ended")
 
+    def _short_of_memory(self) -> bool:
+        """Whether memory has really run out, by what can be seen from outside: a group at its
+        limit, or most of what is allowed in use. Not by the word of the process."""
+        limits = self.limits
+        if self._group.out_of_memory():
+            return True
+        if limits.device != "cpu" and self._watch.nearly_full(limits.device_bytes, _MOST):
+            return True
+        return self._held() - self._resident >= _MOST * limits.memory_bytes
+
+    def _held(self) -> int:
+        """Bytes that were resident at the most, without pages of files, which cost nothing."""
+        with contextlib.suppress(OSError, ValueError):
+            files = status_kib(self._pid, "RssFile") * 1024
+            return status_kib(self._pid, "VmHWM") * 1024 - files
+        return self._resident
+
     def _read_cpu(self) -> int:
         """Nanoseconds on the kernel's CPU clock of the process."""
         if self._pid:
             with contextlib.suppress(OSError):
                 self._cpu_ns = time.clock_gettime_ns((~self._pid << 3) | 2)  # CPUCLOCK_SCHED
         return self._cpu_ns
+
+
+def _places(payload: bytes, code: bytes) -> bytes:
+    """PLACES in words of this side: an exception of a closed list, and lines of the program."""
+    kind, *numbers = frames.PLACES_FORM.unpack(payload)
+    lines = code.split(b"\n")
+    shown = [b"(no message: it could hold text that is scored)"]
+    for number in reversed([number for number in numbers if 0 < number <= len(lines)]):
+        shown += [b"  train.py, line %d" % number, b"    " + lines[number - 1].strip()]
+    name = frames.ERRORS[kind] if kind < len(frames.ERRORS) else frames.ERRORS[0]
+    return b"\n".join([*shown, name.encode()])[-frames.TRACE_MAX :]
 
 
 def require(device: str = "cpu", cancel: threading.Event | None = None) -> None:

@@ -8,9 +8,34 @@ namespaces, clocks, modules, io_uring, sockets other than AF_UNIX, and pushing c
 terminal (TIOCSTI).
 
 ``inner_filter`` is put on by the shim in the process that is about to run a candidate, when
-everything is imported. It refuses by default: what is left is to compute, to use memory and
-threads, to tell the time, and to read and write descriptors that are open already. There is no
-fork, no exec, no socket, no file, no signal to another process and no shared memory.
+everything is imported and its threads are made. It refuses by default: what is left is to compute,
+to use memory of its own, to tell the time, and to read and write descriptors that are open already.
+There is no fork, no new thread, no exec, no socket, no file, no signal to another process and no
+shared memory.
+
+Nor can sandboxes that run at the same time tell each other anything by a call. ``NEEDED`` says what
+each call that is left is for; these were taken away because another's doing shows in them:
+
+    sysinfo                      threads, load and free memory of the whole machine
+    clone                        ids of processes are counted for all who share a cell, or a host
+    prlimit64 that sets          a limit of threads is counted for all processes of a user
+    futex that is not private    its key is the page of a library that all sandboxes map
+    futex_waitv, futex_wait ...  the same, by flags in memory, which no filter can read
+    madvise, mincore, cachestat  pages merged, evicted or read ahead in the cache of all; and
+                                 libraries' own text back in the place of blanks
+    mremap                       more of a file than was mapped
+    mmap of files, huge, shared  a pool of pages, or a page, that others see
+    clocks of other processes, times, getrusage, getcpu, sched_get..., get_robust_list
+    membarrier                   interrupts all cores
+    lseek, fstat, fcntl, ioctl   what is kept with a file rather than with who opened it
+
+What is left cannot be had by refusing calls: time itself (rdtsc and the clocks that the kernel maps
+into every process: the C library and MKL end where those are taken away), caches, memory bandwidth,
+cores that are shared, pages of libraries in memory, and the count of threads where a tier has
+``TEAM`` or more. A covert channel of that kind carries bits in a noise that others make; what it
+could win is taken away by the order of a score (``training.evaluator``). Pages that are written and
+run are left as well, because oneDNN cannot do without: with ctypes in reach, native code is nothing
+that a candidate does not have.
 
 A filter is an array of classic BPF instructions (``struct sock_filter``: u16 code, u8 jt, u8 jf,
 u32 k, in the byte order of the machine) over ``struct seccomp_data`` (nr, arch, instruction
@@ -32,6 +57,7 @@ if TYPE_CHECKING:
 ALLOW: Final = 0x7FFF0000
 KILL: Final = 0x80000000
 EPERM: Final = 0x00050000 | 1
+EAGAIN: Final = 0x00050000 | 11
 ENOSYS: Final = 0x00050000 | 38
 EAFNOSUPPORT: Final = 0x00050000 | 97
 
@@ -50,9 +76,18 @@ CLONE_THREAD: Final = 0x00010000
 CLONE_NEW: Final = 0x7E020080  # every CLONE_NEW*, CLONE_NEWTIME too
 AF_UNIX: Final = 1
 TIOCSTI: Final = 0x5412
-MAP_SHARED: Final = 0x01
-PR_SET_VMA: Final = 0x53564D41
+PROT_WRITE: Final = 2
+PROT_EXEC: Final = 4
+PROT_DATA: Final = 1 | PROT_WRITE
+MAP_ANONYMOUS: Final = 0x20
+MAP_OWN: Final = 0x02 | 0x10 | MAP_ANONYMOUS | 0x4000 | 0x8000 | 0x20000 | 0x100000
+"""Private, fixed, anonymous, without reserve, filled at once, for a stack, fixed where free."""
+FUTEX_PRIVATE: Final = 0x80
 PR_SET_NAME: Final = 15
+TEAM: Final = 3
+"""From so many threads on libgomp ends some of a team and makes them anew."""
+Test = tuple[int, str, int]
+"""Argument index, how, value: see ``Rule``."""
 
 
 class SeccompError(TrainingError):
@@ -72,14 +107,15 @@ class Arch:
 class Rule:
     """What to do with one system call.
 
-    ``test`` is None (always), or (argument index, how, value) over the low 32 bits of that
-    argument, with ``how`` one of ``==``, ``!=``, ``any`` (some bit of value set), ``none``. Where
-    the test fails the next rule applies, and in the end the filter's default.
+    It applies where all ``tests`` hold: (argument index, how, value) over the low 32 bits of that
+    argument, with ``how`` one of ``==``, ``!=``, ``below``, ``any`` (some bit of value set),
+    ``none``, or ``high ==`` for the upper 32 bits. Where one does not, the next rule for the call
+    applies, and in the end the filter's default.
     """
 
     call: str
     action: int
-    test: tuple[int, str, int] | None = None
+    tests: tuple[Test, ...] = ()
 
 
 def machine(name: str | None = None) -> Arch:
@@ -100,26 +136,24 @@ def outer_filter(arch: Arch) -> bytes:
     rules = [Rule(call, EPERM) for call in _REFUSED]
     rules += [Rule(call, ENOSYS) for call in _ABSENT]
     rules += [
-        Rule("clone", EPERM, (0, "any", CLONE_NEW)),
-        Rule("socket", EAFNOSUPPORT, (0, "!=", AF_UNIX)),
-        Rule("ioctl", EPERM, (1, "==", TIOCSTI)),
+        Rule("clone", EPERM, ((0, "any", CLONE_NEW),)),
+        Rule("socket", EAFNOSUPPORT, ((0, "!=", AF_UNIX),)),
+        Rule("ioctl", EPERM, ((1, "==", TIOCSTI),)),
     ]
     return assemble(arch, rules, ALLOW)
 
 
-def inner_filter(arch: Arch) -> bytes:
-    """The filter of the process that runs a candidate: refuses by default, with EPERM."""
-    rules = [Rule(call, ALLOW) for call in _NEEDED]
-    rules += [
-        Rule("clone3", ENOSYS),  # the C library falls back to clone, whose flags can be read
-        Rule("clone", ALLOW, (0, "any", CLONE_THREAD)),
-        Rule("mmap", ALLOW, (3, "none", MAP_SHARED)),
-        Rule("prctl", ALLOW, (0, "==", PR_SET_NAME)),
-        Rule("prctl", ALLOW, (0, "==", PR_SET_VMA)),
-        Rule("prlimit64", ALLOW, (0, "==", 0)),  # its own limits only
-        Rule("sched_setaffinity", ENOSYS),
-        Rule("rseq", ALLOW),  # the C library ends a process whose threads cannot register
-    ]
+def inner_filter(arch: Arch, threads: int = 1) -> bytes:
+    """The filter of the process that runs a candidate: refuses by default, with EPERM.
+
+    The threads that compute are made before it is put on. Where they are so many that libgomp ends
+    some and makes them anew (``TEAM`` and more), a run may make more, else none at all.
+    """
+    rules = [Rule(call, ALLOW, tests) for call, tests in NEEDED.items()]
+    rules += [Rule("clone3", ENOSYS)]  # the C library falls back to clone, whose flags can be read
+    rules += [Rule("futex", EAGAIN)]  # who waits for the end of a thread looks again
+    if threads >= TEAM:
+        rules += [Rule("clone", ALLOW, ((0, "any", CLONE_THREAD),))]
     return assemble(arch, rules, EPERM)
 
 
@@ -141,8 +175,10 @@ def assemble(arch: Arch, rules: Iterable[Rule], default: int) -> bytes:
         number = arch.numbers.get(rule.call)
         if number is None:
             continue
-        body = [*_test(rule), _op(_RETURN, k=rule.action)]
-        if rule.test is not None:
+        body = [_op(_RETURN, k=rule.action)]
+        for test in reversed(rule.tests):
+            body = [*_test(test, len(body)), *body]
+        if rule.tests:
             body.append(_op(_LOAD, k=_NR))  # a failed test falls through with the number again
         program.append(_op(_EQUAL, jf=len(body), k=number))
         program += body
@@ -150,16 +186,14 @@ def assemble(arch: Arch, rules: Iterable[Rule], default: int) -> bytes:
     return b"".join(program)
 
 
-def _test(rule: Rule) -> list[bytes]:
-    """Instructions that skip the next one (the return) where the rule's test fails."""
-    if rule.test is None:
-        return []
-    index, how, value = rule.test
-    load = _op(_LOAD, k=_ARGUMENTS + 8 * index)
-    code = _ANY_BIT if how in ("any", "none") else _EQUAL
-    if how in ("==", "any"):
-        return [load, _op(code, jf=1, k=value)]
-    return [load, _op(code, jt=1, k=value)]
+def _test(test: Test, rest: int) -> list[bytes]:
+    """Instructions that skip the next ``rest`` where the test fails."""
+    index, how, value = test
+    at, k = _ARGUMENTS + 8 * index + 4 * (how == "high =="), value & 0xFFFFFFFF
+    code = {"any": _ANY_BIT, "none": _ANY_BIT, "below": _AT_LEAST}.get(how, _EQUAL)
+    if how in ("==", "any", "high =="):
+        return [_op(_LOAD, k=at), _op(code, jf=rest, k=k)]
+    return [_op(_LOAD, k=at), _op(code, jt=rest, k=k)]
 
 
 def _op(code: int, *, jt: int = 0, jf: int = 0, k: int = 0) -> bytes:
@@ -177,70 +211,82 @@ _REFUSED: Final = (
     "fanotify_init name_to_handle_at open_by_handle_at"
 ).split()
 _ABSENT: Final = ("clone3", "io_uring_setup", "io_uring_enter", "io_uring_register")
-_NEEDED: Final = (
-    "read write readv writev close lseek fstat poll ppoll select pselect6 "
-    "munmap mprotect mremap brk madvise "
-    "futex futex_waitv set_robust_list get_robust_list membarrier arch_prctl "
-    "set_tid_address getpid gettid getuid geteuid getgid getegid getcpu "
-    "sched_yield sched_getaffinity sched_getparam sched_getscheduler get_mempolicy "
-    "nanosleep clock_nanosleep clock_gettime clock_getres gettimeofday time times getrusage "
-    "rt_sigaction rt_sigprocmask rt_sigreturn sigaltstack restart_syscall "
-    "getrandom uname sysinfo exit exit_group"
-).split()
+_CLOCKS: Final = (0, "below", 12)
+_OWN: Final = (0, "==", 0)
+NEEDED: Final[dict[str, tuple[Test, ...]]] = {
+    # descriptors: the pipe of the run, and three that lead nowhere
+    **dict.fromkeys(("read", "write", "readv", "writev", "close"), ()),
+    **dict.fromkeys(("poll", "ppoll", "select", "pselect6"), ()),
+    # memory of its own: no file and nothing shared. oneDNN makes its kernels when it first needs
+    # them, by mprotect, in pages that it goes on writing, so that much cannot be refused
+    "mmap": ((2, "none", ~PROT_DATA), (3, "any", MAP_ANONYMOUS), (3, "none", ~MAP_OWN)),
+    "mprotect": ((2, "none", ~(PROT_DATA | PROT_EXEC)),),
+    **dict.fromkeys(("munmap", "brk"), ()),
+    # threads of its own
+    "futex": ((1, "any", FUTEX_PRIVATE),),
+    **dict.fromkeys(("set_robust_list", "rseq", "sched_yield", "getpid", "gettid"), ()),
+    "sched_getaffinity": (_OWN,),
+    # the time, and the CPU time of this process
+    **dict.fromkeys(("nanosleep", "gettimeofday", "time"), ()),
+    **dict.fromkeys(("clock_gettime", "clock_getres", "clock_nanosleep"), (_CLOCKS,)),
+    # signals to itself are handled; none can be sent
+    **dict.fromkeys(("rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "sigaltstack"), ()),
+    "restart_syscall": (),
+    # what is the same in every run: who it is, its name, its limits
+    **dict.fromkeys(("getuid", "geteuid", "getgid", "getegid", "uname"), ()),
+    "prlimit64": (_OWN, (2, "==", 0), (2, "high ==", 0)),
+    "prctl": ((0, "==", PR_SET_NAME),),
+    # random numbers, and the end
+    **dict.fromkeys(("getrandom", "exit", "exit_group"), ()),
+}
+
 
 _X86_64: Final = {
-    "read": 0, "write": 1, "close": 3, "fstat": 5, "poll": 7, "lseek": 8, "mmap": 9,
-    "mprotect": 10, "munmap": 11, "brk": 12, "rt_sigaction": 13, "rt_sigprocmask": 14,
-    "rt_sigreturn": 15, "ioctl": 16, "readv": 19, "writev": 20, "select": 23, "sched_yield": 24,
-    "mremap": 25, "madvise": 28, "nanosleep": 35, "getpid": 39, "socket": 41, "clone": 56,
-    "exit": 60, "uname": 63, "gettimeofday": 96, "getrusage": 98, "sysinfo": 99, "times": 100,
-    "ptrace": 101, "getuid": 102, "syslog": 103, "getgid": 104, "geteuid": 107, "getegid": 108,
-    "sigaltstack": 131, "uselib": 134, "personality": 135, "sched_getparam": 143,
-    "sched_getscheduler": 145, "vhangup": 153, "modify_ldt": 154, "pivot_root": 155, "prctl": 157,
-    "arch_prctl": 158, "adjtimex": 159, "chroot": 161, "acct": 163, "settimeofday": 164,
-    "mount": 165, "umount2": 166, "swapon": 167, "swapoff": 168, "reboot": 169,
-    "sethostname": 170, "setdomainname": 171, "iopl": 172, "ioperm": 173, "init_module": 175,
-    "delete_module": 176, "quotactl": 179, "nfsservctl": 180, "gettid": 186, "time": 201,
-    "futex": 202, "sched_setaffinity": 203, "sched_getaffinity": 204, "lookup_dcookie": 212,
-    "set_tid_address": 218, "restart_syscall": 219, "clock_settime": 227, "clock_gettime": 228,
-    "clock_getres": 229, "clock_nanosleep": 230, "exit_group": 231, "get_mempolicy": 239,
-    "kexec_load": 246, "add_key": 248, "request_key": 249, "keyctl": 250, "pselect6": 270,
-    "ppoll": 271, "unshare": 272, "set_robust_list": 273, "get_robust_list": 274,
-    "perf_event_open": 298, "fanotify_init": 300, "prlimit64": 302, "name_to_handle_at": 303,
-    "open_by_handle_at": 304, "clock_adjtime": 305, "setns": 308, "getcpu": 309,
+    "read": 0, "write": 1, "close": 3, "poll": 7, "mmap": 9, "mprotect": 10, "munmap": 11,
+    "brk": 12, "rt_sigaction": 13, "rt_sigprocmask": 14, "rt_sigreturn": 15, "ioctl": 16,
+    "readv": 19, "writev": 20, "select": 23, "sched_yield": 24, "nanosleep": 35, "getpid": 39,
+    "socket": 41, "clone": 56, "exit": 60, "uname": 63, "gettimeofday": 96, "ptrace": 101,
+    "getuid": 102, "syslog": 103, "getgid": 104, "geteuid": 107, "getegid": 108,
+    "sigaltstack": 131, "uselib": 134, "personality": 135, "vhangup": 153, "modify_ldt": 154,
+    "pivot_root": 155, "prctl": 157, "adjtimex": 159, "chroot": 161, "acct": 163,
+    "settimeofday": 164, "mount": 165, "umount2": 166, "swapon": 167, "swapoff": 168,
+    "reboot": 169, "sethostname": 170, "setdomainname": 171, "iopl": 172, "ioperm": 173,
+    "init_module": 175, "delete_module": 176, "quotactl": 179, "nfsservctl": 180, "gettid": 186,
+    "time": 201, "futex": 202, "sched_getaffinity": 204, "lookup_dcookie": 212,
+    "restart_syscall": 219, "clock_settime": 227, "clock_gettime": 228, "clock_getres": 229,
+    "clock_nanosleep": 230, "exit_group": 231, "kexec_load": 246, "add_key": 248,
+    "request_key": 249, "keyctl": 250, "pselect6": 270, "ppoll": 271, "unshare": 272,
+    "set_robust_list": 273, "perf_event_open": 298, "fanotify_init": 300, "prlimit64": 302,
+    "name_to_handle_at": 303, "open_by_handle_at": 304, "clock_adjtime": 305, "setns": 308,
     "process_vm_readv": 310, "process_vm_writev": 311, "kcmp": 312, "finit_module": 313,
-    "getrandom": 318, "kexec_file_load": 320, "bpf": 321, "userfaultfd": 323, "membarrier": 324,
-    "rseq": 334, "io_uring_setup": 425, "io_uring_enter": 426, "io_uring_register": 427,
-    "open_tree": 428, "move_mount": 429, "fsopen": 430, "fsconfig": 431, "fsmount": 432,
-    "fspick": 433, "clone3": 435, "pidfd_getfd": 438, "process_madvise": 440,
-    "mount_setattr": 442, "quotactl_fd": 443, "futex_waitv": 449,
+    "getrandom": 318, "kexec_file_load": 320, "bpf": 321, "userfaultfd": 323, "rseq": 334,
+    "io_uring_setup": 425, "io_uring_enter": 426, "io_uring_register": 427, "open_tree": 428,
+    "move_mount": 429, "fsopen": 430, "fsconfig": 431, "fsmount": 432, "fspick": 433,
+    "clone3": 435, "pidfd_getfd": 438, "process_madvise": 440, "mount_setattr": 442,
+    "quotactl_fd": 443,
 }  # fmt: skip
 
 _AARCH64: Final = {
     "lookup_dcookie": 18, "ioctl": 29, "umount2": 39, "mount": 40, "pivot_root": 41,
-    "nfsservctl": 42, "chroot": 51, "close": 57, "vhangup": 58, "quotactl": 60, "lseek": 62,
-    "read": 63, "write": 64, "readv": 65, "writev": 66, "pselect6": 72, "ppoll": 73, "fstat": 80,
-    "acct": 89, "personality": 92, "exit": 93, "exit_group": 94, "set_tid_address": 96,
-    "unshare": 97, "futex": 98, "set_robust_list": 99, "get_robust_list": 100, "nanosleep": 101,
-    "kexec_load": 104, "init_module": 105, "delete_module": 106, "clock_settime": 112,
-    "clock_gettime": 113, "clock_getres": 114, "clock_nanosleep": 115, "syslog": 116,
-    "ptrace": 117, "sched_getscheduler": 120, "sched_getparam": 121, "sched_setaffinity": 122,
-    "sched_getaffinity": 123, "sched_yield": 124, "restart_syscall": 128, "sigaltstack": 132,
-    "rt_sigaction": 134, "rt_sigprocmask": 135, "rt_sigreturn": 139, "reboot": 142, "times": 153,
-    "uname": 160, "sethostname": 161, "setdomainname": 162, "getrusage": 165, "prctl": 167,
-    "getcpu": 168, "gettimeofday": 169, "settimeofday": 170, "adjtimex": 171, "getpid": 172,
-    "getuid": 174, "geteuid": 175, "getgid": 176, "getegid": 177, "gettid": 178, "sysinfo": 179,
-    "socket": 198, "brk": 214, "munmap": 215, "mremap": 216, "add_key": 217, "request_key": 218,
-    "keyctl": 219, "clone": 220, "mmap": 222, "swapon": 224, "swapoff": 225, "mprotect": 226,
-    "madvise": 233, "get_mempolicy": 236, "perf_event_open": 241, "prlimit64": 261,
-    "fanotify_init": 262, "name_to_handle_at": 264, "open_by_handle_at": 265,
-    "clock_adjtime": 266, "setns": 268, "process_vm_readv": 270, "process_vm_writev": 271,
-    "kcmp": 272, "finit_module": 273, "getrandom": 278, "bpf": 280, "userfaultfd": 282,
-    "membarrier": 283, "rseq": 293, "kexec_file_load": 294, "io_uring_setup": 425,
+    "nfsservctl": 42, "chroot": 51, "close": 57, "vhangup": 58, "quotactl": 60, "read": 63,
+    "write": 64, "readv": 65, "writev": 66, "pselect6": 72, "ppoll": 73, "acct": 89,
+    "personality": 92, "exit": 93, "exit_group": 94, "unshare": 97, "futex": 98,
+    "set_robust_list": 99, "nanosleep": 101, "kexec_load": 104, "init_module": 105,
+    "delete_module": 106, "clock_settime": 112, "clock_gettime": 113, "clock_getres": 114,
+    "clock_nanosleep": 115, "syslog": 116, "ptrace": 117, "sched_getaffinity": 123,
+    "sched_yield": 124, "restart_syscall": 128, "sigaltstack": 132, "rt_sigaction": 134,
+    "rt_sigprocmask": 135, "rt_sigreturn": 139, "reboot": 142, "uname": 160, "sethostname": 161,
+    "setdomainname": 162, "prctl": 167, "gettimeofday": 169, "settimeofday": 170, "adjtimex": 171,
+    "getpid": 172, "getuid": 174, "geteuid": 175, "getgid": 176, "getegid": 177, "gettid": 178,
+    "socket": 198, "brk": 214, "munmap": 215, "add_key": 217, "request_key": 218, "keyctl": 219,
+    "clone": 220, "mmap": 222, "swapon": 224, "swapoff": 225, "mprotect": 226,
+    "perf_event_open": 241, "prlimit64": 261, "fanotify_init": 262, "name_to_handle_at": 264,
+    "open_by_handle_at": 265, "clock_adjtime": 266, "setns": 268, "process_vm_readv": 270,
+    "process_vm_writev": 271, "kcmp": 272, "finit_module": 273, "getrandom": 278, "bpf": 280,
+    "userfaultfd": 282, "rseq": 293, "kexec_file_load": 294, "io_uring_setup": 425,
     "io_uring_enter": 426, "io_uring_register": 427, "open_tree": 428, "move_mount": 429,
     "fsopen": 430, "fsconfig": 431, "fsmount": 432, "fspick": 433, "clone3": 435,
     "pidfd_getfd": 438, "process_madvise": 440, "mount_setattr": 442, "quotactl_fd": 443,
-    "futex_waitv": 449,
 }  # fmt: skip
 
 ARCHES: Final = {

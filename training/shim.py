@@ -43,10 +43,13 @@ class Failure(Exception):
 
 
 class Pipe:
-    """Frames over one descriptor, from the inside. An end of the stream ends the process."""
+    """Frames over one descriptor, from the inside. An end of the stream ends the process.
+
+    ``told``: text to be scored has come through it."""
 
     def __init__(self, descriptor: int) -> None:
         self._fd = descriptor
+        self.told = False
 
     def send(self, op: int, a: int = 0, b: int = 0, c: int = 0, payload: Any = b"") -> None:
         for part in (frames.HEADER.pack(op, a, b, c), payload):
@@ -182,6 +185,7 @@ def score(
         op, rows, length, wanted = pipe.header()
         if op != frames.TOKENS:
             os._exit(0)
+        pipe.told = True
         tokens = as_tokens(pipe.exactly(rows * length * width), rows, width, device)
         try:
             with torch.inference_mode():

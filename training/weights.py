@@ -5,6 +5,9 @@ safetensors allows many files for the same tensors, and its reader accepts dupli
 here there is exactly one form (names sorted, no gaps, compact JSON, padded with spaces to eight
 bytes, no metadata) and ``unpack`` accepts nothing else. Standard library only: it runs on both
 sides of the border.
+
+Names, dtypes and shapes can hold data, too. So the header is told before a run has seen a token and
+must stay as it is (``training.runner``), and its bytes count like numbers.
 """
 
 from __future__ import annotations
@@ -18,8 +21,10 @@ WIDTHS: Final[dict[str, int]] = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2,
     "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
 }  # fmt: skip
-MAX_HEADER_BYTES: Final = 4 << 20
-MAX_TENSORS: Final = 1 << 15
+MAX_HEADER_BYTES: Final = 1 << 20
+MAX_TENSORS: Final = 1 << 13
+MAX_EMPTY: Final = 64
+"""Tensors without a number: a few buffers that are not filled yet."""
 MAX_NAME: Final = 256
 MAX_DIMENSIONS: Final = 8
 MAX_EXTENT: Final = 1 << 40
@@ -49,12 +54,7 @@ def pack(tensors: list[TensorBytes]) -> bytes:
 def unpack(data: bytes) -> list[TensorBytes]:
     """Reads a canonical file; raises WeightsError for anything else. ``data`` is not copied."""
     view = memoryview(data)
-    if len(data) < _LENGTH.size:
-        raise WeightsError("too short")
-    (length,) = _LENGTH.unpack_from(data)
-    if length > MAX_HEADER_BYTES or _LENGTH.size + length > len(data):
-        raise WeightsError("the header does not fit")
-    raw = data[_LENGTH.size : _LENGTH.size + length]
+    raw = header_of(data)[_LENGTH.size :]
     try:
         header = json.loads(raw.decode("ascii"))
     except (ValueError, RecursionError):
@@ -62,12 +62,14 @@ def unpack(data: bytes) -> list[TensorBytes]:
     if not isinstance(header, dict) or len(header) > MAX_TENSORS:
         raise WeightsError("the header is not a map of tensors")
     tensors = []
-    at = _LENGTH.size + length
+    at = _LENGTH.size + len(raw)
     for name, entry in header.items():
         dtype, shape = _entry(entry)
         end = at + WIDTHS[dtype] * math.prod(shape)
         if end > len(data):
             raise WeightsError("a tensor reaches past the end")
+        if dtype == "BOOL" and bytes(view[at:end]).strip(b"\0\1"):
+            raise WeightsError("a truth value that is neither")
         tensors.append(TensorBytes(name, dtype, shape, view[at:end]))
         at = end
     # Sizes now follow from the shapes. That offsets, order, names and spelling are canonical, and
@@ -84,13 +86,27 @@ def elements(tensors: list[TensorBytes]) -> int:
 
 def weight(tensors: list[TensorBytes]) -> int:
     """What counts against a tier's ``max_params``: numbers, or float32 numbers that would take as
-    many bytes, whichever is more, so that wide integers hold no more than they are counted for."""
-    return max(elements(tensors), -(-sum(len(tensor.data) for tensor in tensors) // 4))
+    many bytes as the whole file, names and shapes included, whichever is more. So whatever is kept
+    is counted, as what it could hold."""
+    stored = len(_header(sorted(tensors, key=lambda tensor: tensor.name)))
+    stored += sum(len(tensor.data) for tensor in tensors)
+    return max(elements(tensors), -(-stored // 4))
 
 
 def size_cap(max_params: int) -> int:
-    """The largest file that a tier with ``max_params`` can mean: the widest type and a header."""
-    return max_params * max(WIDTHS.values()) + MAX_HEADER_BYTES
+    """The largest file that a tier with ``max_params`` can mean."""
+    return 4 * max_params + _LENGTH.size
+
+
+def header_of(data: bytes) -> bytes:
+    """The first part of a canonical file, which holds names, dtypes and shapes; raises
+    WeightsError."""
+    if len(data) < _LENGTH.size:
+        raise WeightsError("too short")
+    (length,) = _LENGTH.unpack_from(data)
+    if length > MAX_HEADER_BYTES or _LENGTH.size + length > len(data):
+        raise WeightsError("the header does not fit")
+    return data[: _LENGTH.size + length]
 
 
 def _entry(entry: object) -> tuple[str, tuple[int, ...]]:
@@ -120,5 +136,7 @@ def _header(tensors: list[TensorBytes]) -> bytes:
         at += len(data)
     if len(header) != len(tensors) or len(tensors) > MAX_TENSORS:
         raise WeightsError("a name twice, or too many tensors")
+    if sum(not data for _, _, _, data in tensors) > MAX_EMPTY:
+        raise WeightsError("too many empty tensors")
     text = json.dumps(header, separators=(",", ":")).encode("ascii")
     return text + b" " * (-len(text) % 8)
