@@ -124,7 +124,7 @@ class Measurer:
             base, candidate, tier, self._train, seed,
             cancel=cancel, tokenizer=tokenizer, trace=self.trace,
             base_run=part.run("base"), candidate_run=part.run("candidate"),
-            finished=part.trained,
+            finished=part.trained, keeps=True,
             progress=lambda side, share: self.watcher.share(
                 f"{title}{side} training", share, tier.budget_tokens
             ),
@@ -152,7 +152,7 @@ class _Part:
         self._fold = corpus.manifest.folds[fold].sha256
         self.probing = draw(question.seed, f"probes {seed}", fold)
         self._keys = {
-            side: run_key(code, question.tier, text, corpus.tokenizer.name, seed)
+            side: run_key(code, question.codes[0], question.tier, text, corpus.tokenizer.name, seed)
             for side, code in zip(SIDES, question.codes, strict=True)
         }
         self.kept: list[str] = []

@@ -4,11 +4,11 @@
     RUNS/<key>.score    a score
     RUNS/weights/<sha256>
 
-A key is the hash of all that decides a measurement: code, tier, text, tokenizer, seed, software,
-device, and the text of this package. A file holds the digest of its content and is there whole or
-not at all (written under another name, made durable, renamed): what was cut off or damaged is
-thrown away and measured again. Only what ended well is kept, because a failure may be
-the machine's. A run whose score is known needs no weights any more. What nobody has used for
+A key is the hash of all that decides a measurement: code, base, tier, text, tokenizer, seed,
+software, device, and the text of this package. A file holds the digest of its content and is there
+whole or not at all (written under another name, made durable, renamed): what was cut off or damaged
+is thrown away and measured again. Only what ended well is kept, because a failure may be the
+machine's. A run whose score is known needs no weights any more. What nobody has used for
 longest goes first when ``CAP_BYTES`` are exceeded.
 """
 
@@ -73,12 +73,14 @@ def device_name(device: str) -> str:
 
 
 def run_key(
-    code: bytes, tier: TierSpec, text: Iterable[bytes], tokenizer: bytes, seed: int
+    code: bytes, base: bytes, tier: TierSpec, text: Iterable[bytes], tokenizer: bytes, seed: int
 ) -> bytes:
-    """Names a training run; ``text``: the hashes of the split files it is trained on."""
+    """Names a training run; ``base``: the program that it was paced by (``training.pace``);
+    ``text``: the hashes of the split files it is trained on."""
     return _hash(
         "run",
         hashlib.sha256(code).digest(),
+        hashlib.sha256(base).digest(),
         tier.to_map(),
         list(text),
         tokenizer,

@@ -192,9 +192,11 @@ class Trials:
             trained = await cancellable(
                 lambda cancel: train_pair(
                     base, candidate, tier, self.train, seed, executor=at.executor,
-                    tokenizer=self.tokenizer, cancel=cancel, nice=nice, base_run=known,
+                    tokenizer=self.tokenizer, cancel=cancel, nice=nice, base_run=known, keeps=True,
                 )
             )  # fmt: skip
+        if trained.base is not known:
+            known = scored = None  # it was kept beside another program, and was trained again
         self._spent += (1 if known else 2) * EARLY_PART // part
         more, self._spent = divmod(self._spent, EARLY_PART)
         self.runs += more
@@ -232,7 +234,7 @@ def _ratio(pair: PairResult, part: int) -> int:
         return pair.cost_ratio_milli
     runs = pair.trained
     whole = runs.candidate.cost_ms * part + pair.candidate.cost_ms
-    return whole * 1000 // max(1, runs.base.cost_ms * part + pair.base.cost_ms)
+    return whole * 1000 // max(1, pair.base_training_ms * part + pair.base_scoring_ms)
 
 
 def _measured(done: Sequence[PairResult], status: str, cost_ms: int) -> Measured:

@@ -72,7 +72,9 @@ class TrainedRun:
     ``wall_ms`` from the first candidate byte, ``startup_ms`` the CPU time of the fresh process
     before it. ``cost_ms`` is what a pair is compared by: CPU time on ``cpu``, wall time on
     ``cuda``, without the start-up allowance. ``peak_memory_bytes`` is resident memory, shared
-    libraries included; ``peak_device_bytes`` the most that was in use on the device.
+    libraries included; ``peak_device_bytes`` the most that was in use on the device. ``pace_ms`` is
+    what short trainings of the program with the SHA-256 ``pace_of`` cost right before and after
+    this run (``training.pace``); 0 where there were none.
     """
 
     status: str
@@ -88,6 +90,8 @@ class TrainedRun:
     params: int
     cost_ms: int
     peak_device_bytes: int
+    pace_ms: int = 0
+    pace_of: bytes = b""
 
 
 def train(

@@ -262,15 +262,15 @@ def test_the_longest_unused_go_first_and_leftovers_too(tmp_path):
 
 
 def test_the_name_covers_all_that_decides():
-    def name(code=b"x", tier=TIER, text=(bytes(32),), tokenizer=b"bytes", seed=1):
-        return run_key(code, tier, text, tokenizer, seed)
+    def name(code=b"x", base=b"x", tier=TIER, text=(bytes(32),), tokenizer=b"bytes", seed=1):
+        return run_key(code, base, tier, text, tokenizer, seed)
 
     others = [
-        name(code=b"y"), name(tier=replace(TIER, threads=2)), name(text=(b"1" * 32,)),
-        name(tokenizer=b"other"), name(seed=2),
+        name(code=b"y"), name(base=b"y"), name(tier=replace(TIER, threads=2)),
+        name(text=(b"1" * 32,)), name(tokenizer=b"other"), name(seed=2),
     ]  # fmt: skip
     assert name() == name()
-    assert len({name(), *others}) == 6
+    assert len({name(), *others}) == 7
 
 
 def test_old_corpora_make_room(tmp_path, monkeypatch):

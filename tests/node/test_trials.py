@@ -98,7 +98,7 @@ def test_what_an_edit_costs_is_extrapolated_from_a_first_look():
     (base_run, base), (run, candidate) = costs(100, 100), costs(100, 150)
     pair = SimpleNamespace(
         trained=SimpleNamespace(base=base_run, candidate=run), base=base, candidate=candidate,
-        cost_ratio_milli=1250,
+        cost_ratio_milli=1250, base_training_ms=base_run.cost_ms, base_scoring_ms=base.cost_ms,
     )  # fmt: skip
     assert _ratio(pair, 1) == 1250
     assert _ratio(pair, 8) == 950_000 // 900
