@@ -9,6 +9,7 @@ from training.sheet import (
     GAIN_ERRORS,
     GAIN_FLOOR_NANO,
     KINDS,
+    NANO,
     NOISE_FLOOR_NANO,
     NOISE_RATIO,
     TOLERANCES,
@@ -69,7 +70,7 @@ def _probes(result: PairResult, tier: TierSpec) -> Iterable[Check]:
     for kind in KINDS:
         key = f"{kind}_rms_nano"
         limit = tolerance.rms_nano
-        if key in base:
+        if key in base and tier.device != "cpu":
             limit = min(limit, NOISE_RATIO * base[key] + NOISE_FLOOR_NANO)
         yield Check(
             "probe", f"{WORDS[kind]}: RMS gap",
@@ -79,7 +80,8 @@ def _probes(result: PairResult, tier: TierSpec) -> Iterable[Check]:
     yield Check(
         "probe", "mean gain from seeing the future",
         base.get("mean_gain_nano"), candidate.get("mean_gain_nano"),
-        max(GAIN_FLOOR_NANO, round(GAIN_ERRORS * error)), "nats",
+        GAIN_FLOOR_NANO + candidate.get("future_rms_nano", 0) ** 2 // NANO
+        + round(GAIN_ERRORS * error), "nats",
     )  # fmt: skip
 
 

@@ -153,10 +153,12 @@ class RayExecutor:
         cancel: threading.Event | None = None,
         nice: int = 0,
         trace: Callable[[bytes], None] | None = None,
+        reference: Score | None = None,
     ) -> Score:
         """``evaluator.score`` on the worker. Raises what that does, WorkerLost and LaneMoved."""
         order = self._filled(code, tier, seed, nice, trace, tokenizer, Shards.of(text))
-        found = self._result(replace(order, weights=weights), Score, tier, cancel, trace)
+        order = replace(order, weights=weights, reference=reference)
+        found = self._result(order, Score, tier, cancel, trace)
         if found.status not in evaluator.STATUSES or (
             found.status == "ok" and found.bytes != text.text_bytes
         ):

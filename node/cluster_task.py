@@ -38,6 +38,7 @@ class Order:
     seed: int = 0
     nice: int = 0
     weights: bytes = b""
+    reference: Score | None = None
     traced: bool = False
     tokenizer: bytes = b""
     splits: tuple[SplitRef, ...] = ()
@@ -113,6 +114,7 @@ def _work(order: Order, place: tuple[str, int], cancel: threading.Event) -> Repl
         result = evaluator.score(
             order.code, order.weights, order.tier, text.shard(0), order.seed,
             tokenizer=tokenizer, cancel=cancel, nice=order.nice, trace=trace,
+            reference=order.reference,
         )  # fmt: skip
     else:
         result = runner.train(

@@ -1,26 +1,31 @@
 """Sealed scoring: tokens go in, logits come out, and all the rest happens on this side.
 
 Fresh sandboxes build the model and load the weights. The first is asked for every window of the
-fold, once, with a few batches asked again. The others are asked for probes, and never see what the
-first has seen, nor the other way round: so none can remember what another was told.
+fold, once, with a few batches asked again. When its answers are final and its process is gone, and
+not before, it is drawn what the others are asked; so nothing that they learn can reach the score,
+and nothing that the first has seen can reach them, over whatever channel.
 
     probe                 must equal, at every position before the cut       otherwise
-    same batch again      the first answer; also across processes            not_repeatable
+    same batch again      the first answer                                   not_repeatable
     other neighbours      the answer among the first neighbours              leaks_across_batch
     lone row              the same                                           leaks_across_batch
-    truncated prefix      the answer where the rest was there                non_causal
-    perturbed suffix      the answer where the true rest was there           non_causal
+    prefix                the answer where the rest was there                non_causal
+
+Prefixes are cut where a leak would pay (``training.cuts``). Those who answer them side by side hold
+rows that are disjoint, and are shown a row in growing prefixes only, whole rows at the very end.
 
 Differences are absolute, in nats of the target's log-probability, against the tolerance of the
-tier's device (``training.sheet``). A leak too small for that is looked for in the mean: over the
-last positions before a cut, the gain from having the future may not be positive by four standard
-errors (``non_causal``).
+tier's device (``training.sheet``). On ``cpu`` a difference that rounding in another shape could
+explain is asked for again, by one more process, in the shape of the batch that was scored. A leak
+too small for that is looked for in the mean: neither the future nor the rows beside it may help, on
+average, by more than four standard errors.
 
 The model is told nothing: it gets int64 tokens [B, T] and must return logits [B, T, vocabulary].
 Targets stay here; log-softmax is computed here; the denominator is the number of raw bytes of the
-fold. What leaves is integers and words of a closed list. On ``cuda`` the seal is the same: the
-model computes in a sandbox of its own, and its logits come out of it through the same pipe, so no
-memory of the device or of the host is shared with the side that holds the targets.
+fold. What leaves is integers, words of a closed list, and the log-probabilities of the targets,
+which choose where a model that is compared with this one is asked again. On ``cuda`` the seal is
+the same: the model computes in a sandbox of its own, and its logits come out of it through the same
+pipe, so no memory of the device or of the host is shared with the side that holds the targets.
 """
 
 from __future__ import annotations
@@ -30,9 +35,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
-from training import frames, windows
+import numpy as np
+
+from training import cuts, frames, windows
 from training.runner import limits_of, seed_inside
-from training.sandbox import Sandbox, Stopped
+from training.sandbox import WALL_RAN_OUT, Limits, Sandbox, Stopped
 from training.scoring import Reader, Reals
 from training.sheet import MAX_NANO, NANO, TOLERANCES, Sheet
 from training.tokenizer import BYTES, Tokenizer
@@ -49,22 +56,22 @@ if TYPE_CHECKING:
 
 STATUSES: Final = frozenset(
     "ok non_causal leaks_across_batch not_repeatable non_finite not_normalised wrong_shape crashed "
-    "bad_contract bad_weights memory timeout protocol code_too_large".split()
+    "bad_contract bad_weights memory timeout stalled protocol code_too_large".split()
 )
 """Every status of a score."""
+Packed = bytes
 MAX_ROWS: Final = {"cpu": 32, "cuda": 16}
-PREFIXES: Final = 1024
-"""Rows that are asked without their future, each cut at one position; about so many."""
-CUTS: Final = {"cpu": 256, "cuda": 64}
-"""Different positions of those cuts, at most, by device. A leak at one position in the rows that
-hold a share f of the text is missed with probability (1 - f) ** PREFIXES where cuts are spread over
-all positions, as they are where the context is not longer than this."""
+CUTS: Final = {"cpu": 1536, "cuda": 1024}
+"""Positions at which the future is cut off, about so many, by device."""
 PROBERS: Final = {"cpu": 2, "cuda": 1}
-"""Sandboxes that share the probes. All probes are about three times the work of the fold, and on
-``cpu`` sandboxes work side by side: with two no thread is idle before the end."""
-PERTURBED_BATCHES: Final = 2
+"""Sandboxes that share the probes. All probes are about twice the work of the fold, and on ``cpu``
+sandboxes work side by side: with two no thread is idle before the end."""
 REGROUPED_BATCHES: Final = 2
 LONE_ROWS: Final = 4
+WALL_RATIO: Final = 20
+WALL_FLOOR_MS: Final = 300_000
+"""A session is ``stalled`` after so many times the wall time of the base's whole score on this
+machine, or after the floor: waiting costs nothing on ``cpu``, and nobody has to be waited for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +82,8 @@ class Score:
     ``probes`` holds what the probes saw: largest differences and the mean gain in nano-nats, and
     the number of positions with and without a future. Times count all sandboxes; ``cost_ms`` is on
     the tier's clock (see ``TrainedRun``), and a pair adds it to the cost of training: a model could
-    train while it is being loaded, or asked.
+    train while it is being loaded, or asked. ``answers`` are the log-probabilities of all scored
+    positions, float16, in the order of the fold's windows: they never leave a node.
     """
 
     status: str
@@ -86,6 +94,7 @@ class Score:
     cpu_ms: int
     wall_ms: int
     cost_ms: int
+    answers: Packed = b""
 
 
 def score(
@@ -100,45 +109,70 @@ def score(
     nice: int = 0,
     probes: bool = True,
     trace: Callable[[bytes], None] | None = None,
+    reference: Score | None = None,
 ) -> Score:
     """Scores ``weights`` (canonical bytes, as a run returned them) of ``code`` on ``text``.
 
     ``seed`` fixes batches, probes and the generators in the sandbox. ``probes=False`` measures the
     bits per byte only: such a score is no evidence. ``trace`` is given the end of the candidate's
-    traceback, for a researcher at their own machine. Raises SandboxUnavailable and Cancelled.
+    traceback, for a researcher at their own machine. ``reference`` is the score of the base on the
+    same text: it says where a gain is, and how long this may take. Raises SandboxUnavailable and
+    Cancelled.
     """
     if len(code) > tier.max_code_bytes:
         return Score("code_too_large", "the code is larger than the tier allows", 0, 0, {}, 0, 0, 0)
-    sheet = Sheet(windows.cut(text, tier.context, tokenizer))
+    rows = windows.cut(text, tier.context, tokenizer)
+    sheet = Sheet(rows, TOLERANCES[tier.device])
+    asker = _Asker(
+        code, weights, tier, seed, tokenizer.vocab_size, cancel, nice, trace, _wall(tier, reference)
+    )
     batch = max(1, min(MAX_ROWS[tier.device], tier.max_batch_tokens // tier.context))
-    groups = windows.batches_of(sheet.windows, batch, windows.generator(seed, "batches"))
-    scored = [windows.whole(sheet.windows, rows) for rows in groups]
+    groups = windows.batches_of(rows, batch, windows.generator(seed, "batches"))
+    scored = [windows.whole(rows, group) for group in groups]
     asked = _with_repeats(scored, windows.generator(seed, "repeats")) if probes else scored
-    sessions = [_Session(asked)]
-    if probes:
+    stopped = asker.ask(sheet, [asked], sheet.take)
+    if probes and stopped is None:
         rng = windows.generator(seed, "probes")
-        asked = _probes(sheet.windows, scored, rng, tier.device)
-        shares = PROBERS[tier.device]
-        sessions += [_Session(asked[share::shares]) for share in range(shares)]
-    asker = _Asker(code, weights, tier, seed, tokenizer.vocab_size, cancel, nice, trace)
-    asker.ask(sessions, sheet.windows.targets)
-    times = _times(sessions, asker.together)
-    for session in sessions:
-        for request, found in zip(session.requests, session.answers, strict=False):
-            sheet.take(request, found)
-        if session.stopped is not None:
-            stopped = session.stopped
-            return Score(stopped.status, stopped.detail, 0, 0, sheet.findings(), *times)
-    verdict = sheet.verdict(TOLERANCES[tier.device]) if probes else ("ok", "")
+        weighed = cuts.odds(rows, sheet.known, _reference(rows, tokenizer.vocab_size, reference))
+        drawn = cuts.draw(weighed, CUTS[tier.device], rng)
+        asked_of = _probes(rows, groups, drawn, PROBERS[tier.device], rng)
+        stopped = asker.ask(sheet, asked_of, sheet.take)
+        if stopped is None and (asked := _again(sheet, batch, rng)):
+            stopped = asker.ask(sheet, [asked], sheet.settle)
+    times = asker.cpu_ms, asker.wall_ms, asker.cost_ms
+    if stopped is not None:
+        return Score(stopped.status, stopped.detail, 0, 0, sheet.findings(), *times)
+    verdict = sheet.verdict() if probes else ("ok", "")
     bits = sheet.nats() / math.log(2)
-    size = sheet.windows.text_bytes
+    size = rows.text_bytes
     nano = 0
     if verdict[0] == "ok":
         if not bits / size * NANO < MAX_NANO:
             verdict = ("non_finite", "the loss is beyond any meaning")
         else:
             nano = round(bits / size * NANO)
-    return Score(*verdict, nano, size, sheet.findings() if probes else {}, *times)
+    found = sheet.findings() if probes else {}
+    return Score(*verdict, nano, size, found, *times, _packed(sheet) if verdict[0] == "ok" else b"")
+
+
+def _wall(tier: TierSpec, reference: Score | None) -> int:
+    """Milliseconds of wall time after which a session is stalled; 0 where nothing is known."""
+    if reference is None or not reference.wall_ms:
+        return 0
+    return min(tier.max_wall_ms, max(WALL_FLOOR_MS, WALL_RATIO * reference.wall_ms))
+
+
+def _packed(sheet: Sheet) -> bytes:
+    with np.errstate(over="ignore"):
+        return sheet.known[windows.scored(sheet.windows)].astype("<f2").tobytes()
+
+
+def _reference(rows: Windows, vocabulary: int, base: Score | None) -> Reals:
+    """What the base makes of every target, where it is known, nats [rows, length]."""
+    found = cuts.by_frequency(rows, vocabulary)
+    if base is not None and len(base.answers) == 2 * int(rows.sizes.sum()):
+        found[windows.scored(rows)] = np.frombuffer(base.answers, "<f2")
+    return found
 
 
 def _with_repeats(scored: list[Request], rng: random.Random) -> list[Request]:
@@ -150,30 +184,39 @@ def _with_repeats(scored: list[Request], rng: random.Random) -> list[Request]:
     return asked
 
 
-def _probes(rows: Windows, scored: list[Request], rng: random.Random, device: str) -> list[Request]:
-    """What sandboxes other than the first are asked, in random order."""
-    batch = len(scored[0].rows)
-    length = rows.inputs.shape[1]
-    draw = windows.Draw(len(rows), rng)
-    asked = [replace(rng.choice(scored), probe="repeat")]
-    asked += [windows.whole(rows, draw(batch), "neighbours") for _ in range(REGROUPED_BATCHES)]
-    asked += [windows.whole(rows, draw(1), "neighbours") for _ in range(LONE_ROWS)]
-    asked += windows.perturbed(rows, draw(PERTURBED_BATCHES * batch), batch, rng)
-    cuts = windows.cuts(length, CUTS[device], rng)
-    size = min(batch, max(1, round(PREFIXES / len(cuts))))
-    asked += [windows.truncated(rows, draw(size), cut) for cut in cuts]
-    rng.shuffle(asked)
+def _probes(
+    rows: Windows,
+    groups: list[tuple[int, ...]],
+    drawn: list[cuts.Cut],
+    probers: int,
+    rng: random.Random,
+) -> list[list[Request]]:
+    """What each prober is asked: its share of the cuts, then whole rows among its own.
+
+    Whole rows that end in text of another document are left out, where there are others: it might
+    be the beginning of a row that somebody else is asked.
+    """
+    batch, length = len(groups[0]), rows.inputs.shape[1]
+    home = {row: number for number, group in reversed(list(enumerate(groups))) for row in group}
+    parts, mine = cuts.shared_out(drawn, home, min(probers, len(set(home.values()))))
+    asked = []
+    for part, numbers in zip(parts, mine, strict=True):
+        own = [row for row, number in home.items() if number in numbers]
+        whole = windows.Draw([row for row in own if rows.sizes[row] == length] or own, rng)
+        requests = cuts.requests(rows, part, batch, rng)
+        for size in [batch] * (REGROUPED_BATCHES // len(mine)) + [1] * (LONE_ROWS // len(mine)):
+            requests.append(windows.whole(rows, whole(size), "neighbours"))
+        asked.append(requests)
     return asked
 
 
-def _times(sessions: list[_Session], together: bool) -> tuple[int, int, int]:
-    """Milliseconds of CPU, of wall time and of cost, of all sessions."""
-    walls = [session.wall_ms for session in sessions]
-    return (
-        sum(session.cpu_ms for session in sessions),
-        max(walls) if together else sum(walls),
-        sum(session.cost_ms for session in sessions),
-    )
+def _again(sheet: Sheet, batch: int, rng: random.Random) -> list[Request]:
+    """Questions about what is in doubt, in the shape of the batches that were scored."""
+    asked = []
+    for probe in ("future", "neighbours"):  # whole rows come last
+        doubts = {cuts.Cut(doubt.row, doubt.known - 1) for doubt in sheet.doubts(probe)}
+        asked += cuts.again(sheet.windows, sorted(doubts), sheet.place, batch, rng, probe)
+    return asked
 
 
 @dataclass(slots=True)
@@ -189,7 +232,7 @@ class _Session:
 
 
 class _Asker:
-    """Puts questions to fresh sandboxes with the weights in them."""
+    """Puts questions to fresh sandboxes with the weights in them, and adds up what they take."""
 
     def __init__(
         self,
@@ -201,32 +244,50 @@ class _Asker:
         cancel: threading.Event | None,
         nice: int,
         trace: Callable[[bytes], None] | None,
+        wall_ms: int,
     ) -> None:
         self.code, self.weights, self.tier, self.seed = code, weights, tier, seed
         self.vocabulary = vocabulary
         self.cancel, self.nice, self.trace = cancel, nice, trace
         self.limits = limits_of(tier)
-        self.together = tier.device == "cpu"
-        if self.together:
-            self.limits = replace(self.limits, threads=max(1, tier.threads // 2))
+        self.stalled_ms = wall_ms
+        self.cpu_ms = self.wall_ms = self.cost_ms = 0
 
-    def ask(self, sessions: list[_Session], targets: Tokens) -> None:
-        """Asks all questions of each session in a sandbox of its own, and notes the answers.
+    def ask(
+        self,
+        sheet: Sheet,
+        questions: list[list[Request]],
+        take: Callable[[Request, Reals], None],
+    ) -> Stopped | None:
+        """Asks each list of questions in a sandbox of its own; why one was stopped, if any was.
 
-        On ``cpu`` the sandboxes work at the same time, with half the threads each. A device belongs
-        to one after the other, and the next is left out where one was stopped. Raises
+        All sandboxes are gone when this returns; ``take`` is given every answer. On ``cpu`` they
+        work side by side and share the threads. A device belongs to one after the other. Raises
         SandboxUnavailable and Cancelled.
         """
-        if not self.together:
-            for session in sessions:
-                self._session(session, targets)
-                if session.stopped is not None:
-                    return
-            return
-        with ThreadPoolExecutor(len(sessions)) as pool:
-            done = [pool.submit(self._session, session, targets) for session in sessions]
-        for future in done:
-            future.result()
+        sessions = [_Session(asked) for asked in questions]
+        targets = sheet.windows.targets
+        threads = max(1, self.tier.threads // len(sessions))
+        limits = replace(self.limits, threads=threads if self.tier.device == "cpu" else
+                         self.tier.threads)  # fmt: skip
+        if self.stalled_ms:
+            limits = replace(limits, wall_ms=min(limits.wall_ms, self.stalled_ms))
+        together = len(sessions) if self.tier.device == "cpu" else 1
+        with ThreadPoolExecutor(together) as pool:
+            for future in [pool.submit(self._session, one, targets, limits) for one in sessions]:
+                future.result()
+        walls = [session.wall_ms for session in sessions]
+        self.wall_ms += max(walls) if together > 1 else sum(walls)
+        self.cpu_ms += sum(session.cpu_ms for session in sessions)
+        self.cost_ms += sum(session.cost_ms for session in sessions)
+        for session in sessions:
+            for request, found in zip(session.requests, session.answers, strict=False):
+                take(request, found)
+        stopped = next((one.stopped for one in sessions if one.stopped is not None), None)
+        if stopped is not None and stopped.detail == WALL_RAN_OUT:
+            if limits.wall_ms < self.tier.max_wall_ms:
+                return Stopped("stalled", "it took many times as long as its base to be scored")
+        return stopped
 
     def _answer_bytes(self, session: _Session) -> int:
         """Memory for the largest answer, on ``cuda``; on ``cpu`` answers come through the pipe."""
@@ -238,10 +299,10 @@ class _Asker:
         )
         return positions * self.vocabulary * frames.LOGIT_WIDTHS[frames.FLOAT32]
 
-    def _session(self, session: _Session, targets: Tokens) -> None:
+    def _session(self, session: _Session, targets: Tokens, limits: Limits) -> None:
         with (
             Sandbox(
-                self.limits,
+                limits,
                 cancel=self.cancel,
                 nice=self.nice,
                 trace=self.trace,

@@ -61,6 +61,7 @@ class Executor(Protocol):
         cancel: threading.Event | None = None,
         nice: int = 0,
         trace: Callable[[bytes], None] | None = None,
+        reference: Score | None = None,
     ) -> Score:
         """Scores weights in fresh sandboxes."""
 
@@ -110,12 +111,13 @@ class LocalExecutor:
         cancel: threading.Event | None = None,
         nice: int = 0,
         trace: Callable[[bytes], None] | None = None,
+        reference: Score | None = None,
     ) -> Score:
         """``evaluator.score``, on this lane."""
         with self.lane(cancel):
             return evaluator.score(
                 code, weights, tier, text, seed,
-                tokenizer=tokenizer, cancel=cancel, nice=nice, trace=trace,
+                tokenizer=tokenizer, cancel=cancel, nice=nice, trace=trace, reference=reference,
             )  # fmt: skip
 
     @contextlib.contextmanager

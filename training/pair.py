@@ -187,7 +187,8 @@ def score_pair(
     trace: Callable[[bytes], None] | None = None,
     executor: Executor = LOCAL,
 ) -> PairResult:
-    """Scores both on ``text``, with the same batches and probes. A failed candidate is not scored.
+    """Scores both on ``text``, with the same batches, the base first: its answers say where the
+    candidate is probed. A failed candidate is not scored.
 
     ``base_score`` and ``candidate_score`` are scores of these very runs on this text with this
     seed, to be used again; a run with one needs no weights. ``finished`` is given the side and the
@@ -201,7 +202,7 @@ def score_pair(
     sides = [("base", base, trained.base), ("candidate", candidate, trained.candidate)]
     known = {"base": base_score, "candidate": candidate_score}
     scores = {side: score for side, score in known.items() if score is not None}
-    for side, code, run in sides if _order(seed) == "base_first" else reversed(sides):
+    for side, code, run in sides:  # what the base makes of the text says where to look for leaks
         if side in scores:
             continue
         if run.weights is None:
@@ -216,6 +217,7 @@ def score_pair(
             nice=nice,
             tokenizer=tokenizer,
             trace=trace if side == "candidate" else None,
+            reference=scores["base"] if side == "candidate" else None,
         )
         if finished is not None:
             finished(side, scores[side])
@@ -231,7 +233,7 @@ def score_pair(
     second, kept = scores["candidate"], base_score is not None
     if second.status != "ok":
         return PairResult(second.status, 0, first, second, trained, kept)
-    if noisier(first.probes, second.probes):
+    if tier.device != "cpu" and noisier(first.probes, second.probes):
         return PairResult("not_repeatable", 0, first, second, trained, kept)
     gain = first.nano_bpb - second.nano_bpb
     return PairResult("ok", gain, first, second, trained, kept)

@@ -53,6 +53,7 @@ __all__ = [
     "shutdown",
 ]
 
+WALL_RAN_OUT: Final = "the wall clock ran out"
 TASKS_PER_THREAD: Final = 4
 SPARE_TASKS: Final = 32
 TASKS_ON_DEVICE: Final = 2048
@@ -354,7 +355,7 @@ class Sandbox:
         if self.cpu_ms() > self.limits.cpu_ms:
             raise Stopped("timeout", "the CPU clock ran out")
         if self.wall_ms() > self.limits.wall_ms:
-            raise Stopped("timeout", "the wall clock ran out")
+            raise Stopped("timeout", WALL_RAN_OUT)
         if self._stop_cost_ms is not None and self.cost_ms() > self._stop_cost_ms:
             raise Stopped("timeout", "it went on after the budget was spent")
         limit = self.limits.device_bytes

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import random
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from training.tokenizer import Tokenizer
 
     Tokens = npt.NDArray[Any]
-
-
-TAIL: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,55 +109,23 @@ def batches_of(windows: Windows, batch: int, rng: random.Random) -> list[tuple[i
     return groups
 
 
+def scored(windows: Windows) -> npt.NDArray[np.bool_]:
+    """Which positions are scored, [rows, context]: all but those that fill up a document's end."""
+    found: npt.NDArray[np.bool_] = np.arange(windows.inputs.shape[1]) < windows.sizes[:, None]
+    return found
+
+
 def whole(windows: Windows, rows: Sequence[int], probe: str = "") -> Request:
     """The windows as they are."""
     length = windows.inputs.shape[1]
     return Request(windows.inputs[list(rows)], tuple(rows), (length,) * len(rows), probe)
 
 
-def truncated(windows: Windows, rows: Sequence[int], length: int) -> Request:
-    """Only the first ``length`` tokens: there is no future to be read. The last ``TAIL`` positions
-    are answered: those before them have a future still."""
-    tokens = windows.inputs[list(rows), :length]
-    known = (length,) * len(rows)
-    return Request(tokens, tuple(rows), known, "future", max(0, length - TAIL))
-
-
-def perturbed(
-    windows: Windows, rows: Sequence[int], batch: int, rng: random.Random
-) -> list[Request]:
-    """From some position on, each row goes on with the text of another window.
-
-    The positions are spread evenly over the rows of all batches.
-    """
-    length = windows.inputs.shape[1]
-    places = [1 + int((k + rng.random()) * (length - 1) / len(rows)) for k in range(len(rows))]
-    rng.shuffle(places)
-    tokens = windows.inputs[list(rows)].copy()
-    for row, at in enumerate(places):
-        tokens[row, at:] = windows.inputs[rng.randrange(len(windows)), at:]
-    asked = []
-    for at in range(0, len(rows), batch):
-        part = slice(at, at + batch)
-        asked.append(Request(tokens[part], tuple(rows[part]), tuple(places[part]), "future"))
-    return asked
-
-
-def cuts(length: int, most: int, rng: random.Random) -> list[int]:
-    """Lengths of prefixes, ``most`` at most: spread evenly over 1 to ``length`` - 1.
-
-    The longest is always among them: all that it lacks is the last token.
-    """
-    count = min(most, length - 1)
-    found = [1 + int((k + rng.random()) * (length - 1) / count) for k in range(count)]
-    return [*found[:-1], length - 1]
-
-
 class Draw:
     """Rows drawn at random, none twice before all were drawn once."""
 
-    def __init__(self, count: int, rng: random.Random) -> None:
-        self._count = count
+    def __init__(self, rows: Sequence[int], rng: random.Random) -> None:
+        self._rows = list(rows)
         self._rng = rng
         self._left: list[int] = []
 
@@ -168,7 +133,7 @@ class Draw:
         drawn: list[int] = []
         while len(drawn) < rows:
             if not self._left:
-                self._left = list(range(self._count))
+                self._left = self._rows.copy()
                 self._rng.shuffle(self._left)
             drawn.append(self._left.pop())
         return drawn

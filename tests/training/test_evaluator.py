@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 
-from tests.training.candidates import FOLD, TIER, TRAIN, load, text
-from training import evaluator, frames, runner, windows
+from node import cheats
+from tests.training.candidates import ADVERSARIES, FOLD, TIER, TRAIN, load, text
+from training import cuts, evaluator, frames, runner, windows
 from training.scoring import log_probability
 from training.sheet import TOLERANCES
+from training.tokenizer import train_bpe
 from training.weights import TensorBytes, pack, unpack
 
+ROOT = ADVERSARIES.parent
 HONEST = load("honest")
 
 
@@ -189,25 +193,58 @@ def test_tiny_folds_are_scored_too(body):
     assert windows.batches_of(cut, 8, windows.generator(1, "test"))
 
 
-def test_cuts_leave_out_no_position_where_there_is_room():
-    rng = windows.generator(1, "test")
-    assert windows.cuts(32, 256, rng) == list(range(1, 32))
-    few = windows.cuts(2048, 64, rng)
-    assert few == sorted(set(few))
-    assert few[-1] == 2047
-    assert max(b - a for a, b in pairwise(few)) < 2 * 2048 // 64
-    assert windows.cuts(2, 256, rng) == [1]
+@pytest.mark.sandbox
+def test_probes_are_drawn_when_the_score_is_final_and_its_process_gone(trained, monkeypatch):
+    """No two sandboxes of which one knows what the other is asked are ever alive together."""
+    alive, seen, drawn = set(), [], []
+
+    class Watched(evaluator.Sandbox):
+        def __enter__(self):
+            alive.add(self)
+            return super().__enter__()
+
+        def __exit__(self, *error):
+            super().__exit__(*error)
+            alive.discard(self)
+
+        def send(self, op, *numbers, **options):
+            if op == frames.TOKENS:
+                seen.append((self, len(alive), len(drawn)))
+            super().send(op, *numbers, **options)
+
+    draw = cuts.draw
+    monkeypatch.setattr(evaluator, "Sandbox", Watched)
+    monkeypatch.setattr(cuts, "draw", lambda *given: drawn.append(len(alive)) or draw(*given))
+    assert evaluator.score(HONEST, trained.weights, TIER, FOLD, 4).status == "ok"
+    assert drawn == [0]
+    first = seen[0][0]
+    assert all((box is first) == (before == 0) for box, _, before in seen)
+    assert max(together for box, together, _ in seen if box is first) == 1
+    assert len({box for box, _, _ in seen}) == 3
 
 
-def test_perturbed_rows_are_cut_at_every_position():
-    cut = windows.cut(FOLD, 32)
-    asked = windows.perturbed(cut, range(31), 16, windows.generator(1, "test"))
-    assert [len(request.rows) for request in asked] == [16, 15]
-    assert sorted(place for request in asked for place in request.known) == list(range(1, 32))
-    for request in asked:
-        for row, (source, place) in enumerate(zip(request.rows, request.known, strict=True)):
-            assert (request.tokens[row, :place] == cut.inputs[source, :place]).all()
-    assert (np.concatenate([request.tokens for request in asked]) != cut.inputs[:31]).any()
+@pytest.mark.sandbox
+def test_a_candidate_that_waits_many_times_as_long_as_its_base_is_stalled(trained, monkeypatch):
+    code = HONEST.replace(b"import torch\n", b"import time\n\nimport torch\n", 1)
+    code = code.replace(b"return self.table(tokens)", b"time.sleep(30); return self.table(tokens)")
+    monkeypatch.setattr(evaluator, "WALL_FLOOR_MS", 1000)
+    quick = replace(evaluator.score(HONEST, trained.weights, TIER, FOLD, 4), wall_ms=50)
+    found = evaluator.score(code, trained.weights, TIER, FOLD, 4, reference=quick)
+    assert (found.status, found.nano_bpb) == ("stalled", 0)
+
+
+@pytest.mark.sandbox
+@pytest.mark.parametrize("name", ["keeps_weights_in_bfloat16", "answers_in_float16"])
+@pytest.mark.parametrize("vocabulary", [900, pytest.param(3000, marks=pytest.mark.soak)])
+def test_low_precision_over_a_large_vocabulary_is_no_leak(name, vocabulary):
+    train_split, fold, tier = TRAIN, FOLD, TIER
+    if vocabulary > 900:
+        (train_split, fold), tier = cheats.corpus(), cheats.SMALL
+    tokenizer = train_bpe(iter(train_split), vocabulary)
+    code = (ROOT / "controls" / f"{name}.py").read_bytes()
+    run = runner.train(code, tier, train_split, 3, tokenizer=tokenizer)
+    found = evaluator.score(code, run.weights, tier, fold, 4, tokenizer=tokenizer)
+    assert (found.status, found.detail) == ("ok", "")
 
 
 @pytest.mark.sandbox
