@@ -67,7 +67,7 @@ class Joining:
         self._transport = transport
         self._each = TokenBucket(rate=0.2, burst=10.0)
         self._subnets = TokenBucket(rate=1.0, burst=20.0)
-        self._all = TokenBucket(rate=10.0, burst=50.0)
+        self._all = TokenBucket(rate=40.0, burst=100.0)  # more than strangers have CPU time for
         transport.set_responder(
             PROTOCOL,
             self._respond,

@@ -73,7 +73,7 @@ SECURE_S = 6.0
 """Seconds in which a connection has to prove a key."""
 MAX_MULTISTREAM = 1024
 """Bytes of one message of multistream: a name of a protocol."""
-MEMBER_CPU, STRANGER_CPU = 0.5, 0.1
+MEMBER_CPU, STRANGER_CPU = 0.7, 0.1
 """Cores that one peer may use of this node, by what it sends and asks."""
 STRANGERS_CPU, ACQUAINTED_CPU = 0.3, 0.2
 """Cores for all who are no members together, and for handshakes from hosts of members."""

@@ -25,6 +25,7 @@ from libp2p.utils import encode_delim, encode_varint_prefixed
 
 from swarm import wire
 from swarm.gossip import topic_of
+from swarm.joining import ask_to_join
 from swarm.keys import KeyPair, peer_id
 from swarm.peers import Everybody
 from swarm.safe_libp2p import peer_id_of
@@ -149,6 +150,21 @@ async def half_open(camp: Camp) -> None:
             await stream.aclose()
 
     await camp.crowd(200, one)
+
+
+async def join_flood(camp: Camp) -> None:
+    """Newcomers without number, each with an invitation that was never given."""
+
+    async def one(camp: Camp) -> None:
+        local = ["/ip4/127.0.0.1/tcp/0"]
+        async with Transport(os.urandom(32), local, admission=Everybody()) as transport:
+            victim = await transport.dial(camp.address)
+            transport.forget(victim)
+            while True:
+                await ask_to_join(transport, victim, wire.encode({"token": os.urandom(16)}))
+                camp.tally("asked")
+
+    await camp.crowd(48, one)
 
 
 async def half_noise(camp: Camp) -> None:
@@ -276,12 +292,13 @@ KINDS: dict[str, Callable[[Camp], Awaitable[None]]] = {
         length_bomb,
         half_open,
         half_noise,
+        join_flood,
         gossip_of_strangers,
         gossip_control,
         names_victims,
     )
 }
-BY_STRANGERS = {"never_reads_strangers", "length_bomb", "half_open", "half_noise"}
+BY_STRANGERS = {"never_reads_strangers", "length_bomb", "half_open", "half_noise", "join_flood"}
 
 
 async def main(kind: str, address: str, seconds: float, swarm: str, *seeds: str) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import trio
 
 from swarm.circuits import connect_over
+from swarm.dialling import Dials
+from swarm.entrance import Entrance
 from swarm.keys import KeyPair, peer_id
 from swarm.safe_libp2p import build_host
 from swarm.streams import FramedStream
@@ -12,7 +16,14 @@ from swarm.subnets import SubnetLimit
 
 KEY = KeyPair.from_seed(b"fuzz".ljust(32, b"."))
 TOPIC = "topic"
-HOST, NETWORK = build_host(KEY.seed, max_connections=8, gate=lambda _: True, subnets=SubnetLimit(8))
+HOST, NETWORK = build_host(
+    KEY.seed,
+    max_connections=8,
+    gate=lambda _: True,
+    admits=lambda _: True,
+    entrance=Entrance(6, 2, lambda _: True),
+    subnets=SubnetLimit(8),
+)
 
 
 class BytesStream:
@@ -65,6 +76,13 @@ class StubTransport:
     def on_connect(self, hook) -> None: ...
     def admits(self, _key) -> bool:
         return True
+
+    def answering(self, _key):
+        return nullcontext()
+
+    @property
+    def dials(self):
+        return Dials(clock=lambda: 0.0)
 
     def refuses(self, _key) -> bool:
         return False
