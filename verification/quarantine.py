@@ -49,12 +49,14 @@ from verification.admit import (
     tolerances,
     unsupported,
 )
+from verification.budget import Budget
 from verification.calibration import Calibrations
 from verification.closing import Feeds, last_epoch
 from verification.errors import VerificationError
 from verification.evidence import level
 from verification.filing import Filing
 from verification.frontier import frontier
+from verification.ledger import Ledger
 from verification.progress import progressed
 from verification.reproduce import TOO_FEW, Bench, draw_bench
 from verification.seating import seats_of
@@ -68,7 +70,7 @@ if TYPE_CHECKING:
 
     from swarm.charter import EpochView
     from swarm.envelope import Record
-    from swarm.records import Member, TierPolicy
+    from swarm.records import TierPolicy
     from verification.shelf import Log
 
     Screen = Callable[[bytes, bytes, Mapping[str, object]], tuple[str, ...]]
@@ -98,12 +100,14 @@ class Quarantine:
         self._claims: dict[bytes, Record] = {}
         self._against: dict[bytes, Record] = {}
         self._feeds = Feeds()
+        self._ledger = Ledger(log)
         self._filing = Filing(log)
         self._calibrations = Calibrations()
         self._settlements: dict[bytes, tuple[tuple[Terms, frozenset[int]], Settlement]] = {}
         self._screened: dict[tuple[bytes, bytes], tuple[str, ...]] = {}
         self._rules: Rules | None = None
         self._rules_known = False
+        self._known_budget: Budget | None = None
         self._state: State | None = None
 
     def add(self, record: Record) -> bool:
@@ -114,7 +118,8 @@ class Quarantine:
         foreign = record.envelope.swarm != self.swarm and record.id != self.swarm
         if foreign or record.id in self._seen:
             return False
-        if self._feeds.note(record):
+        went_on, late = self._feeds.note(record), self._ledger.note(record)
+        if went_on or late:
             self._state = None
         payload = record.payload
         self._seen.add(record.id)
@@ -180,7 +185,13 @@ class Quarantine:
         if not self._rules_known:
             self._rules = fold_rules(self._rule_records)
             self._rules_known = True
+            self._known_budget = Budget.of(self._rules, self._ledger) if self._rules else None
         return self._rules
+
+    @property
+    def _budget(self) -> Budget:
+        assert self._known_budget is not None
+        return self._known_budget
 
     def _fold(self) -> State:
         rules = self._current_rules()
@@ -239,7 +250,7 @@ class Quarantine:
             return replace(fresh, reason="charter_rules_not_readable")
         if reasons:
             return replace(fresh, stage=Stage.REFUSED, reason="; ".join(reasons))
-        return self._try(rules, record, fresh, epoch, member, policy, states)
+        return self._try(rules, record, fresh, epoch, policy, states)
 
     def _refusals(
         self,
@@ -272,16 +283,20 @@ class Quarantine:
         record: Record,
         state: ClaimState,
         epoch: EpochView,
-        member: Member,
         policy: TierPolicy,
         states: Mapping[bytes, ClaimState],
     ) -> ClaimState:
         """From the bench to the verdict."""
-        r_ids = tuple(family_ancestors(state, states))
-        gamma = Fraction(member.gamma_num, member.gamma_den)
+        number = self._budget.number(state.id, state.author)
+        if number is None:
+            return replace(state, reason="part_of_its_feed_is_missing")
+        r_ids = family_ancestors(state, states)
         alpha = Fraction(rules.charter.alpha_milli, 1000)
-        at_level = level(alpha, min(gamma, Fraction(1)), member.slots, len(r_ids))
-        state = replace(state, stage=Stage.SCREENED, r_ids=r_ids, level=at_level)
+        weight = self._budget.weight(epoch, state.author, number)
+        at_level = level(alpha, weight, 1, len(r_ids))
+        state = replace(
+            state, stage=Stage.SCREENED, number=number, r_ids=r_ids, level=at_level
+        )
         if fault := unsupported(rules, policy):
             return replace(state, reason=fault)
         bench = self._filing.bench(state.id)
@@ -304,7 +319,7 @@ class Quarantine:
     def _contradiction(
         self, rules: Rules, record: Record, target: ClaimState | None, places: retraction.Places
     ) -> ClaimState:
-        state = retraction.admitted(rules, record, target, places)
+        state = retraction.admitted(rules, record, target, places, self._budget)
         if state.stage is not Stage.SCREENED:
             return state
         assert target is not None

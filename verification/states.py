@@ -53,7 +53,9 @@ class Turn:
 class ClaimState:
     """One claim, or one contradiction, as every node with the same records sees it.
 
-    ``r_ids`` are the adopted ancestors of its base in its epoch and family (tier, epoch, kind);
+    ``number``: how many claims its author had made with it, over all epochs and keys (see
+    ``verification.budget``), 0 until that is known; of a contradiction, how many of its target.
+    ``r_ids`` are its base and the base's adopted ancestors in its family (tier and kind);
     ``depth`` counts all claims below it on its tree, its base included. ``effect`` is what pairs
     after its adoption found it to be worth, None until all of them are settled. ``code`` is the
     sha256 of its code.
@@ -77,6 +79,7 @@ class ClaimState:
     bench: Bench | None = None
     settlement: Settlement | None = None
     turn: Turn | None = None
+    number: int = 0
     level: Fraction | None = None
     r_ids: tuple[bytes, ...] = ()
     depth: int = 0
