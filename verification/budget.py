@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from swarm.records import Charter, Handover
     from verification.ledger import Ledger
 
-RESEARCHERS: Final = 8
+RESEARCHERS: Final = 4
 """Operators who research that a charter expects where it says nothing (``sizes``)."""
 
 _FIRST, _LATER = Fraction(3, 4), Fraction(1, 4)

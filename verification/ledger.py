@@ -68,7 +68,8 @@ def spends(record: Record) -> bytes | bool:
 class Ledger:
     """What was spent up to each record that somebody may ask for.
 
-    ``log`` finds records that were noted by their id; None: there is none.
+    ``log`` finds records by their id, with None or LookupError for those that it does not hold;
+    None: there is no log.
     """
 
     def __init__(self, log: Log | None = None) -> None:
@@ -116,7 +117,7 @@ class Ledger:
         path: list[tuple[bytes, bytes | bool]] = []
         at: bytes | None = record
         while at is not None and at not in self._spent:
-            found = self._log(at) if self._log else None
+            found = self._logged(at)
             if found is None:
                 return None
             path.append((at, spends(found)))
@@ -126,3 +127,11 @@ class Ledger:
             spent = spent.after(also)
         self._spent[record] = spent  # a feed parts here
         return spent
+
+    def _logged(self, record: bytes) -> Record | None:
+        if self._log is None:
+            return None
+        try:
+            return self._log(record)
+        except LookupError:
+            return None

@@ -7,7 +7,6 @@ claims. Only signatures are left out, and records have nothing but an id.
 
 from __future__ import annotations
 
-from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from swarm.charter import EpochView
@@ -19,6 +18,7 @@ from verification.ledger import Ledger
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from fractions import Fraction
 
 
 class Books:
@@ -41,7 +41,7 @@ class Books:
         self._heads: dict[bytes, bytes] = {}
         self._handovers: list[Handover] = []
         self._count = 0
-        self.spent = Fraction(0)
+        self.spent = 0.0
         """The weights of all claims so far: at most 1, whatever happens."""
 
     @property
@@ -81,7 +81,7 @@ class Books:
         number = self._budget.number(record, author)
         assert number is not None
         weight = self._budget.weight(self.epoch, author, number)
-        self.spent += weight
+        self.spent += float(weight)
         return level(self._alpha, weight, 1, adopted_ancestors)
 
     def contradict(self, author: bytes, target: bytes) -> Fraction:

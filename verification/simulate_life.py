@@ -202,7 +202,7 @@ def _live_once(
             turn = (epoch * life.claims + place) if life.change == "nobody" else -1 - place
             author, _ = members[turn % len(members)]
             _claim(setting, books, author, better, bank, rng, members, count)
-    count.spent = float(books.spent)
+    count.spent = books.spent
     return count
 
 
