@@ -285,6 +285,7 @@ def rotate_key(*, home: HomeFlag = None, as_json: JsonFlag = False) -> int:
     old, new = rotate(find_home(home))
     _tell("rotated", {"old": old, "new": new}, f"{old} -> {new}", as_json)
     hint("tell the swarm", "lazaretto up", home)
+    hint("the new key has claims and seats from the next epoch on", "lazaretto status", home)
     return 0
 
 

@@ -401,7 +401,11 @@ def waiting_members(rules: Rules) -> list[Member]:
 
 
 def heirs(rules: Rules) -> list[Member]:
-    """Members of the newest roster who handed over since, under their new keys."""
+    """Members of the newest roster who handed over since, under their new keys.
+
+    They wait for an epoch that opens for another reason, or by hand. Each epoch gives fresh slots,
+    folds and benches, so none opens because a member changed its key, which it can do at any time.
+    """
     roster = rules.newest.roster if rules.newest else {}
     lines = [
         replace(one, key=rules.heir(old)) for old, one in roster.items() if old in rules.rotated

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from node.convicts import convicts, outlook, staying, story
+from node.epochs import waiting_members
 from node.errors import NotRunning
 from node.escaping import escaped as escaped
 from node.spending import told
@@ -231,6 +232,7 @@ def summary(home: Home) -> dict[str, Any]:
             {"id": peer_id(key), "proof": proof.hex(), "stays": key in held.staying}
             for key, proof in held.convicts.items()
         ],
+        "waits_for_epoch": [peer_id(one.key) for one in waiting_members(rules)] if rules else [],
         "governs": bool(rules and held.key in rules.governors),
         "trust": held.trust,
         "running": running,
@@ -290,6 +292,13 @@ def show_status(home: Home, *, as_json: bool) -> int:
     )
     for peer, count in facts["contradicted"].items():
         lines.append(("disputed", f"{count} blocks of {short(peer)} are contradicted by members"))
+    if waiting := facts["waits_for_epoch"]:
+        who = "this node" if facts["id"] in waiting else ", ".join(map(short, waiting[:4]))
+        more = f" and {len(waiting) - 4} more" if who != "this node" and len(waiting) > 4 else ""
+        means = "lazaretto epoch open" if facts["governs"] else "a governor opens it"
+        lines.append(
+            ("waiting", f"{who}{more}: no claims and no seats until the next epoch; {means}")
+        )
     for one in facts["told_two_stories"]:
         means = outlook(home, stays=one["stays"], opens=facts["governs"])
         who = "this node" if one["id"] == facts["id"] else short(one["id"])

@@ -7,7 +7,7 @@ rules of its epoch to the end.
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from swarm.records import Claim, Contradiction
 from training.source import compressed_diff_bytes
@@ -18,12 +18,15 @@ from verification.screen import screen
 from verification.verdict import CONTRADICTION, check_profile
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from swarm.charter import EpochView, Rules
     from swarm.envelope import Record
     from swarm.records import Member, TierPolicy
     from verification.states import ClaimState
+
+MOST_ANCESTORS: Final = 512
+"""What an adoption record can name."""
 
 
 def claim_of(record: Record) -> Claim:
@@ -102,17 +105,20 @@ def unsupported(rules: Rules, policy: TierPolicy) -> str:
     return "" if cost_cap(rules, policy.name) else "tier_not_measured_by_the_challenge"
 
 
-def family_ancestors(state: ClaimState, states: Mapping[bytes, ClaimState]) -> Iterator[bytes]:
-    """The base and what it stands on, as far as adopted in the same epoch, tier and kind.
+def family_ancestors(state: ClaimState, states: Mapping[bytes, ClaimState]) -> tuple[bytes, ...]:
+    """The base and what it stands on, as far as adopted in the same tier and kind, in any epoch.
 
-    Retracted later or not: a level never moves.
+    The nearest ``MOST_ANCESTORS``. Retracted later or not: a level never moves.
     """
     ancestor = state.base
-    while ancestor is not None:
+    found: list[bytes] = []
+    while ancestor is not None and len(found) < MOST_ANCESTORS:
         below = states[ancestor]
-        if (below.epoch, below.tier, below.kind) == (state.epoch, state.tier, state.kind):
-            yield ancestor
+        if (below.tier, below.kind) == (state.tier, state.kind):
+            found += [ancestor, *below.r_ids]
+            break
         ancestor = below.base
+    return tuple(found[:MOST_ANCESTORS])
 
 
 def tolerances(state: ClaimState, states: Mapping[bytes, ClaimState]) -> int:

@@ -230,7 +230,7 @@ def _first_rivals(state: State) -> set[bytes]:
 
 
 def _order(claim: ClaimState) -> tuple[int, bytes]:
-    return claim.number, claim.id
+    return claim.seq, claim.id
 
 
 @dataclass(frozen=True, slots=True)

@@ -313,16 +313,17 @@ def wealth(d_nano: Iterable[int | None], failure_nano: int = 1) -> list[Decimal]
 def level(alpha: Fraction, gamma: Fraction, slots: int, adopted_ancestors: int) -> Fraction:
     """The level of one claim: alpha * (gamma / slots) * (R + 1), at most 1.
 
-    ``gamma`` is the share of the author for the epoch, spread evenly over its ``slots``;
-    ``adopted_ancestors`` is R, the adopted ancestors of the claim's base in the same epoch and
-    family. With all gammas summing to at most 1 the false discovery rate is at most alpha under
-    any dependence (e-LOND). A gamma of 0 gives level 0: never adopted. A level whose fraction would
-    not fit a record is rounded down to one that does. Raises EvidenceError.
+    ``gamma`` is a part of alpha that is fixed beforehand, spread evenly over so many ``slots``;
+    ``adopted_ancestors`` is R, the adopted claims of its family that the claim stands on. With all
+    gammas that are ever given summing to at most 1 the false discovery rate is at most alpha under
+    any dependence (e-LOND); ``verification.budget`` sees to that for the life of a swarm. A gamma
+    of 0 gives level 0: never adopted. A level whose fraction would not fit a record is rounded down
+    to one that does. Raises EvidenceError.
     """
     if not (0 < alpha < 1 and 0 <= gamma <= 1 and slots >= 1 and adopted_ancestors >= 0):
         raise EvidenceError(
             "A level needs 0 < alpha < 1, 0 <= gamma <= 1, a slot and no negative count.",
-            cure="Check the charter's alpha and the epoch's roster.",
+            cure="Check the charter's alpha and who has a share of it.",
         )
     exact = min(Fraction(1), alpha * gamma / slots * (adopted_ancestors + 1))
     if exact.denominator <= MAX_NANO:

@@ -51,12 +51,14 @@ from verification.admit import (
     tolerances,
     unsupported,
 )
+from verification.budget import Budget
 from verification.calibration import Calibrations
 from verification.closing import Feeds, last_epoch
 from verification.errors import VerificationError
 from verification.evidence import level
 from verification.filing import Filing
 from verification.frontier import frontier
+from verification.ledger import Ledger
 from verification.progress import progressed
 from verification.reproduce import TOO_FEW, Bench, draw_bench
 from verification.seating import SLOT_TAKEN, safety, seats_of
@@ -69,7 +71,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from swarm.envelope import Record
-    from swarm.records import Member, TierPolicy
+    from swarm.charter import EpochView
+    from swarm.records import TierPolicy
     from verification.docket import Docket
     from verification.seating import Seats
     from verification.shelf import Log
@@ -112,6 +115,7 @@ class Quarantine:
         self._places: dict[bytes, list[Record]] = {}
         self._feeds = Feeds()
         self._parted: dict[bytes, list[tuple[Record, bool]]] = {}  # behind a gap, by author
+        self._ledger = Ledger(log)
         self._filing = Filing(log, self._feeds.forked)
         self._calibrations = Calibrations()
         self._seats: dict[bytes, tuple[frozenset[int], Docket, list[bytes], Seats]] = {}
@@ -119,6 +123,7 @@ class Quarantine:
         self._screened: dict[tuple[bytes, bytes], tuple[str, ...]] = {}
         self._rules: Rules | None = None
         self._rules_known = False
+        self._known_budget: Budget | None = None
         self._state: State | None = None
 
     def add(self, record: Record) -> bool:
@@ -131,7 +136,8 @@ class Quarantine:
             return False
         self._seen.add(record.id)
         known_liars = len(self._feeds.forked)
-        if self._feeds.note(record):
+        went_on, late = self._feeds.note(record), self._ledger.note(record)
+        if went_on or late:
             self._state = None
         told = self._statements.add(record.author, record.envelope.epoch_id)
         if told and self._rules is not None and self._rules.contested:
@@ -238,7 +244,13 @@ class Quarantine:
         if not self._rules_known:
             self._rules = fold_rules(self._rule_records, self._statements, self._anchor())
             self._rules_known = True
+            self._known_budget = Budget.of(self._rules, self._ledger) if self._rules else None
         return self._rules
+
+    @property
+    def _budget(self) -> Budget:
+        assert self._known_budget is not None
+        return self._known_budget
 
     def _fold(self) -> State:
         rules = self._current_rules()
@@ -344,7 +356,7 @@ class Quarantine:
             return replace(fresh, stage=Stage.REFUSED, reason="; ".join(reasons))
         if taken:
             return replace(fresh, stage=Stage.VOID, reason=SLOT_TAKEN)
-        return self._try(rules, record, fresh, member, policy, states)
+        return self._try(rules, record, fresh, epoch, policy, states)
 
     def _refusals(
         self,
@@ -376,16 +388,19 @@ class Quarantine:
         rules: Rules,
         record: Record,
         state: ClaimState,
-        member: Member,
+        epoch: EpochView,
         policy: TierPolicy,
         states: Mapping[bytes, ClaimState],
     ) -> ClaimState:
         """From the bench to the verdict."""
-        r_ids = tuple(family_ancestors(state, states))
-        gamma = Fraction(member.gamma_num, member.gamma_den)
+        number = self._budget.number(state.id, state.author)
+        if number is None:
+            return replace(state, reason="part_of_its_feed_is_missing")
+        r_ids = family_ancestors(state, states)
         alpha = Fraction(rules.charter.alpha_milli, 1000)
-        at_level = level(alpha, min(gamma, Fraction(1)), member.slots, len(r_ids))
-        state = replace(state, stage=Stage.SCREENED, r_ids=r_ids, level=at_level)
+        weight = self._budget.weight(epoch, state.author, number)
+        at_level = level(alpha, weight, 1, len(r_ids))
+        state = replace(state, stage=Stage.SCREENED, number=number, r_ids=r_ids, level=at_level)
         if fault := unsupported(rules, policy):
             return replace(state, reason=fault)
         drawn = self._bench(rules, record, states)
@@ -400,7 +415,8 @@ class Quarantine:
         found: dict[bytes, ClaimState] = {}
         for record in self._against.values():
             target = states.get(retraction.contradiction_of(record).target)
-            state = retraction.admitted(rules, record, target, holders.get(place_of(record)))
+            holder = holders.get(place_of(record))
+            state = retraction.admitted(rules, record, target, holder, self._budget)
             if state.stage is Stage.SCREENED:
                 state = self._contradiction(rules, record, state, states)
             found[record.id] = state
@@ -479,5 +495,5 @@ def _fresh(record: Record) -> ClaimState:
         base=claim.base,
         code=claim.code_hash,
         place=place_of(record),
-        number=record.envelope.seq,
+        seq=record.envelope.seq,
     )

@@ -9,10 +9,10 @@ contradicts.
 
 Guarantee: a discovery that is worth at least half of what it was adopted for is retracted with a
 chance of at most ``alpha_retract``, however often and by whom it is contradicted, with at most f
-liars on each bench. A contradiction is judged at alpha_retract * gamma / (k (k + 1)), with gamma
-the share of its author in its epoch, the k-th that the target lives through. An author contradicts
-a target once in an epoch (its contradictions of it are rivals: one place, one bench), the shares of
-an epoch add up to at most 1, and so do 1 / (k (k + 1)).
+liars on each bench. A contradiction is judged at alpha_retract * share / (k (k + 1)), with the share
+of its author for its life and k the author's contradictions of this target, this one included
+(``verification.budget``). The shares add up to at most 1, and so do 1 / (k (k + 1)): epochs that go
+by take nothing away, and give nothing.
 f liars on the *adopting* bench cannot raise the margin: the f members who report the most are left
 out of it. Silence is a lost pair of the contradiction: nobody retracts by vanishing.
 
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from swarm.charter import EpochView, Rules
     from swarm.envelope import Record
     from swarm.records import TierPolicy
+    from verification.budget import Budget
     from verification.reproduce import Bench
 
     States = Mapping[bytes, ClaimState]
@@ -89,7 +90,11 @@ def margin_of(target: ClaimState, policy: TierPolicy) -> int:
 
 
 def admitted(
-    rules: Rules, record: Record, target: ClaimState | None, holder: bytes | None
+    rules: Rules,
+    record: Record,
+    target: ClaimState | None,
+    holder: bytes | None,
+    budget: Budget,
 ) -> ClaimState:
     """A contradiction, ``screened`` where it goes before a bench; else with what it waits for, or
     the rule that it breaks for good. ``holder``: the rival that its bench sat down for.
@@ -105,7 +110,7 @@ def admitted(
         base=target.base if target else None,
         code=target.code if target else b"",
         place=place_of(record),
-        number=record.envelope.seq,
+        seq=record.envelope.seq,
         target=said.target,
     )
     epoch = rules.names(record)
@@ -122,7 +127,11 @@ def admitted(
         fault = CONTRADICTED_BEFORE
     if fault:
         return replace(state, stage=Stage.VOID, reason=fault)
-    return replace(state, stage=Stage.SCREENED, level=level_of(rules, epoch, state.author, target))
+    number = budget.number(record.id, state.author, target.id)
+    if number is None:
+        return replace(state, reason="part_of_its_feed_is_missing")
+    at_level = level_of(rules, epoch, state.author, number, budget)
+    return replace(state, stage=Stage.SCREENED, number=number, level=at_level)
 
 
 def _fault(rules: Rules, record: Record, epoch: EpochView, target: ClaimState) -> str:
@@ -145,12 +154,12 @@ def _fault(rules: Rules, record: Record, epoch: EpochView, target: ClaimState) -
     return ""
 
 
-def level_of(rules: Rules, epoch: EpochView, author: bytes, target: ClaimState) -> Fraction:
-    """The level of the contradiction that ``author`` makes of ``target`` in ``epoch``."""
-    line = epoch.roster[author]
-    k = epoch.number - target.epoch + 1
-    alpha = Fraction(rules.charter.alpha_retract_milli, 1000 * k * (k + 1))
-    return level(alpha, min(Fraction(1), Fraction(line.gamma_num, line.gamma_den)), 1, 0)
+def level_of(
+    rules: Rules, epoch: EpochView, author: bytes, number: int, budget: Budget
+) -> Fraction:
+    """The level of the ``number``-th contradiction that ``author`` makes of a target."""
+    alpha = Fraction(rules.charter.alpha_retract_milli, 1000)
+    return level(alpha, budget.weight_against(epoch, author, number), 1, 0)
 
 
 def fresh_bench(rules: Rules, epoch: EpochView, author: bytes, target: ClaimState, n: int) -> Bench:

@@ -30,7 +30,8 @@ class Setting:
     """One epoch of claims, the noise of its measurements, and who lies.
 
     Attributes:
-        claims: Claims in the epoch; each has an equal share of alpha.
+        claims: Claims in the epoch.
+        researchers: Members who make them, by lot; the charter expects as many.
         true_share: Share of claims that are truly better.
         effect: How much better those are, in SDs of a paired difference. A bank has its own.
         null_sd: SD of a false claim's differences, in SDs of a true one's.
@@ -51,6 +52,7 @@ class Setting:
     """
 
     claims: int = 700
+    researchers: int = 10
     true_share: float = 0.03
     effect: float = 2.0
     null_sd: float = 1.0
@@ -97,6 +99,7 @@ class Setting:
         """Why this cannot be simulated, in one line; empty where it can."""
         checks = {
             "claims must be 1 to 100000": 1 <= self.claims <= 100_000,
+            "researchers must be 1 to 1000": 1 <= self.researchers <= 1000,
             "true-share and liar-share must be from 0 to 1": 0 <= self.true_share <= 1
             and 0 <= self.liar_share <= 1,
             "effect must be above 0 and at most 1000, null-sd from 0 to 1000": 0

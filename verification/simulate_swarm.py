@@ -1,8 +1,8 @@
 """An epoch of claims through the very code that judges real ones, with a queue of busy nodes.
 
-Every verdict comes from :class:`verification.verdict.Deliberation` and every level from
-:func:`verification.evidence.level`; nothing of them is done again here. A claim names the frontier
-of the moment at which it is made, so R counts only what was adopted by then.
+Every verdict comes from :class:`verification.verdict.Deliberation` and every level from the code that
+gives real ones (:mod:`verification.simulate_books`); nothing of them is done again here. A claim
+names the frontier of the moment at which it is made, so R counts only what was adopted by then.
 
 The queue, a model: claims are made at random times within the epoch. The members of a bench take
 turns, and a node runs one pair at a time, in the order in which it was asked; its own research
@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Final
 
 from swarm.records import Pair
 from verification.effect import effect_of
-from verification.evidence import level
 from verification.reproduce import position
+from verification.simulate_books import Books
 from verification.simulate_noise import Claimed, lie
 from verification.simulate_setting import SD_NANO
 from verification.verdict import Deliberation, Reproduction, Terms
@@ -59,6 +59,7 @@ class _Case:
 
     index: int
     claim: Claimed
+    author: int
     bench: tuple[int, ...]
     rng: Random
     made: float
@@ -76,6 +77,19 @@ def measured(d_nano: int) -> Pair:
     )  # fmt: skip
 
 
+def _researchers(setting: Setting) -> dict[bool, range]:
+    """The nodes that make claims: honest ones (False), and liars (True) for claims of their own.
+
+    As many as the setting says in all; liars have their share of them where they collude.
+    """
+    lying = 0
+    if setting.liar == "colluding" and setting.liars:
+        lying = min(setting.liars, max(1, round(setting.liar_share * setting.researchers)))
+    first = setting.liars if setting.liars < setting.nodes else 0
+    honest = range(first, min(setting.nodes, first + max(1, setting.researchers - lying)))
+    return {False: honest, True: range(lying) if lying else honest}
+
+
 class Epoch:
     """One simulated epoch; ``seed`` fixes every draw, whatever the order of events."""
 
@@ -84,6 +98,10 @@ class Epoch:
         self._free = [0.0] * setting.nodes
         self._frontier = 0
         self._members = tuple(b"node%08d" % node for node in range(setting.nodes))
+        self._authors = _researchers(setting)
+        self._books = Books(setting.alpha_exact, Fraction(0), setting.researchers)
+        everybody = sorted({*self._authors[False], *self._authors[True]})
+        self._books.open((self._members[node], f"op{node}") for node in everybody)
         self._events: list[tuple[float, int]] = []
         self._cases: list[_Case] = []
         self._fates: dict[int, Fate] = {}
@@ -91,16 +109,15 @@ class Epoch:
         times = sorted(clock.uniform(0, 60 * setting.epoch_hours) for _ in claims)
         for index, (claim, time) in enumerate(zip(claims, times, strict=True)):
             rng = Random(f"{seed}/claim/{index}")
-            self._cases.append(_Case(index, claim, self._draw_bench(claim, rng), rng, time))
+            author = rng.choice(self._authors[claim.dishonest])
+            self._cases.append(
+                _Case(index, claim, author, self._draw_bench(author, rng), rng, time)
+            )
             self._events.append((time, index))
 
-    def _draw_bench(self, claim: Claimed, rng: Random) -> tuple[int, ...]:
+    def _draw_bench(self, author: int, rng: Random) -> tuple[int, ...]:
         """Nodes by rank. Nodes below ``liars`` lie; the author has no seat on its own bench."""
-        setting = self._setting
-        honest = not claim.dishonest
-        first, last = (setting.liars, setting.nodes) if honest else (0, setting.liars)
-        author = rng.randrange(first, last) if first < last else rng.randrange(setting.nodes)
-        others = rng.sample(range(setting.nodes - 1), setting.bench)
+        others = rng.sample(range(self._setting.nodes - 1), self._setting.bench)
         return tuple(node + (node >= author) for node in others)
 
     def run(self, tell: Callable[[int], None]) -> list[Fate]:
@@ -127,7 +144,7 @@ class Epoch:
                 kind="improvement",
                 policy=self._policy,
                 max_cost_ratio_milli=1000,
-                level=level(setting.alpha_exact, Fraction(1, setting.claims), 1, case.depth),
+                level=self._books.claim(self._members[case.author], case.depth),
                 sigma0_nano=(SD_NANO,) * setting.bench if setting.calibrated else (),
             )
         )

@@ -53,13 +53,15 @@ class Turn:
 class ClaimState:
     """One claim, or one contradiction, as every node with the same records sees it.
 
-    ``r_ids`` are the adopted ancestors of its base in its epoch and family (tier, epoch, kind);
+    ``number``: how many claims its author had made with it, over all epochs and keys (see
+    ``verification.budget``), 0 until that is known; of a contradiction, how many of its target.
+    ``r_ids`` are its base and the base's adopted ancestors in its family (tier and kind);
     ``depth`` counts all claims below it on its tree, its base included. ``effect`` is what pairs
     after its adoption found it to be worth, None until all of them are settled. ``code`` is the
     sha256 of its code.
 
-    ``place``: shared by rivals (``verification.admit.place_of``); ``number``: of its record in the
-    feed of its author.
+    ``place``: shared by rivals (``verification.admit.place_of``); ``seq``: of its record in the feed
+    of its author.
 
     ``retracted_by``: the contradiction that was upheld against it. ``bridge``: where its base does
     not stand any more, the standing claim with the same code that it stands on instead.
@@ -80,6 +82,7 @@ class ClaimState:
     bench: Bench | None = None
     settlement: Settlement | None = None
     turn: Turn | None = None
+    number: int = 0
     level: Fraction | None = None
     r_ids: tuple[bytes, ...] = ()
     depth: int = 0
@@ -87,7 +90,7 @@ class ClaimState:
     effect: Effect | None = None
     code: bytes = b""
     place: bytes = b""
-    number: int = 0
+    seq: int = 0
     target: bytes | None = None
     retracted_by: bytes | None = None
     bridge: bytes | None = None

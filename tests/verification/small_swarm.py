@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from swarm.charter import beacon_commit, encode_roster
@@ -25,9 +26,10 @@ from swarm.records import (
     Position,
     TierPolicy,
 )
+from verification.budget import RESEARCHERS, series
 from verification.calibration import SAME_START, bound_of
 from verification.duty import Duty, PairDuty, duties
-from verification.evidence import RULE_VERSION
+from verification.evidence import RULE_VERSION, level
 from verification.quarantine import Quarantine
 
 if TYPE_CHECKING:
@@ -93,6 +95,15 @@ def measure(gain: int, noise: int = 1_000_000, **changes: object) -> Measure:
         return replace(pair, **changes)  # type: ignore[arg-type]
 
     return run
+
+
+SHARE = Fraction(3, 4) / RESEARCHERS * Fraction(3, 4)
+"""What the first operators who research have of alpha, with their first key, for their life."""
+
+
+def level_of_claim(number: int, adopted_ancestors: int) -> Fraction:
+    """The level of a researcher's claim, the ``number``-th that it makes in a small swarm."""
+    return level(Fraction(1, 10), SHARE * series(number), 1, adopted_ancestors)
 
 
 def is_early(duty: Duty) -> bool:

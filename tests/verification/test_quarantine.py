@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import replace
-from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,7 +12,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from swarm.records import Block, Commit, Open, Seal
-from tests.verification.small_swarm import TIER, SmallSwarm, digest, measure, no_screen
+from tests.verification.small_swarm import (
+    TIER,
+    SmallSwarm,
+    digest,
+    level_of_claim,
+    measure,
+    no_screen,
+)
 from verification.duty import CommitDuty, LostDuty, OpenDuty, PairDuty, duties, lost_duties
 from verification.quarantine import fold
 from verification.states import CLOSED, ClaimState, Stage, State
@@ -55,7 +61,7 @@ def test_the_way_of_a_true_claim() -> None:
     state = swarm.quarantine.state()
     assert state.frontier == {"quick": claim.id}
     assert state.ignored == {}
-    assert state.claims[claim.id].level == Fraction(1, 80)
+    assert state.claims[claim.id].level == level_of_claim(1, 0)
     assert state.claims[claim.id].turn is None
 
 
@@ -89,8 +95,8 @@ def test_the_frontier_grows_and_levels_rise_along_the_chain() -> None:
     assert [state.claims[one.id].stage for one in (first, second, sibling)] == [Stage.ADOPTED] * 3
     assert state.frontier == {"quick": second.id}
     assert state.claims[second.id].r_ids == (first.id,)
-    assert state.claims[second.id].level == Fraction(2, 80)
-    assert state.claims[sibling.id].level == Fraction(1, 80)
+    assert state.claims[second.id].level == level_of_claim(2, 1)
+    assert state.claims[sibling.id].level == level_of_claim(1, 0)
     third = swarm.claim(other, b"x = 4\n", slot=1, base=second.id)
     assert where(swarm, third).r_ids == (second.id, first.id)
 
@@ -436,10 +442,10 @@ def play(seed: int) -> SmallSwarm:
     swarm = SmallSwarm(verifiers=rng.choice([2, 3, 4]))
     claims: list[Record] = []
     for key in swarm.verifiers:
-        if rng.random() < 0.4:
+        if rng.random() < 0.5:
             changes = {"sigma0_nano": 5} if rng.random() < 0.2 else {}
             held = swarm.calibrate(key, rng.choice([1_000_000, 9_000_000]), **changes)
-            if rng.random() < 0.1:  # another's, which does not count
+            if rng.random() < 0.2:  # another's, which does not count
                 swarm.calibrations[rng.choice(swarm.verifiers).public] = {"quick": held.id}
     for _ in range(rng.randint(10, 45)):
         act = rng.random()
@@ -449,7 +455,9 @@ def play(seed: int) -> SmallSwarm:
             author = rng.choice([*swarm.researchers, swarm.outsider])
             claims.append(swarm.claim(author, code, slot=rng.randint(0, 4), base=rng.choice(bases)))
         elif act < 0.85:
-            swarm.step(rng.choice([GOOD, GOOD, BAD, measure(0, status="crashed")]), rng)
+            how = rng.choice([GOOD, GOOD, BAD, measure(0, status="crashed")])
+            for _ in range(rng.choice([1, 1, 9])):
+                swarm.step(how, rng)
         else:
             old = rng.choice([r for r in swarm.records if r.kind not in ("charter", "epoch")])
             payload = old.payload

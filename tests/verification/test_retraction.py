@@ -12,7 +12,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from swarm.records import Contradiction, Pair
-from tests.verification.small_swarm import TIER, SmallSwarm, digest, measure, no_screen
+from tests.verification.small_swarm import (
+    SHARE,
+    TIER,
+    SmallSwarm,
+    digest,
+    level_of_claim,
+    measure,
+    no_screen,
+)
 from verification.duty import PairDuty
 from verification.effect import modest_mean
 from verification.frontier import ancestry, unmerged
@@ -98,8 +106,8 @@ def test_a_false_discovery_is_retracted_by_a_fresh_bench() -> None:
     assert state.claims[claim.id].retracted_by == against.id
     assert state.frontier == {"quick": None}
     assert state.ignored == {}
-    # alpha_retract of .01, half of it in the target's own epoch, half of that to each of two
-    assert state.contradictions[against.id].level == Fraction(1, 100) / 2 / 2
+    # alpha_retract of .01, the share of its author, half of that for the first of this target
+    assert state.contradictions[against.id].level == Fraction(1, 100) * SHARE / 2
     assert not swarm.todo(patient=False)
 
 
@@ -185,20 +193,20 @@ def test_a_bench_that_cannot_be_fresh_is_none() -> None:
     assert stands(swarm, against) == (Stage.EXPIRED, "too_few_verifiers (1 of 2 operators)")
 
 
-def test_levels_of_a_target_add_up_to_alpha_retract_over_all_epochs() -> None:
+def test_levels_of_a_target_add_up_over_all_epochs_and_fade_with_none() -> None:
     swarm = SmallSwarm(verifiers=5)
     claim = adopted(swarm, swarm.researchers[0], b"x = 1\n")
     previous = swarm.quarantine.state().rules.epochs[1].id  # type: ignore[union-attr]
-    spent = Fraction(0)
+    levels: list[Fraction] = []
     for number in range(1, 9):
         if number > 1:
             previous = swarm.open_epoch(number, previous).id
-        for author in swarm.researchers:
-            against = contradict(swarm, author, claim, epoch=number)
-            level = where(swarm, against).level
+        for author in swarm.researchers[: 1 if number < 8 else 2]:
+            level = where(swarm, contradict(swarm, author, claim, epoch=number)).level
             assert level is not None
-            spent += level
-    assert spent == Fraction(1, 100) * (1 - Fraction(1, 9))
+            levels.append(level)
+    assert levels[-1] == levels[0] == Fraction(1, 100) * SHARE / 2, "the first, eight epochs later"
+    assert sum(levels[:8]) == Fraction(1, 100) * SHARE * (1 - Fraction(1, 9))
 
 
 def test_the_margin_is_half_of_what_the_modest_members_found() -> None:
@@ -238,7 +246,8 @@ def test_what_stands_on_it_is_frozen_and_the_frontier_falls_back() -> None:
     later = swarm.claim(swarm.researchers[1], b"x = 6\n", slot=2, base=c.id)
     assert stands(swarm, later) == (Stage.FROZEN, "base_retracted")
     # a level does not move when an ancestor is retracted
-    assert state.claims[c.id].level == Fraction(3, 80)
+    assert state.claims[c.id].number == 3
+    assert state.claims[c.id].level == level_of_claim(3, 2)
 
 
 def test_a_bridge_restores_all_that_stands_on_its_code() -> None:
