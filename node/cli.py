@@ -7,6 +7,8 @@ interrupted. ``experiment``: 1 the candidate failed, 2 nothing could be measured
 
 from __future__ import annotations
 
+import atexit
+import gc
 import json
 import os
 import sys
@@ -98,6 +100,7 @@ def up(*, home: HomeFlag = None) -> int:
     from node.service import run_node
 
     where = find_home(home)
+    atexit.register(gc.freeze)  # or the process looks for garbage for a second when all is done
     hint("watch it from another terminal", "lazaretto status", home)
     return run_node(where, progress=progress)
 
