@@ -82,7 +82,7 @@ def draw(weights: Reals, count: int, rng: random.Random) -> list[Cut]:
         if not more.any():
             break
         sure |= more
-    order = np.array(rng.sample(range(len(places)), len(places)), np.int64)
+    order = np.random.default_rng(rng.getrandbits(128)).permutation(len(places))
     order = order[~sure[order]]
     taken = places[sure].tolist()
     if left > 0 and total > 0:

@@ -1,9 +1,9 @@
 """Sealed scoring: tokens go in, logits come out, and all the rest happens on this side.
 
-Fresh sandboxes build the model and load the weights. The first is asked for every window of the
-fold, once, with a few batches asked again. When its answers are final and its process is gone, and
-not before, it is drawn what the others are asked; so nothing that they learn can reach the score,
-and nothing that the first has seen can reach them, over whatever channel.
+Fresh sandboxes build the model and load the weights. The first (two, on ``cpu``) are asked for
+every window of the fold, once, with a few batches asked again. When their answers are final and
+their processes gone, and not before, it is drawn what others are asked; so nothing that those learn
+can reach the score, and nothing that the first have seen can be told to them.
 
     probe                 must equal, at every position before the cut       otherwise
     same batch again      the first answer                                   not_repeatable
@@ -63,9 +63,9 @@ Packed = bytes
 MAX_ROWS: Final = {"cpu": 32, "cuda": 16}
 CUTS: Final = {"cpu": 1536, "cuda": 1024}
 """Positions at which the future is cut off, about so many, by device."""
-PROBERS: Final = {"cpu": 2, "cuda": 1}
-"""Sandboxes that share the probes. All probes are about twice the work of the fold, and on ``cpu``
-sandboxes work side by side: with two no thread is idle before the end."""
+SIDE_BY_SIDE: Final = {"cpu": 2, "cuda": 1}
+"""Sandboxes that share what is asked. On ``cpu`` two of half the threads each lose less by waiting
+than one with all of them; and as none ever has more, sums come out the same in all."""
 REGROUPED_BATCHES: Final = 2
 LONE_ROWS: Final = 4
 WALL_RATIO: Final = 20
@@ -129,13 +129,17 @@ def score(
     batch = max(1, min(MAX_ROWS[tier.device], tier.max_batch_tokens // tier.context))
     groups = windows.batches_of(rows, batch, windows.generator(seed, "batches"))
     scored = [windows.whole(rows, group) for group in groups]
-    asked = _with_repeats(scored, windows.generator(seed, "repeats")) if probes else scored
-    stopped = asker.ask(sheet, [asked], sheet.take)
+    beside = min(SIDE_BY_SIDE[tier.device], len(scored))
+    asked_of = [scored[at::beside] for at in range(beside)]
+    if probes:
+        rng = windows.generator(seed, "repeats")
+        asked_of = [_with_repeats(asked, rng) for asked in asked_of]
+    stopped = asker.ask(sheet, asked_of, sheet.take)
     if probes and stopped is None:
         rng = windows.generator(seed, "probes")
         weighed = cuts.odds(rows, sheet.known, _reference(rows, tokenizer.vocab_size, reference))
         drawn = cuts.draw(weighed, CUTS[tier.device], rng)
-        asked_of = _probes(rows, groups, drawn, PROBERS[tier.device], rng)
+        asked_of = _probes(rows, groups, drawn, beside, rng)
         stopped = asker.ask(sheet, asked_of, sheet.take)
         if stopped is None and (asked := _again(sheet, batch, rng)):
             stopped = asker.ask(sheet, [asked], sheet.settle)
@@ -176,9 +180,9 @@ def _reference(rows: Windows, vocabulary: int, base: Score | None) -> Reals:
 
 
 def _with_repeats(scored: list[Request], rng: random.Random) -> list[Request]:
-    """An eighth of the batches, at least two, once more at a random later place."""
+    """An eighth of the batches, at least one, once more at a random later place."""
     asked = list(scored)
-    for request in rng.sample(scored, min(len(scored), max(2, len(scored) // 8))):
+    for request in rng.sample(scored, max(1, len(scored) // 8)):
         first = next(at for at, other in enumerate(asked) if other is request)
         asked.insert(rng.randint(first + 1, len(asked)), replace(request, probe="repeat"))
     return asked
@@ -249,7 +253,8 @@ class _Asker:
         self.code, self.weights, self.tier, self.seed = code, weights, tier, seed
         self.vocabulary = vocabulary
         self.cancel, self.nice, self.trace = cancel, nice, trace
-        self.limits = limits_of(tier)
+        threads = max(1, tier.threads // SIDE_BY_SIDE[tier.device])
+        self.limits = replace(limits_of(tier), threads=threads)
         self.stalled_ms = wall_ms
         self.cpu_ms = self.wall_ms = self.cost_ms = 0
 
@@ -267,9 +272,7 @@ class _Asker:
         """
         sessions = [_Session(asked) for asked in questions]
         targets = sheet.windows.targets
-        threads = max(1, self.tier.threads // len(sessions))
-        limits = replace(self.limits, threads=threads if self.tier.device == "cpu" else
-                         self.tier.threads)  # fmt: skip
+        limits = self.limits
         if self.stalled_ms:
             limits = replace(limits, wall_ms=min(limits.wall_ms, self.stalled_ms))
         together = len(sessions) if self.tier.device == "cpu" else 1
