@@ -47,7 +47,7 @@ import socket
 import struct
 import sys
 import types
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from training import frames
 from training.blanking import blank
@@ -225,8 +225,8 @@ def set_threads(threads: int, device: str) -> None:
     torch.set_num_threads(threads)
     if device != "cpu":
         return
-    set_num_threads = torch.set_num_threads
-    torch.set_num_threads = lambda wanted: set_num_threads(min(wanted, threads))
+    set_num_threads: Any = torch.set_num_threads
+    setattr(torch, "set_num_threads", lambda wanted: set_num_threads(min(wanted, threads)))  # noqa: B010
     if threads > 1:
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

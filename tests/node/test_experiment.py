@@ -33,6 +33,7 @@ from training.cache import cache_root
 from training.documents import Documents, Manifest, SplitRef
 from training.evaluator import Score
 from training.layout import layout
+from training.residue import text_in_memory
 from training.runner import TrainedRun
 from training.tokenizer import BYTES
 from verification.reproduce import position
@@ -371,7 +372,8 @@ def place(tmp_path_factory):
     cache = root / "cache" / "lazaretto"
     cache.mkdir(parents=True)
     layout()  # measured here, if it is not
-    for known in cache_root().glob("sandbox-*"):
+    text_in_memory()
+    for known in (*cache_root().glob("sandbox-*"), *cache_root().glob("memory-*")):
         (cache / known.name).symlink_to(known)
     return root
 
