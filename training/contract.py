@@ -13,7 +13,8 @@ A candidate provides exactly two functions:
 
 On ``cpu`` there is torch (torch.compile returns its argument), numpy without numpy.random (its
 compiled-in manuals would be training text), and of the standard library what computing needs.
-There are no files, no processes, no network.
+There are no files, no processes, no network, and with one or two threads no threads but torch's.
+Names, dtypes and shapes in ``state_dict`` are those of the model as built.
 
 On ``cuda`` the model is moved to the device after ``build_model``, batches arrive on the device,
 and torch.compile works: so there are read-only files, a compiler, processes and an empty /tmp, all

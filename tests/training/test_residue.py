@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import os
 
-import numpy as np
 import pytest
 
 from tests.training.nonsense import nonsense
-from training.corpus import default_documents
-from training.fingerprint import fingerprints
 from training.leakscan import found_in, sandbox_files
 from training.residue import MIN_RUN, runs, text_in_memory
 from training.sandbox import Limits, Sandbox
@@ -44,15 +41,14 @@ def test_what_a_real_process_holds_is_what_was_measured():
                 if rights.startswith("rw") and not (path and path[0].startswith(("/", "[v"))):
                     found += runs(os.pread(memory, high - low, low))
         os.close(memory)
-    held = passages(b"\n".join(found))
-    assert len(held) > 200
-    assert np.isin(held, passages(text_in_memory().read_bytes())).mean() > 0.9
+    held, known = worded(b"\n".join(found)), worded(text_in_memory().read_bytes())
+    assert len(held) > 1000
+    assert len(held & known) > 0.9 * len(held)  # what is left in freed memory is not always alike
 
 
-def passages(text):
-    """Fingerprints of windows that lie in one line, of those lines that have words in them."""
-    lines = {line for line in text.split(b"\n") if line.count(b" ") > 5 and len(line) > 60}
-    return np.unique(np.concatenate([fingerprints(line) for line in lines]))
+def worded(text):
+    """Lines that have words in them."""
+    return {line for line in text.split(b"\n") if line.count(b" ") > 5 and len(line) > 60}
 
 
 @pytest.mark.sandbox
@@ -61,7 +57,7 @@ def test_a_document_that_says_what_is_in_memory_is_not_held_out():
     lines = [
         line
         for line in text_in_memory().read_bytes().split(b"\n")
-        if len(line) > 700 and line.count(b" ") * 14 > len(line)
+        if len(line) > 700 and line.count(b" ") * 3 < len(line) < line.count(b" ") * 14
     ][:20]
     assert len(lines) > 5
     documents = [nonsense(1, 4000), *(nonsense(2, 2000) + line[:1500] for line in lines)]
