@@ -27,8 +27,16 @@ def experiment(
     ] = None,
     budget_tokens: Annotated[int | None, Parameter(help="Another budget: tokens.")] = None,
     trace: Annotated[
-        bool, Parameter(negative="", help="Show the candidate's traceback if it fails.")
+        bool,
+        Parameter(
+            negative="",
+            help="Show where the candidate fails; without its words, where it has seen text "
+            "that it is scored on.",
+        ),
     ] = False,
+    screen: Annotated[
+        bool, Parameter(help="Read the change as the screen of a swarm does.")
+    ] = True,
     keep: Annotated[
         Path | None, Parameter(help="Directory to store the result in, digests included.")
     ] = None,
@@ -39,7 +47,8 @@ def experiment(
 ) -> int:
     """Is one train.py better than another? Measures pairs here, without a swarm.
 
-    Exit 1: the candidate failed or cheats. Exit 2: nothing could be measured.
+    Exit 1: the candidate failed, cheats, or has a change that no claim may have. Exit 2: nothing
+    could be measured.
     """
     from node.experiment import Options, run_experiment
 
@@ -47,7 +56,7 @@ def experiment(
         Options(
             base=base, candidate=candidate, tier=tier, pairs=pairs, seed=seed, corpus=corpus,
             folds=folds, budget_seconds=budget_seconds, budget_tokens=budget_tokens, trace=trace,
-            keep=keep, resume=resume, as_json=as_json,
+            screen=screen, keep=keep, resume=resume, as_json=as_json,
         )
     )  # fmt: skip
 

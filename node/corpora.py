@@ -48,8 +48,8 @@ KEEP_MOST: Final = 6
 _MANIFEST: Final = "manifest"
 _TOKENIZER: Final = "tokenizer"
 _MODULES: Final = (
-    "corpus", "documents", "fingerprint", "heldout", "leakscan", "readers", "shardfile",
-    "tokenizer",
+    "corpus", "documents", "fingerprint", "heldout", "leakscan", "readers", "residue", "shardfile",
+    "startup", "tokenizer",
 )  # fmt: skip
 
 

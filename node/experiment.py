@@ -5,7 +5,11 @@ same seed, same tokens, probes and limits included. Each pair has a training see
 of its own, drawn from ``--seed``. What is finished is kept (``node.runs``), so an experiment that
 was stopped, also by kill -9, goes on where it was.
 
-Exit codes: 0 measured, 1 the candidate failed or cheats, 2 nothing could be measured, 130 stopped.
+The change is read by the screen that a claim goes through, too. What no claim may have is measured
+all the same, and says so in its status, ``screened``.
+
+Exit codes: 0 measured, 1 the candidate failed, cheats or is screened, 2 nothing could be measured,
+130 stopped.
 """
 
 from __future__ import annotations
@@ -27,12 +31,13 @@ from node.experiment_view import open_watcher, show
 from node.measuring import Measurer, Question
 from node.runs import Runs, experiments_root
 from node.settings import write_atomic
-from node.weighing import rules_of
+from node.weighing import Rules, rules_of
 from training import accelerator, baselines, sandbox
-from training.challenge import ChallengeError, TierSpec
+from training.challenge import ChallengeError, TierSpec, diff_cap
 from training.corpus import MIN_FOLDS
 from training.documents import MAX_FOLDS
 from training.errors import BaseFailed, Cancelled, TrainingError
+from verification.screen import ScreenResult, ScreenRules, screen
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,6 +75,7 @@ class Options:
     budget_seconds: float | None = None
     budget_tokens: int | None = None
     trace: bool = False
+    screen: bool = False
     keep: Path | None = None
     resume: bool = True
     as_json: bool = False
@@ -90,6 +96,7 @@ class Options:
             if value != usual:
                 words += [flag, str(value)]
         words += ["--trace"] * self.trace + ["--json"] * self.as_json
+        words += ["--no-screen"] * (not self.screen)
         return shlex.join(words)
 
 
@@ -160,7 +167,8 @@ def _run(options: Options) -> int:
     finally:
         watcher.close()
     overridden = tier != baselines.tier(tier.name)
-    found = facts(question, measured, rules, options.pairs, overridden, trace.data)
+    scope = screened(question, rules) if options.screen else None
+    found = facts(question, measured, rules, options.pairs, overridden, trace.data, scope)
     if options.as_json:
         print(json.dumps(found))
     else:
@@ -170,6 +178,17 @@ def _run(options: Options) -> int:
         write_atomic(path, json.dumps(found, indent=1).encode() + b"\n")
         _tell(f"kept in {path}")
     return 0 if found["status"] == "ok" else 1
+
+
+def screened(question: Question, rules: Rules) -> ScreenResult:
+    """The change as the screen of a swarm on this very text would see it. An experiment may have
+    the same program twice, so that alone is no reason here."""
+    smallest, holdout = rules.tier.min_effect_nano, question.corpus.manifest.holdout_bytes
+    scope = ScreenRules(
+        max_code_bytes=question.tier.max_code_bytes, max_diff_bytes=diff_cap(holdout, smallest)
+    )
+    found = screen(*question.codes, scope)
+    return replace(found, reasons=tuple(one for one in found.reasons if one != "no_change"))
 
 
 def measure(
@@ -280,8 +299,9 @@ def _look_at_base(options: Options) -> str:
     if options.base in baselines.NAMES:
         return "lazaretto doctor   (the built-in base runs wherever this tier can be measured)"
     as_candidate = replace(
-        options, base=options.tier, candidate=options.base, pairs=1, trace=True, as_json=False
-    )
+        options, base=options.tier, candidate=options.base, pairs=1, trace=True, as_json=False,
+        screen=False,
+    )  # fmt: skip
     return f"{as_candidate.command()}   (shows where it fails)"
 
 

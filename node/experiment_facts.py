@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import statistics
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from node.checks import Check, checks_of
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from node.measuring import Measured, Question
     from training.evaluator import Score
     from training.runner import TrainedRun
+    from verification.screen import ScreenResult
 
+SCREENED: Final = "screened"
 SCHEMA: Final = "lazaretto.experiment/1"
 
 
@@ -30,19 +32,30 @@ def facts(
     pairs: int,
     overridden: bool,
     trace: bytes = b"",
+    scope: ScreenResult | None = None,
 ) -> dict[str, Any]:
-    """All that is known of an experiment of ``pairs`` pairs, of which ``measured`` took place."""
+    """All that is known of an experiment of ``pairs`` pairs, of which ``measured`` took place.
+    ``scope`` is what the screen says of the change; None where it was not asked."""
     corpus, tier, last = question.corpus, question.tier, measured[-1]
     gains = [pair.result.d_nano for pair in measured if pair.status == "ok"]
     weighed = weigh(gains, rules, "" if last.status == "ok" else last.status)
+    status, detail = last.status, last.detail
+    if scope is not None and not scope.ok:
+        reasons = ", ".join(scope.reasons).replace("_", " ")
+        weighed = replace(
+            weighed, outcome="refused", words=f"no bench would measure it: {reasons}"
+        )  # fmt: skip
+        if status == "ok":
+            status, detail = SCREENED, f"no claim may have this change: {reasons}"
     programs = [
         {"name": name, "sha256": hashlib.sha256(code).hexdigest(), "bytes": len(code)}
         for name, code in zip(question.names, question.codes, strict=True)
     ]
     answer: dict[str, Any] = {
         "schema": SCHEMA,
-        "status": last.status,
-        "detail": last.detail,
+        "status": status,
+        "detail": detail,
+        "screen": None if scope is None else _screen(scope),
         "base": programs[0],
         "candidate": programs[1],
         "tier": {**tier.to_map(), "budget_overridden": overridden},
@@ -122,6 +135,15 @@ def _side(name: str, run: TrainedRun, score: Score | None, kept: frozenset[str])
         "init_sha256": run.init_digest.hex() if any(run.init_digest) else None,
         "probes": score.probes if score is not None else {},
         "kept": sorted(what for what in kept if what.startswith(name)),
+    }
+
+
+def _screen(scope: ScreenResult) -> dict[str, Any]:
+    return {
+        "reasons": list(scope.reasons),
+        "diff_bytes": scope.diff_bytes,
+        "added_bytes": scope.added_bytes,
+        "regions": list(scope.regions),
     }
 
 

@@ -219,7 +219,18 @@ def _result(console: Console, found: dict[str, Any]) -> None:
         spread = f", SD {found['sd_bpb']:.4f}" if found["sd_bpb"] is not None else ""
         spread += f", d = {found['d']:.2f}" if found["d"] is not None else ""
         _line(console, f"difference  {mean:+.4f} bits per byte: the candidate is {better}{spread}")
+    screen = found["screen"]
+    if screen is None:
+        _line(console, "screen      not asked: a claim's change would be screened first")
+    else:
+        _line(console, f"screen      {_scope(screen)}")
     e_value = float(evidence["e_value"])
     _line(console, f"evidence    E = {e_value:.3g}; a first claim needs {evidence['needed']}")
     _line(console, f"verdict     {evidence['words']}")
     _line(console, f"note        {evidence['note']}")
+
+
+def _scope(screen: dict[str, Any]) -> str:
+    size = f"{screen['diff_bytes']} bytes of change, {screen['added_bytes']} of lines"
+    reasons = ", ".join(screen["reasons"]).replace("_", " ")
+    return f"refused: {reasons} ({size})" if reasons else f"passed ({size})"

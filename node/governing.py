@@ -30,7 +30,7 @@ from swarm.records import (
 from swarm.roster import share_alpha as share_alpha
 from swarm.store import SECONDS_PER_DAY, Store
 from swarm.wire import MAX_BODY, encode
-from training.challenge import Challenge, FileRef, max_diff_bytes
+from training.challenge import Challenge, FileRef, diff_cap
 from verification.closing import LIFE
 from verification.evidence import RULE_VERSION
 from verification.verdict import check_profile
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from training.documents import Documents, Manifest
 
 DEFAULT_CHARTER = "demo.toml"
-MAX_DIFF_BYTES = 4096
 ENVELOPE_BYTES = 1024
 """Room for what a record holds besides its payload."""
 
@@ -202,7 +201,7 @@ def make_charter(plan: Plan, founder: bytes, challenge: Challenge) -> Charter:
     holdout = challenge.manifest.holdout_bytes
     folds = b"".join(fold.sha256 for fold in challenge.manifest.folds)
     smallest = min(tier.min_effect_nano for tier in plan.tiers)
-    diff_cap = max(1, min(MAX_DIFF_BYTES, max_diff_bytes(holdout, smallest)))
+    most = diff_cap(holdout, smallest)
     code_cap = min(tier.max_code_bytes for tier in challenge.tiers)
     charter = Charter(
         name=plan.name,
@@ -217,8 +216,8 @@ def make_charter(plan: Plan, founder: bytes, challenge: Challenge) -> Charter:
         liar_share_milli=plan.liar_share_milli,
         capture_max_milli=plan.capture_max_milli,
         max_code_bytes=code_cap,
-        max_diff_bytes=diff_cap,
-        screen={"max_code_bytes": code_cap, "max_diff_bytes": diff_cap, **plan.screen},
+        max_diff_bytes=most,
+        screen={"max_code_bytes": code_cap, "max_diff_bytes": most, **plan.screen},
         fold_batches=(FoldBatch(hashlib.sha256(folds).digest()),),
         approval_rules=(),
         sizes={

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 MAX_CODE_BYTES = 48 << 10
 MAX_TIERS = 8
+MAX_DIFF_BYTES = 4096
+"""No diff is worth more, however much text is held out."""
 NANO = 1_000_000_000
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,31}\Z")
 
@@ -247,6 +249,11 @@ def max_diff_bytes(holdout_bytes: int, min_effect_nano: int) -> int:
     if holdout_bytes < 1 or min_effect_nano < 1:
         raise ChallengeError("holdout_bytes and min_effect_nano must be positive")
     return holdout_bytes * min_effect_nano // (4 * 8 * NANO)
+
+
+def diff_cap(holdout_bytes: int, min_effect_nano: int) -> int:
+    """The cap that a charter on such text gets where nobody asks for less: at least a byte."""
+    return max(1, min(MAX_DIFF_BYTES, max_diff_bytes(holdout_bytes, min_effect_nano)))
 
 
 def check_diff_cap(diff_cap_bytes: int, holdout_bytes: int, min_effect_nano: int) -> None:

@@ -13,7 +13,8 @@ A candidate provides exactly two functions:
 
 On ``cpu`` there is torch (torch.compile returns its argument), numpy without numpy.random (its
 compiled-in manuals would be training text), and of the standard library what computing needs.
-There are no files, no processes, no network.
+There are no files, no processes, no network, and with one or two threads no threads but torch's.
+Names, dtypes and shapes in ``state_dict`` are those of the model as built.
 
 On ``cuda`` the model is moved to the device after ``build_model``, batches arrive on the device,
 and torch.compile works: so there are read-only files, a compiler, processes and an empty /tmp, all
@@ -47,7 +48,7 @@ import socket
 import struct
 import sys
 import types
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from training import frames
 from training.blanking import blank
@@ -225,8 +226,8 @@ def set_threads(threads: int, device: str) -> None:
     torch.set_num_threads(threads)
     if device != "cpu":
         return
-    set_num_threads = torch.set_num_threads
-    torch.set_num_threads = lambda wanted: set_num_threads(min(wanted, threads))
+    set_num_threads: Any = torch.set_num_threads
+    setattr(torch, "set_num_threads", lambda wanted: set_num_threads(min(wanted, threads)))  # noqa: B010
     if threads > 1:
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

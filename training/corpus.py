@@ -50,11 +50,12 @@ MAX_TRAIN_BYTES: Final = 30 << 30
 def default_documents() -> Iterator[tuple[str, bytes]]:
     """Python sources of the standard library that no sandbox carries, as (name, text), by name.
 
-    Files that share passages with one that a sandbox does carry are passed over. Raises
-    ``CorpusError`` where too little is left (about 2.5 MB are needed),
+    Files that share passages with what a sandbox does carry, in files or in memory, are passed
+    over. Raises ``CorpusError`` where too little is left (about 2.5 MB are needed),
     or ``LayoutError`` where it cannot be found out what the sandbox carries.
     """
-    from training.layout import hidden_stdlib, readable_files
+    from training.layout import hidden_stdlib
+    from training.leakscan import sandbox_files
 
     root = Path(sysconfig.get_path("stdlib"))
     found: list[tuple[str, bytes]] = []
@@ -62,7 +63,7 @@ def default_documents() -> Iterator[tuple[str, bytes]]:
         for path in [part] if part.is_file() else part.rglob("*.py"):
             if path.suffix == ".py":
                 found.extend(read_file(path, path.relative_to(root).as_posix(), Counter()))
-    known = found_in([text for _, text in found], readable_files())
+    known = found_in([text for _, text in found], sandbox_files(["cpu"]))
     found = [item for index, item in enumerate(found) if index not in known]
     total = sum(len(text) for _, text in found)
     if total < MIN_DEFAULT_BYTES:

@@ -51,12 +51,16 @@ class LeakError(TrainingError):
 
 def sandbox_files(devices: Iterable[str]) -> Iterator[Path]:
     """What lies readable in a sandbox of one of these devices, before candidate code starts or
-    later; raises ``LayoutError`` where that cannot be found out on this machine."""
+    later, and what its process holds in memory; raises ``LayoutError`` where that cannot be found
+    out on this machine."""
+    from training.residue import text_in_memory
+
     for device in sorted(set(devices)):
         if device == "cpu":
             from training.layout import readable_files
 
             yield from readable_files()
+            yield text_in_memory()
         else:
             from training.toolchain import device_layout
 

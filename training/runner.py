@@ -30,6 +30,7 @@ from training.scoring import warm
 from training.tokenizer import BYTES, Tokenizer
 from training.tokens import Stream
 from training.weights import (
+    MAX_HEADER_BYTES,
     TensorBytes,
     WeightsError,
     elements,
@@ -187,8 +188,8 @@ class _Run:
         """Serves batches until the weights come; raises Stopped."""
         _, _, size, _ = sandbox.expect(frames.BUILT)
         self.init_digest = bytes(sandbox.exactly(frames.DIGEST_BYTES))
-        if size > size_cap(self.tier.max_params):
-            raise Stopped("too_many_params", "the weights are larger than the tier allows")
+        if size > MAX_HEADER_BYTES:
+            raise Stopped("protocol", "an unexpected frame")
         self.header = bytes(sandbox.exactly(size))
         refusals = 0
         if self.tier.budget_ms:

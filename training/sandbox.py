@@ -63,6 +63,10 @@ _CHUNK: Final = 1 << 20
 _GROUP_SPARE: Final = 256 << 20  # page tables and what the kernel keeps: beside the data limit
 _MOST: Final = 0.75
 """From this share on of what is allowed, memory counts as used up."""
+_SPARE_DATA: Final = {"none": 2, "group": 8}
+"""So many times its memory a process may ask for: what is filled is looked at from outside. Without
+a control group this is the hard limit."""
+_LOOK_S: Final = 0.02
 _pool = Pool()
 atexit.register(_pool.close)
 
@@ -131,6 +135,7 @@ class Sandbox:
         self._told = False  # text to be scored: from then on no word comes back
         self._code = b""
         self._resident = 0
+        self._looked_at = 0.0
 
     def __enter__(self) -> Sandbox:
         try:
@@ -176,6 +181,8 @@ class Sandbox:
                 op, a, b, c = frames.HEADER.unpack(self.exactly(frames.HEADER.size))
         if op == frames.FAILED and a == frames.FAIL_MEMORY and self._short_of_memory():
             raise Stopped("memory", "out of memory")
+        if op in (frames.WEIGHTS, frames.LOADED, frames.FAILED):
+            self._look(self._held())
         if op == frames.FAILED and a in frames.FAILURES:
             raise Stopped(*frames.FAILURES[a])
         if op not in wanted:
@@ -291,7 +298,8 @@ class Sandbox:
             for pid in [self._pid, *descendants(self._pid)]:
                 self._group.add(pid)
                 keep_to(pid, os.sched_getaffinity(0))
-            data = status_kib(self._pid, "VmData") * 1024 + limits.memory_bytes
+            spare = _SPARE_DATA["none" if self._group.kind == "none" else "group"]
+            data = status_kib(self._pid, "VmData") * 1024 + spare * limits.memory_bytes
         except (OSError, ValueError):
             raise SandboxUnavailable(
                 "The fresh process could not be put under limits.", cure="Run: lazaretto doctor"
@@ -358,6 +366,10 @@ class Sandbox:
             raise Stopped("timeout", WALL_RAN_OUT)
         if self._stop_cost_ms is not None and self.cost_ms() > self._stop_cost_ms:
             raise Stopped("timeout", "it went on after the budget was spent")
+        if time.monotonic() - self._looked_at > _LOOK_S:
+            self._looked_at = time.monotonic()
+            with contextlib.suppress(OSError, ValueError):
+                self._look(status_kib(self._pid, "RssAnon") * 1024)
         limit = self.limits.device_bytes
         if self.limits.device != "cpu" and 0 < limit < self._watch.used():
             raise Stopped("memory", "out of memory on the device")
@@ -379,6 +391,12 @@ class Sandbox:
         if limits.device != "cpu" and self._watch.nearly_full(limits.device_bytes, _MOST):
             return True
         return self._held() - self._resident >= _MOST * limits.memory_bytes
+
+    def _look(self, held: int) -> None:
+        """Raises Stopped where more memory is filled than is allowed; on ``cuda`` a driver fills
+        what it likes, and the control group decides."""
+        if self.limits.device == "cpu" and held - self._resident > self.limits.memory_bytes:
+            raise Stopped("memory", "out of memory")
 
     def _held(self) -> int:
         """Bytes that were resident at the most, without pages of files, which cost nothing."""

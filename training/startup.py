@@ -33,6 +33,8 @@ _CHOOSING: Final = (
     "acos", "asin", "atan", "cos", "erf", "erfc", "erfinv", "exp", "expm1", "lgamma", "log",
     "log10", "log1p", "log2", "rsqrt", "sigmoid", "sin", "sqrt", "tan", "tanh",
 )  # fmt: skip
+_PROSE: Final = 24
+"""Characters of a text that are worth overwriting, where there are blanks between them."""
 COMPILED: Final = "/compiled"
 """Programs that were compiled before anybody came, on ``cuda`` (``training.toolchain``)."""
 _COMPILER: Final = (
@@ -119,6 +121,7 @@ def preload(extra: tuple[str, ...] = (), device: str = "cpu") -> None:
     torch.set_num_threads(1)
     torch.backends.cpu.get_cpu_capability()  # looked up in /sys once: later there is no /sys
     choose_kernels()
+    blank_texts()
     forget_texts()
 
 
@@ -194,6 +197,36 @@ def forget_texts() -> None:
         if isinstance(thing, type | types.FunctionType | types.ModuleType) and thing.__doc__:
             with contextlib.suppress(AttributeError, TypeError):  # types written in C
                 thing.__doc__ = None
+
+
+def blank_texts() -> int:
+    """Overwrites the prose that live strings hold, messages of errors above all, where it lies:
+    what is dropped would stay in memory that was freed. Returns its characters.
+
+    Python's own tracebacks keep their words. Nothing else that runs later reads such texts: torch's
+    own errors say little in a sandbox.
+    """
+    held = gc.get_objects()
+    found = {id(text): text for text in gc.get_referents(*held) if type(text) is str}
+    todo = [thing.__code__ for thing in held if isinstance(thing, types.FunctionType)]
+    while todo:
+        code = todo.pop()
+        spared = code.co_filename.endswith("/traceback.py")
+        for constant in code.co_consts:
+            if isinstance(constant, types.CodeType):
+                todo.append(constant)
+            elif type(constant) is str and not spared:
+                found[id(constant)] = constant
+    for name in ("traceback", "training.contract", "training.frames", __name__):
+        for text in vars(sys.modules[name]).values() if name in sys.modules else ():
+            found.pop(id(text), None)
+    total = 0
+    for text in found.values():
+        size = len(text)
+        if size >= _PROSE and text.isascii() and text.count(" ") * 14 >= size:
+            ctypes.memset(id(text) + sys.getsizeof(text) - size - 1, 32, size)
+            total += size
+    return total
 
 
 def exercise() -> None:

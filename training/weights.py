@@ -94,8 +94,9 @@ def weight(tensors: list[TensorBytes]) -> int:
 
 
 def size_cap(max_params: int) -> int:
-    """The largest file that a tier with ``max_params`` can mean."""
-    return 4 * max_params + _LENGTH.size
+    """The largest file that is read in a tier with ``max_params``: the widest type and a header. It
+    is then counted by ``weight``."""
+    return max_params * max(WIDTHS.values()) + MAX_HEADER_BYTES
 
 
 def header_of(data: bytes) -> bytes:
@@ -104,7 +105,7 @@ def header_of(data: bytes) -> bytes:
     if len(data) < _LENGTH.size:
         raise WeightsError("too short")
     (length,) = _LENGTH.unpack_from(data)
-    if length > MAX_HEADER_BYTES or _LENGTH.size + length > len(data):
+    if length > MAX_HEADER_BYTES - _LENGTH.size or _LENGTH.size + length > len(data):
         raise WeightsError("the header does not fit")
     return data[: _LENGTH.size + length]
 

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from node import corpora
 from node.errors import UsageError
-from node.experiment import Options, run_experiment, tier_of
+from node.experiment import SHAPES, Options, run_experiment, screened, tier_of
 from node.experiment_view import BarWatcher
 from node.measuring import Measurer, Question, Watcher, draw, fold_of
 from node.runs import Runs, run_key
@@ -33,6 +33,7 @@ from training.cache import cache_root
 from training.documents import Documents, Manifest, SplitRef
 from training.evaluator import Score
 from training.layout import layout
+from training.residue import text_in_memory
 from training.runner import TrainedRun
 from training.tokenizer import BYTES
 from verification.reproduce import position
@@ -371,7 +372,8 @@ def place(tmp_path_factory):
     cache = root / "cache" / "lazaretto"
     cache.mkdir(parents=True)
     layout()  # measured here, if it is not
-    for known in cache_root().glob("sandbox-*"):
+    text_in_memory()
+    for known in (*cache_root().glob("sandbox-*"), *cache_root().glob("memory-*")):
         (cache / known.name).symlink_to(known)
     return root
 
@@ -551,3 +553,31 @@ def test_the_bar_shows_what_runs_now(capsys, monkeypatch):
     assert "43%" in shown
     assert "tokens/s" in shown
     assert "finished [bold]" in shown
+
+
+@pytest.mark.sandbox
+def test_a_change_that_no_claim_may_have_is_screened(here, capsys, tmp_path):
+    base, rules = baselines.load("quick"), rules_of("quick")
+    long = base + b"\nNOTE = '" + os.urandom(190).hex().encode() + b"'\n"
+    changes = {
+        (): base,
+        ("diff_too_large",): long,
+        ("odd_characters",): base + "\n# \u202e\n".encode(),
+        ("f_string",): base + b"\nX = f'{1}'\n",
+    }
+    corpus = corpora.prepare(str(here / "text"), replace(SHAPES["cpu"], folds=8), lambda _: None)
+    for reasons, code in changes.items():
+        asked = Question(("a", "b"), (base, code), baselines.tier("quick"), corpus, 0)
+        assert screened(asked, rules).reasons == reasons
+    (tmp_path / "long.py").write_bytes(long)
+    command = options(here, "quick", str(tmp_path / "long.py"), seed=31, screen=True, as_json=True)
+    assert run_experiment(command) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert (found["status"], found["screen"]["reasons"]) == ("screened", ["diff_too_large"])
+    assert found["evidence"]["outcome"] == "refused"
+    assert run_experiment(replace(command, as_json=False)) == 1
+    assert "screen      refused: diff too large" in capsys.readouterr().out
+    assert run_experiment(replace(command, screen=False)) == 0
+    assert json.loads(capsys.readouterr().out)["screen"] is None
+    assert "--no-screen" in replace(command, screen=False).command()
+    assert "--no-screen" not in command.command()

@@ -25,7 +25,8 @@ NUMBERS = {
         "getppid": 110, "getpriority": 140, "sched_getparam": 143, "sched_getscheduler": 145,
         "sched_rr_get_interval": 148, "sched_setaffinity": 203, "get_mempolicy": 239,
         "ioprio_get": 252, "get_robust_list": 274, "getcpu": 309, "memfd_create": 319,
-        "membarrier": 324, "shmget": 29, "lseek": 8, "fstat": 5, "fcntl": 72, "set_tid_address": 218,
+        "membarrier": 324, "shmget": 29, "lseek": 8, "fstat": 5, "fcntl": 72,
+        "set_tid_address": 218,
         "sched_getattr": 315, "msync": 26, "mlock": 149, "remap_file_pages": 216, "vmsplice": 278,
         "timer_create": 222, "arch_prctl": 158,
     },
@@ -97,7 +98,8 @@ def call(number, *arguments):
 def tries():
     calls = PLAN["calls"]
     room = ctypes.create_string_buffer(1 << 12)
-    library = ctypes.cast(LIBC.strlen, ctypes.c_void_p).value & ~(PAGE - 1)  # a page of the C library
+    # a page of the C library
+    library = ctypes.cast(LIBC.strlen, ctypes.c_void_p).value & ~(PAGE - 1)
     for name, number in PLAN["bare"].items():
         yield name, number, (room, 64, room, 0, 0, 0)
     for what, prot, flags, fd in (

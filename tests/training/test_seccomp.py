@@ -7,7 +7,7 @@ import struct
 import pytest
 
 from training import seccomp
-from training.seccomp import ALLOW, EAFNOSUPPORT, ENOSYS, EPERM, KILL
+from training.seccomp import ALLOW, EAFNOSUPPORT, EAGAIN, ENOSYS, EPERM, KILL
 
 OPENAT = {"x86_64": 257, "aarch64": 56}
 EXECVE = {"x86_64": 59, "aarch64": 221}
@@ -54,11 +54,27 @@ def outer(name, call, *arguments):
 
 
 def test_inner_filter_allows_computing(name):
-    for call in ("read", "write", "munmap", "futex", "exit_group", "clock_gettime", "rseq"):
+    for call in ("read", "write", "munmap", "exit_group", "clock_gettime", "rseq"):
         assert inner(name, call) == ALLOW
-    assert inner(name, "mmap", 0, 4096, 3, 0x22) == ALLOW
-    assert inner(name, "clone", 0x3D0F00) == ALLOW  # as pthread_create calls it
+    for flags in (0x22, 0x32, 0x20022, 0x4022, 0x8022):
+        assert inner(name, "mmap", 0, 4096, 3, flags) == ALLOW
+    for rights in range(8):  # oneDNN
+        assert inner(name, "mprotect", 0, 4096, rights) == ALLOW
+    for op in (0x80, 0x81, 0x189):
+        assert inner(name, "futex", 0, op) == ALLOW
     assert inner(name, "prlimit64", 0, 2, 0, 1) == ALLOW
+    for clock in range(12):
+        assert inner(name, "clock_gettime", clock) == ALLOW
+
+
+def test_threads_are_made_before_it_or_where_there_are_many(name):
+    arch = seccomp.ARCHES[name]
+    for threads, end in ((1, EPERM), (2, EPERM), (seccomp.TEAM, ALLOW), (64, ALLOW)):
+        program = seccomp.inner_filter(arch, threads)
+        number = arch.numbers["clone"]
+        assert judge(program, arch.audit, number, 0x3D0F00) == end  # as pthread_create calls it
+        assert judge(program, arch.audit, number, 0x11) == EPERM  # a process, as fork makes it
+        assert judge(program, arch.audit, arch.numbers["clone3"]) == ENOSYS
 
 
 def test_inner_filter_refuses_the_rest(name):
@@ -68,10 +84,21 @@ def test_inner_filter_refuses_the_rest(name):
         assert inner(name, call) == EPERM
     assert inner(name, PIDFD_OPEN) == EPERM
     assert inner(name, 9999) == EPERM
-    assert inner(name, "clone", 0x11) == EPERM  # a process, as fork makes it
-    assert inner(name, "clone3") == ENOSYS
-    assert inner(name, "mmap", 0, 4096, 3, 0x21) == EPERM  # shared
+    for flags in (0x21, 0x23, 0x01, 0x02, 0x12, 0x40022, 0x2022, 0x122):
+        assert inner(name, "mmap", 0, 4096, 3, flags) == EPERM  # shared, of a file, huge, locked
+    for rights in (4, 5, 7, 8, 3 | 1 << 24):
+        assert inner(name, "mmap", 0, 4096, rights, 0x22) == EPERM
+    assert inner(name, "mprotect", 0, 4096, 3 | 1 << 24) == EPERM
+    for op in (0, 1, 3, 5, 9, 10, 0x100, 0x109):
+        assert inner(name, "futex", 0, op) == EAGAIN  # by the page, which others may map, too
+    for clock in (12, 0x7FFFFFFF, 0xFFFFFFF8, 0xFFFFFFFE, -10):
+        for call in ("clock_gettime", "clock_getres", "clock_nanosleep"):
+            assert inner(name, call, clock & 0xFFFFFFFFFFFFFFFF) == EPERM
+    assert inner(name, "sched_getaffinity", 0) == ALLOW
+    assert inner(name, "sched_getaffinity", 7) == EPERM
     assert inner(name, "prlimit64", 1, 2, 0, 1) == EPERM  # of another process
+    assert inner(name, "prlimit64", 0, 6, 0x1000, 0) == EPERM  # set, not read
+    assert inner(name, "prlimit64", 0, 6, 1 << 32, 0) == EPERM
     assert inner(name, "prctl", 22) == EPERM
 
 
