@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
 from swarm.charter import fold_rules
 from swarm.finality import majority
 from swarm.keys import KeyPair
-from swarm.records import Handover, Open, Removed, Rotation, Upkeep
+from swarm.records import Handover, Open, Upkeep
 from swarm.store import Store
 from tests.swarm.council import FOUNDER, KEYS, Council, line, wires
 from tests.swarm.epoch_histories import play
-from tests.swarm.founding import Feed
+from tests.swarm.founding import TIER, Feed
 
 ADA, BOB, CY, DI = KEYS[3:7]
 GOVERNOR = line(FOUNDER, "us", "governor", "verifier")
@@ -35,7 +36,7 @@ def rival(council: Council, *members, number: int, prev: bytes | None, by=FOUNDE
     return fork, fork.say(epoch)
 
 
-@pytest.mark.parametrize("seed", range(120))
+@pytest.mark.parametrize("seed", range(60))
 def test_what_was_final_stays_whatever_is_made_up_in_any_order(seed):
     play(seed)
 
@@ -70,11 +71,11 @@ def council() -> Council:
 
 def test_verifiers_who_do_not_govern_make_an_epoch_final(council):
     first, second = council.ids[1], council.ids[2]
-    assert council.rules.final == 0
+    assert council.rules.final == 1
     for key in (FOUNDER, FOUNDER, DI):
         council.feed(key).say(HERE)
     council.feed(ADA).say(HERE)
-    assert council.rules.final == 0
+    assert council.rules.final == 1
     council.feed(BOB).say(HERE)
     assert council.rules.final == 2
     _, other = rival(council, GOVERNOR, *VERIFIERS, number=2, prev=first)
@@ -90,7 +91,7 @@ def test_one_operator_has_one_voice_with_all_its_keys():
         council.open(GOVERNOR, *lines)
     council.feed(ADA).say(HERE)
     council.feed(BOB).say(HERE)
-    assert council.rules.final == 0
+    assert council.rules.final == 1
     council.feed(CY).say(HERE)
     assert council.rules.final == 2
 
@@ -104,12 +105,10 @@ def test_a_new_key_speaks_for_the_old_one(council):
 
 
 def test_liars_within_the_margin_make_no_epoch_final():
-    from tests.swarm.founding import TIER
-
     council = Council(tiers=(replace(TIER, n=3, f=1),))
     for _ in range(2):
         council.open(GOVERNOR, *VERIFIERS)
-    for key, final in ((ADA, 0), (BOB, 0), (CY, 2)):
+    for key, final in ((ADA, 1), (BOB, 1), (CY, 2)):
         council.feed(key).say(HERE)
         assert council.rules.final == final
 
@@ -176,7 +175,7 @@ def test_a_frozen_swarm_heals_as_members_go_on_under_what_they_saw_first(frozen)
 
 
 def test_what_a_node_holds_by_outlives_its_process(frozen):
-    council, one, two, _ = frozen
+    council, _, two, _ = frozen
     two.close()
     with Store(two.path, council.swarm) as again:
         assert again.rules.frozen
@@ -243,13 +242,15 @@ def test_who_hands_on_a_key_again_and_again_has_one_quota(tmp_path):
     council = Council(sizes={"slots": 4, "folds": 40, "epoch_records": 5})
     council.open(GOVERNOR, line(ADA, "ada", "researcher"))
     line_of = [ADA, *(KeyPair.from_seed(bytes([n]) * 32) for n in range(90, 100))]
-    for old, new in zip(line_of, line_of[1:], strict=False):
+    for old, new in pairwise(line_of):
         council.feed(old).say(Open(b"e" * 32, b"f" * 32))
         council.rotate(old, new)
     with Store(tmp_path / "log.sqlite", council.swarm) as store:
         store.ingest(wires(council))
         others = [record for _, record in store.records() if record.author != FOUNDER.public]
-        assert len(others) == 5 + 1  # and the rotation of the key that is on the roster
+        # The key that is on the roster may always hand over; the others share what it has.
+        assert [record.author for record in others][:2] == [ADA.public] * 2
+        assert len(others) == 5
 
 
 def test_members_who_are_made_up_fill_no_disk(tmp_path, council, monkeypatch):
@@ -276,7 +277,6 @@ def test_a_rotation_that_comes_late_takes_no_seat_from_who_signed(council):
     before = council.rules.epochs
     council.rotate(ADA, DI)
     assert council.rules.epochs == before
-    assert isinstance(record.payload, Rotation)
 
 
 def test_a_thief_of_the_old_key_names_no_other_heir(council):
@@ -290,4 +290,3 @@ def test_a_thief_of_the_old_key_names_no_other_heir(council):
     council.feeds[b"first"] = feed
     council.rotate(ADA, KEYS[7])
     assert council.rules.heir(ADA.public) == DI.public
-    assert isinstance(Removed(ADA.public, 0, bytes(32), "x").key, bytes)

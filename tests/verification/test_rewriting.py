@@ -1,4 +1,4 @@
-"""Whoever once governed, or has an old key of somebody who did, rewrites nothing that was settled."""
+"""Whoever once governed, or has an old key of who did, rewrites nothing that was settled."""
 
 from __future__ import annotations
 
