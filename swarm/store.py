@@ -176,7 +176,7 @@ class Store:
     def _count(self) -> None:
         """Take new statements into account, after which more epochs may be final."""
         rules = self.rules
-        if rules is None or not self._told:
+        if rules is None:
             return
         if rules.contested:
             self._refold()
@@ -375,7 +375,7 @@ class Store:
         waiting = list(records)
         while waiting:
             strangers: list[Record] = []
-            learnt = False
+            learnt, told = False, len(self._told)
             for record in waiting:
                 if record.kind == Charter.KIND and record.id != self.swarm:
                     result.refused.append("the charter of another swarm")
@@ -388,7 +388,7 @@ class Store:
             before = self.rules
             if learnt:
                 self._refold()
-            else:
+            elif len(self._told) > told:
                 self._count()
             if self.rules is not before and strangers:
                 waiting = strangers

@@ -34,7 +34,8 @@ class Council:
     def __init__(self, size: int = 1, **changes):
         self.keys = COUNCIL[:size]
         self.feeds: dict[bytes, Feed] = {}
-        founder = Feed(founder_key(), b"", epoch=0)
+        self.ids: dict[int, bytes] = {}
+        founder = Feed(founder_key(), b"", epoch=0, ids=self.ids)
         self.feeds[founder.key.public] = founder
         governors = tuple(key.public for key in self.keys)
         record = founder.say(make_charter(governors=governors, k=size // 2 + 1, **changes))
@@ -53,7 +54,8 @@ class Council:
         return rules
 
     def feed(self, key: KeyPair) -> Feed:
-        return self.feeds.setdefault(key.public, Feed(key, self.swarm, epoch=self.number))
+        feed = Feed(key, self.swarm, epoch=self.number, ids=self.ids)
+        return self.feeds.setdefault(key.public, feed)
 
     def epoch(self, *members: Member, by=None, signed=(), number=None, **changes) -> Epoch:
         """An epoch by ``by``, co-signed by ``signed``, that follows the last one opened."""
@@ -91,7 +93,7 @@ class Council:
     def open(self, *members: Member, by=None, signed=(), reveal=True, **changes) -> bytes:
         """Publish the next epoch, go on from it, and reveal its beacon."""
         epoch = self.epoch(*members, by=by, signed=signed, **changes)
-        self.tip = self.say_epoch(epoch, by)
+        self.tip = self.ids[epoch.number] = self.say_epoch(epoch, by)
         self.number = epoch.number
         if reveal:
             for key in (by or self.keys[0], *signed):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from node.governing import new_member
 from swarm.charter import beacon_commit, encode_roster
-from swarm.envelope import seal_record
+from swarm.envelope import NO_EPOCH, seal_record
 from swarm.keys import KeyPair
 from swarm.records import Beacon, Charter, Epoch, TierPolicy
 
@@ -71,6 +71,7 @@ class Feed:
     prev: bytes | None = None
     epoch: int = 1
     records: list = field(default_factory=list)
+    ids: dict = field(default_factory=dict)  # of epochs, by number
 
     def say(self, payload):
         record = seal_record(
@@ -81,6 +82,7 @@ class Feed:
             prev=self.prev,
             epoch=0 if isinstance(payload, Charter) else self.epoch,
             day=20_000,
+            epoch_id=self.ids.get(self.epoch, NO_EPOCH),
         )
         self.seq, self.prev = self.seq + 1, record.id
         self.records.append(record)
