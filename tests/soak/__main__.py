@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-NAMES = ("fuzz", "kill", "late", "partition", "relay")
+NAMES = ("fuzz", "histories", "kill", "late", "partition", "relay")
 LONG = ("unattended", "siege")
 
 

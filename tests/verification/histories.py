@@ -119,9 +119,9 @@ class View:
         return state
 
 
-ENDS = {Stage.ADOPTED, Stage.RETRACTED, Stage.UPHELD, Stage.REJECTED, Stage.EXPIRED}
-UNJUDGED = {Stage.VOID, Stage.REFUSED}
-"""A claim that breaks two rules, or lost its slot as well, may come to be told the other one."""
+ENDS = {Stage.ADOPTED, Stage.RETRACTED, Stage.UPHELD, Stage.REJECTED}
+UNJUDGED = {Stage.VOID, Stage.REFUSED, Stage.EXPIRED}
+"""A claim that ended without a verdict for two reasons may come to be told the other one."""
 
 
 def finals(state: State) -> dict[tuple[object, ...], object]:

@@ -157,7 +157,7 @@ def test_a_calibration_that_arrives_late_makes_its_commits_count() -> None:
         quarantine.add(record)
     state = quarantine.state()
     assert state.claims[claim.id].stage is Stage.ASSIGNED
-    assert "calibration_unknown" in state.ignored.values()
+    assert "behind_a_gap_in_its_feed" in state.ignored.values()
     for number, record in enumerate(held):
         assert quarantine.add(record)
         assert not quarantine.add(record)

@@ -31,6 +31,7 @@ from tests.verification.test_agreement import (
     OPEN,
     at_turn,
     five,
+    fork_of,
     play,
     to_the_first_turn,
     where,
@@ -121,13 +122,21 @@ def test_a_member_with_many_blocks_is_believed_what_others_hold() -> None:
     after = where(swarm, claim).settlement
     assert after is not None
     assert after.reproductions[0].block == held.id
-    # and many blocks before anybody has spoken are nobody's: the others call it absent
+    # of many blocks before anybody has spoken the first counts, if its feed has no fork;
     swarm, claim = five()
     liar = to_the_first_turn(swarm, claim)
     swarm.seal(liar, next(one for one in swarm.duties_of(liar) if isinstance(one, PairDuty)))
     while (duty := next(d for d in swarm.duties_of(liar) if isinstance(d, PairDuty))).waits:
         swarm.step(GOOD)
+    before_flood = len(swarm.records)
     flood(swarm, liar, swarm.block(duty, GOOD), "env_digest", numbers())
+    first = swarm.records[before_flood]
+    at = where(swarm, claim).settlement
+    assert at is not None
+    assert at.open is not None
+    assert at.open.block == first.id
+    # with one they are nobody's: the others call it absent
+    swarm.quarantine.add(fork_of(swarm, liar, first, swarm.block(duty, BAD)))
     honest = [key for key in swarm.verifiers if key != liar]
     swarm.run(GOOD, members=honest, patient=False)
     settlement = where(swarm, claim).settlement

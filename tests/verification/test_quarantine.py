@@ -174,14 +174,18 @@ def test_who_may_claim_and_when() -> None:
     assert stands(swarm, early)[0] is Stage.ASSIGNED
 
 
-def test_a_slot_is_spent_once_by_the_first_of_the_feed() -> None:
+def test_a_slot_is_spent_once_by_the_claim_that_its_bench_sat_down_for() -> None:
     swarm = SmallSwarm()
-    first = swarm.claim(swarm.researchers[0], b"FORBIDDEN")
-    second = swarm.claim(swarm.researchers[0], b"x = 2\n")
+    refused = swarm.claim(swarm.researchers[0], b"FORBIDDEN")  # nobody sits down for it
+    first = swarm.claim(swarm.researchers[0], b"x = 2\n")
+    second = swarm.claim(swarm.researchers[0], b"x = 3\n")
     other = swarm.claim(swarm.researchers[1], b"x = 2\n")
-    assert stands(swarm, first)[0] is Stage.REFUSED
+    assert stands(swarm, refused)[0] is Stage.REFUSED
+    swarm.run(GOOD)
+    assert stands(swarm, first)[0] is Stage.ADOPTED
     assert stands(swarm, second) == (Stage.VOID, "slot_taken")
-    assert stands(swarm, other)[0] is Stage.ASSIGNED
+    assert stands(swarm, other)[0] is Stage.ADOPTED
+    assert stands(swarm, refused)[0] is Stage.REFUSED
 
 
 def test_too_few_verifiers_for_its_bench_end_a_claim() -> None:
@@ -316,7 +320,7 @@ def test_nobody_off_the_bench_counts_and_nobody_commits_twice() -> None:
     assert isinstance(fitting.payload, Commit)
     strange = swarm.write(off, fitting.payload)
     again = swarm.write(on, replace(fitting.payload, nonce_hash=digest("regret")))
-    unfit = swarm.write(on, replace(fitting.payload, slot=3))
+    unfit = swarm.write(on, replace(fitting.payload, place=digest("elsewhere")))
     author = swarm.write(swarm.researchers[0], fitting.payload)
     assert swarm.quarantine.state().ignored == {
         strange.id: "not_on_the_bench",
@@ -338,7 +342,7 @@ def test_sealing_twice_draws_no_second_fold() -> None:
     regretted = swarm.write(key, swarm.block(replace(duty, sealed=again.id), GOOD))
     assert swarm.quarantine.state().ignored == {
         again.id: "second_seal",
-        regretted.id: "fold_not_opened",
+        regretted.id: "second_seal",
     }
     swarm.run(GOOD)
     assert where(swarm, claim).stage is Stage.ADOPTED
