@@ -66,7 +66,7 @@ LIVES: Final = (
     Life("a key rotates every epoch", 200, 2, change="rotation"),
     Life("a newcomer for an old one every epoch", 200, 2, change="turnover"),
     Life("a lost key every epoch", 200, 2, change="new key"),
-    Life("50 researchers where 8 are expected", 50, 50, researchers=50, true_every=1),
+    Life("50 researchers where 8 are expected", 25, 50, researchers=50, true_every=1),
     Life("many true ones", 100, 4, true_every=1),
 )
 
