@@ -121,7 +121,9 @@ def simulate(
     setting: Annotated[Setting, Parameter(name="*")] = Setting(),  # noqa: B008 (frozen)
     repeats: Annotated[
         int | None,
-        Parameter(help="Epochs that are simulated, 3; or lives of each kind, 8.", show_default=False),
+        Parameter(
+            help="Epochs that are simulated, 3; or lives of each kind, 8.", show_default=False
+        ),
     ] = None,
     seed: Annotated[int, Parameter(help="What everything is drawn from.")] = 0,
     sweep: Annotated[

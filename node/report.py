@@ -294,7 +294,9 @@ def show_status(home: Home, *, as_json: bool) -> int:
         who = "this node" if facts["id"] in waiting else ", ".join(map(short, waiting[:4]))
         more = f" and {len(waiting) - 4} more" if who != "this node" and len(waiting) > 4 else ""
         means = "lazaretto epoch open" if facts["governs"] else "a governor opens it"
-        lines.append(("waiting", f"{who}{more}: no claims and no seats until the next epoch; {means}"))
+        lines.append(
+            ("waiting", f"{who}{more}: no claims and no seats until the next epoch; {means}")
+        )
     for one in facts["told_two_stories"]:
         means = outlook(home, stays=one["stays"], opens=facts["governs"])
         who = "this node" if one["id"] == facts["id"] else short(one["id"])

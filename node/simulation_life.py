@@ -1,4 +1,4 @@
-"""``lazaretto simulate --lifetime``: the false discovery rate of whole lives, beside the promise."""
+"""``lazaretto simulate --lifetime``: false discovery rates of whole lives, beside the promise."""
 
 from __future__ import annotations
 
@@ -101,7 +101,11 @@ def to_json(
         "alpha": setting.alpha,
         "alpha_retract": float(ALPHA_RETRACT),
         "lives": [
-            {**item.to_json(), "fdr_kept": item.kept(setting.alpha), "promise": promise(setting, item)}
+            {
+                **item.to_json(),
+                "fdr_kept": item.kept(setting.alpha),
+                "promise": promise(setting, item),
+            }
             for item in found
         ],
         "power_to_retract": {"at_once": powers[0], "after_epochs": DAY, "then": powers[1]},

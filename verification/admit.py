@@ -106,7 +106,8 @@ def family_ancestors(state: ClaimState, states: Mapping[bytes, ClaimState]) -> t
 
     The nearest ``MOST_ANCESTORS``. Retracted later or not: a level never moves.
     """
-    ancestor, found = state.base, []
+    ancestor = state.base
+    found: list[bytes] = []
     while ancestor is not None and len(found) < MOST_ANCESTORS:
         below = states[ancestor]
         if (below.tier, below.kind) == (state.tier, state.kind):

@@ -294,9 +294,7 @@ class Quarantine:
         alpha = Fraction(rules.charter.alpha_milli, 1000)
         weight = self._budget.weight(epoch, state.author, number)
         at_level = level(alpha, weight, 1, len(r_ids))
-        state = replace(
-            state, stage=Stage.SCREENED, number=number, r_ids=r_ids, level=at_level
-        )
+        state = replace(state, stage=Stage.SCREENED, number=number, r_ids=r_ids, level=at_level)
         if fault := unsupported(rules, policy):
             return replace(state, reason=fault)
         bench = self._filing.bench(state.id)

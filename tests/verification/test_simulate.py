@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
-from fractions import Fraction
 from random import Random
 from statistics import fmean, pstdev
 from typing import TYPE_CHECKING
@@ -27,6 +26,7 @@ from verification.simulate_sweep import sweep
 from verification.verdict import Deliberation, Terms
 
 if TYPE_CHECKING:
+    from fractions import Fraction
     from pathlib import Path
 
 SMALL = Setting(claims=60, true_share=0.1, effect=3.0, pairs=12)

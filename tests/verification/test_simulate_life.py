@@ -5,20 +5,20 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from fractions import Fraction
-from typing import TYPE_CHECKING
-
-import pytest
+from typing import TYPE_CHECKING, Any
 
 from node.cli import main
 from verification import simulate_life
 from verification.evidence import level
 from verification.simulate_books import Books
-from verification.simulate_life import LIVES, Life, live, power_to_retract
+from verification.simulate_life import LIVES, Life, Lived, live, power_to_retract
 from verification.simulate_setting import Setting
 from verification.verdict import Deliberation, Terms
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    import pytest
 
 TWO = Setting(bench=2, liars_tolerated=0, pairs=24)
 SHORT = Life("short", 20, 2, true_every=10)
@@ -58,7 +58,9 @@ def test_a_life_keeps_what_is_promised_and_one_with_levels_anew_does_not() -> No
 
 
 def test_every_kind_of_life_is_lived_and_spends_no_more_than_there_is() -> None:
-    lives = [replace(life, epochs=min(life.epochs, 6), claims=min(life.claims, 30)) for life in LIVES]
+    lives = [
+        replace(life, epochs=min(life.epochs, 6), claims=min(life.claims, 30)) for life in LIVES
+    ]
     assert {life.change for life in LIVES} == {"nobody", "rotation", "turnover", "new key"}
     for item in live(TWO, lives, repeats=1, seed=0):
         assert 0 < item.spent < 1
@@ -92,7 +94,11 @@ def test_the_table_of_lives_shows_the_rate_beside_the_promise(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("node.simulation_life.LIVES", (SHORT,))
-    monkeypatch.setattr("node.simulation_life.live", lambda *a, **k: live(*a, [SHORT], **k))
+
+    def short(setting: Setting, *, repeats: int, seed: int, **more: Any) -> list[Lived]:
+        return live(setting, [SHORT], repeats=repeats, seed=seed, **more)
+
+    monkeypatch.setattr("node.simulation_life.live", short)
     monkeypatch.setattr("node.simulation_life.DISCOVERIES", 5)
     args = ("simulate", "--lifetime", "--bench", "2", "--liars-tolerated", "0", "--repeats", "1")
     assert main([*args, "--json"]) == 0
