@@ -128,10 +128,18 @@ def cheats(
 def simulate(
     *,
     setting: Annotated[Setting, Parameter(name="*")] = Setting(),  # noqa: B008 (frozen)
-    repeats: Annotated[int, Parameter(help="Epochs that are simulated.")] = 3,
+    repeats: Annotated[
+        int | None,
+        Parameter(
+            help="Epochs that are simulated, 3; or lives of each kind, 8.", show_default=False
+        ),
+    ] = None,
     seed: Annotated[int, Parameter(help="What everything is drawn from.")] = 0,
     sweep: Annotated[
         bool, Parameter(negative="", help="Vary one thing at a time around these options.")
+    ] = False,
+    lifetime: Annotated[
+        bool, Parameter(negative="", help="Whole lives of a swarm: epochs, new keys, retractions.")
     ] = False,
     bank: Annotated[
         Path | None,
@@ -146,9 +154,16 @@ def simulate(
 
     Greedy keep or revert, an uncorrected t test, and this swarm's own verdicts, side by side.
     """
+    if lifetime:
+        from node.simulation_life import lifetime_here
+
+        return lifetime_here(
+            setting, repeats=8 if repeats is None else repeats, seed=seed, bank=bank,
+            as_json=as_json, progress=progress, other=sweep or plot is not None,
+        )  # fmt: skip
     from node.simulation import simulate_here
 
     return simulate_here(
-        setting, repeats=repeats, seed=seed, sweep=sweep, bank=bank, plot=plot, as_json=as_json,
-        progress=progress,
+        setting, repeats=3 if repeats is None else repeats, seed=seed, sweep=sweep, bank=bank,
+        plot=plot, as_json=as_json, progress=progress,
     )  # fmt: skip

@@ -31,6 +31,7 @@ from swarm.roster import share_alpha as share_alpha
 from swarm.store import SECONDS_PER_DAY, Store
 from swarm.wire import MAX_BODY, encode
 from training.challenge import Challenge, FileRef, diff_cap
+from verification.budget import RESEARCHERS
 from verification.closing import LIFE
 from verification.evidence import RULE_VERSION
 from verification.verdict import check_profile
@@ -84,6 +85,7 @@ class Plan:
     tiers: tuple[TierPolicy, ...]
     screen: dict[str, Any]
     claim_epochs: Annotated[int, msgspec.Meta(ge=0)] = LIFE
+    researchers: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = RESEARCHERS
 
 
 def shipped_charter(name: str) -> Path:
@@ -224,6 +226,7 @@ def make_charter(plan: Plan, founder: bytes, challenge: Challenge) -> Charter:
             "holdout_bytes": holdout,
             "slots": plan.slots,
             "claim_epochs": plan.claim_epochs,
+            "researchers": plan.researchers,
             "folds": len(challenge.manifest.folds),
         },
     )

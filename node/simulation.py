@@ -61,7 +61,7 @@ def simulate_here(
         from node.simulation_plot import check_plot
 
         check_plot(plot)
-    measured = _bank(bank, setting) if sweep or setting.noise == "bank" else None
+    measured = bank_of(bank, setting) if sweep or setting.noise == "bank" else None
     wanted = rows_of_sweep(setting) if sweep else [("", setting)]
     began = time.monotonic()
     found: list[tuple[str, Row]] = []
@@ -97,7 +97,7 @@ def simulate_here(
     return 0
 
 
-def _bank(path: Path | None, setting: Setting) -> Bank:
+def bank_of(path: Path | None, setting: Setting) -> Bank:
     """The bank in ``path``, or the one that is shipped. Raises UsageError."""
     name = "the shipped bank" if path is None else escaped(str(path), 200)
     try:
@@ -156,21 +156,26 @@ def promise(row: Row) -> str:
 
 
 def _print(found: list[tuple[str, Row]], seconds: float, bank: Bank | None) -> None:
+    table = _of_one(found[0][1]) if len(found) == 1 else _of_many(found)
+    show(table, _notes(found, seconds, bank))
+
+
+def show(table: Table, notes: list[str]) -> None:
+    """Print a table, and lines below it."""
     import sys
 
     from rich.console import Console
     from rich.text import Text
 
     console = Console(width=None if sys.stdout.isatty() else _WIDTH, highlight=False)
-    table = _of_one(found[0][1]) if len(found) == 1 else _of_many(found)
     whole = console.measure(table, options=console.options.update_width(_MOST_WIDTH)).maximum
     console.width = max(console.width, whole)  # a narrow terminal folds lines: nothing is left out
     console.print(table)
-    for line in _notes(found, seconds, bank):
+    for line in notes:
         console.print(Text(line))
 
 
-def _grid(*heads: str) -> Table:
+def grid(*heads: str) -> Table:
     from rich import box
     from rich.table import Table
 
@@ -181,7 +186,7 @@ def _grid(*heads: str) -> Table:
 
 
 def _of_one(row: Row) -> Table:
-    table = _grid(
+    table = grid(
         "policy", "adopted", "false", "FDR", "power", "pairs/claim", "kept effects",
         "published", "time to verdict", "nine of ten",
     )  # fmt: skip
@@ -196,7 +201,7 @@ def _of_one(row: Row) -> Table:
 
 def _of_many(found: list[tuple[str, Row]]) -> Table:
     """A line for each row; greedy and t-test as FDR / power."""
-    table = _grid(
+    table = grid(
         "row", "greedy", "t-test", "FDR", "within", "power", "pairs", "false", "kept",
         "publ.", "time", "capt.", "promise",
     )  # fmt: skip

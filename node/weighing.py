@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from verification.budget import RESEARCHERS, series, share_of_key, share_of_operator
 from verification.evidence import Tally, level
 from verification.futility import is_hopeless
 from verification.pooling import MemberTally, evidence, reaches
@@ -50,8 +51,8 @@ class TierRules:
 @dataclass(frozen=True, slots=True)
 class _Charter:
     alpha_milli: int
-    slots: int
     tiers: tuple[TierRules, ...]
+    researchers: int = RESEARCHERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,8 @@ def rules_of(tier: str) -> Rules:
                 charter = msgspec.convert(data, _Charter)
                 rules = next(rules for rules in charter.tiers if rules.name == tier)
                 alpha = Fraction(charter.alpha_milli, 1000)
-                return Rules(rules, level(alpha, Fraction(1), charter.slots, 0))
+                share = share_of_operator(1, charter.researchers) * share_of_key(1) * series(1)
+                return Rules(rules, level(alpha, share / len(charter.tiers), 1, 0))
     raise LookupError(tier)
 
 

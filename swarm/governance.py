@@ -76,7 +76,11 @@ class Charter:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One line of a roster. The level of a claim is ``alpha * gamma / slots * (R + 1)``."""
+    """One line of a roster: who it is, what it may do, and how many claims it may make here.
+
+    ``gamma_num / gamma_den`` is its part of the claims of the epoch. None of who has 0 is adopted;
+    what part of alpha a claim may spend is no matter of an epoch (``verification.budget``).
+    """
 
     key: Key
     operator: Name

@@ -1,4 +1,4 @@
-"""Rosters: who is in an epoch, for whom they speak, and what share of alpha they have.
+"""Rosters: who is in an epoch, for whom they speak, and how many claims they may make in it.
 
 One operator has one voice, however many keys it runs: its slots together are those of one
 researcher, and a member that others did not check (vouched for, or come through an open door) never
@@ -55,9 +55,9 @@ def decode_roster(data: bytes) -> dict[bytes, Member]:
         raise CharterError("a roster is ordered by key, each key once")
     if not all(is_valid_public(key) for key in keys):
         raise CharterError("a roster holds a key that is not a sound Ed25519 key")
-    # sum of gamma <= 1, in exact integers: what the false-discovery bound rests on
+    # in exact integers
     if sum((Fraction(one.gamma_num, one.gamma_den) for one in members), Fraction(0)) > 1:
-        raise CharterError("the shares of alpha (gamma) of a roster add up to more than one")
+        raise CharterError("the shares (gamma) of a roster add up to more than one")
     return {member.key: member for member in members}
 
 
@@ -68,10 +68,10 @@ def read_roster(data: bytes) -> Mapping[bytes, Member]:
 
 
 def share_alpha(members: Iterable[Member], slots: int) -> tuple[Member, ...]:
-    """Give every operator that researches an equal share of alpha and ``slots`` claims.
+    """Give every operator that researches an equal share of the epoch and ``slots`` claims.
 
-    Several keys of one operator share both, earlier keys first where it does not come out even, so
-    that every claim of the epoch has the same level.
+    Several keys of one operator share both, earlier keys first where it does not come out even.
+    An epoch shares out claims, not alpha: that is shared out once for the life of a swarm.
     """
     listed = tuple(members)
     keys = defaultdict(list)

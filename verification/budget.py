@@ -1,6 +1,6 @@
 """Levels for a lifetime: what part of alpha a claim may spend, fixed beforehand for all times.
 
-e-LOND bounds the false discovery rate by alpha where a claim is judged at alpha * weight * (R + 1),
+e-LOND bounds the false discovery rate by alpha where claims are judged at alpha * weight * (R + 1)
 with weights that were fixed beforehand and add up to at most 1 over *all claims that are ever
 judged*. Here that is the whole life of the swarm: epochs, newcomers, new keys and removals refill
 nothing. The weight of a claim is
@@ -11,8 +11,8 @@ nothing. The weight of a claim is
   by name). A charter says how many it expects (``researchers``, M): w(p) = 3/4 / M for the first M,
   and 1/4 * g(p - M) for those beyond.
 - j, the place of its key among those that the operator ever had for research. A key that was handed
-  over is the same one. v(1) = 3/4, v(j) = 1/4 * g(j - 1) for others: keys that a member vouches for,
-  strangers in an ``open`` swarm, and a new key after a loss.
+  over is the same one. v(1) = 3/4, v(j) = 1/4 * g(j - 1) for others: keys that are vouched for, strangers
+  in an ``open`` swarm, and a new key after a loss.
 - k, how many claims the key has made, this one included, and those that it took over from
   (:mod:`verification.ledger`). g(k) = k^-1.1 / zeta(1.1), where zeta(1.1) = 10.58444...
 - T, the charter's tiers: who signs two claims in one place of its feed has one number for both, and
@@ -36,14 +36,12 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
-from verification.ledger import Spent
-
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from swarm.charter import EpochView, Rules
     from swarm.records import Charter, Handover
-    from verification.ledger import Ledger
+    from verification.ledger import Ledger, Spent
 
 RESEARCHERS: Final = 4
 """Operators who research that a charter expects where it says nothing (``sizes``)."""

@@ -3,12 +3,12 @@
 A claim's weight (:mod:`verification.budget`) hangs on how many claims its author has made before.
 That is counted along the author's own feed, from a record back to the first: each names the one
 before it by hash, so the number is settled when the claim is signed. Nothing that arrives later
-moves it, whatever the order, and nobody's word is needed for it. Who holds claims back and publishes
-them later has still made them, in that order.
+moves it, whatever the order, and nobody's word is needed for it. Claims that were held back and are
+published later have been made all the same, in that order.
 
 What is needed of a feed is held: of a claim, of a contradiction and of a handover for good, of the
-last record of each branch until the next one comes, and of every 64th. Where a feed parts at another
-record, the log is read back to one of these. Without a log every record is remembered.
+last record of each branch until the next one comes, and of every 64th. Where a feed parts at
+another record, the log is read back to one of these. Without a log every record is remembered.
 """
 
 from __future__ import annotations

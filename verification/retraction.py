@@ -9,8 +9,8 @@ contradicts.
 
 Guarantee: a discovery that is worth at least half of what it was adopted for is retracted with a
 chance of at most ``alpha_retract``, however often and by whom it is contradicted, with at most f
-liars on each bench. A contradiction is judged at alpha_retract * share / (k (k + 1)), with the share
-of its author for its life and k the author's contradictions of this target, this one included
+liars on each bench. A contradiction is judged at alpha_retract * share / (k (k + 1)), with its
+author's share for life and k the author's contradictions of this target, this one included
 (``verification.budget``). The shares add up to at most 1, and so do 1 / (k (k + 1)): epochs that go
 by take nothing away, and give nothing.
 f liars on the *adopting* bench cannot raise the margin: the f members who report the most are left

@@ -1,13 +1,13 @@
 """Whole lives of a swarm: what alpha is worth over hundreds of epochs, and to whom it may be lost.
 
-A life is a chain of epochs in which members claim, rotate keys, come and go, and contradict what was
-adopted. Of every claim the truth is known. Each claim is judged at its level of the moment
+A life is a chain of epochs in which members claim, rotate keys, come and go, and contradict what
+was adopted. Of every claim the truth is known. Each claim is judged at its level of the moment
 (:mod:`verification.simulate_books`) by the code that judges real ones; all of them stand on the
 frontier, so R grows with every adoption, true or false.
 
 The rate that counts is of the *whole life*: of all that was ever adopted, the false share, averaged
-over lives. Each adopted discovery is contradicted too: a false one by one member after another until
-it is retracted, and a true one by everybody who hopes for luck.
+over lives. Each adopted discovery is contradicted too: a false one by members in turn until it is
+retracted, and a true one by everybody who hopes for luck.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class Life:
     """What happens in a life.
 
     ``epochs`` with ``claims`` each, by ``researchers`` in turns; one claim is true in every
-    ``true_every`` epochs, none for 0. ``expected``: researchers that the charter expects. ``change``
-    before every epoch: a member rotates its key (``rotation``), leaves for a newcomer
+    ``true_every`` epochs, none for 0. ``expected``: researchers that the charter expects.
+    ``change`` before every epoch: a member rotates its key (``rotation``), leaves for a newcomer
     (``turnover``), or loses its key and gets another one from the governors (``new key``).
     """
 
@@ -66,7 +66,7 @@ LIVES: Final = (
     Life("a key rotates every epoch", 200, 2, change="rotation"),
     Life("a newcomer for an old one every epoch", 200, 2, change="turnover"),
     Life("a lost key every epoch", 200, 2, change="new key"),
-    Life("50 researchers where 8 are expected", 50, 50, researchers=50, true_every=1),
+    Life("50 researchers where 8 are expected", 25, 50, researchers=50, true_every=1),
     Life("many true ones", 100, 4, true_every=1),
 )
 

@@ -1,8 +1,9 @@
 """An epoch of claims through the very code that judges real ones, with a queue of busy nodes.
 
-Every verdict comes from :class:`verification.verdict.Deliberation` and every level from the code that
-gives real ones (:mod:`verification.simulate_books`); nothing of them is done again here. A claim
-names the frontier of the moment at which it is made, so R counts only what was adopted by then.
+Every verdict comes from :class:`verification.verdict.Deliberation` and every level from the code
+that gives real ones (:mod:`verification.simulate_books`); nothing of them is done again here. A
+claim names the frontier of the moment at which it is made, so R counts only what was adopted by
+then.
 
 The queue, a model: claims are made at random times within the epoch. The members of a bench take
 turns, and a node runs one pair at a time, in the order in which it was asked; its own research
@@ -99,8 +100,8 @@ class Epoch:
         self._frontier = 0
         self._members = tuple(b"node%08d" % node for node in range(setting.nodes))
         self._authors = _researchers(setting)
-        self._books = Books(setting.alpha_exact, Fraction(0), setting.researchers)
         everybody = sorted({*self._authors[False], *self._authors[True]})
+        self._books = Books(setting.alpha_exact, Fraction(0), len(everybody))
         self._books.open((self._members[node], f"op{node}") for node in everybody)
         self._events: list[tuple[float, int]] = []
         self._cases: list[_Case] = []

@@ -24,6 +24,7 @@ from node.invitations import make_invitation
 from node.journal import Journal
 from node.member import Node
 from node.orders import answer_all, named, submit
+from node.report import show_status, summary
 from node.rotation import rotate_key
 from node.settings import Home, Settings
 from node.times import clock
@@ -33,10 +34,11 @@ from swarm.envelope import seal_record
 from swarm.errors import SwarmError
 from swarm.feed import prove_equivocation
 from swarm.joining import Invitation
-from swarm.keys import KeyPair, peer_id, short
+from swarm.keys import KeyPair, peer_id, rotation_bytes, short
 from swarm.log import SwarmLog
-from swarm.records import Equivocation, Open
+from swarm.records import Equivocation, Open, Rotation
 from swarm.store import Store
+from swarm.wire import sign
 from tests.node.commands import lazaretto
 from tests.node.councils import KEYS, Councils, line
 
@@ -314,6 +316,36 @@ async def test_a_sole_governor_opens_epochs_for_newcomers_and_not_too_often(home
             await wait_for_epoch(store, 4)
             assert len(store.rules.newest.roster) == 5
             nursery.cancel_scope.cancel()
+
+
+async def test_no_epoch_opens_for_a_new_key_and_the_next_one_takes_it_in(homes, capsys):
+    """Each epoch gives fresh slots, folds and benches: a member could have them opened at will."""
+    with opened(homes[0]) as store:
+        node = a_node(homes[0], store, KEYS[0])
+        chores, old = Chores(node), KEYS[1]
+        for new in KEYS[3:6]:
+            proof = sign(new.private, rotation_bytes(store.swarm, old.public, new.public)).signature
+            rotation = seal_record(
+                old, Rotation(new.public, proof), swarm=store.swarm, epoch=2, day=20_000,
+                seq=head.seq + 1 if (head := store.heads().get(old.public)) else 0,
+                prev=head.id if head else None,
+            )  # fmt: skip
+            assert store.ingest([rotation.signed.to_bytes()]).new
+            assert chores.ready()
+            assert not chores._is_due(store.rules)
+            old = new
+    assert summary(homes[0])["waits_for_epoch"] == [peer_id(old.public)]
+    show_status(homes[0], as_json=False)
+    assert "no claims and no seats until the next epoch; lazaretto epoch open" in (
+        capsys.readouterr().out
+    )
+    with opened(homes[0]) as store:
+        chores = Chores(a_node(homes[0], store, KEYS[0]))
+        admit(store, KEYS[0], line(KEYS[6], "ada", "verifier"))
+        assert chores._is_due(store.rules)
+        open_epoch(store, KEYS[0])
+        assert {old.public, KEYS[6].public} <= set(store.rules.newest.roster)
+    assert summary(homes[0])["waits_for_epoch"] == []
 
 
 async def test_by_hand_means_by_hand(homes):

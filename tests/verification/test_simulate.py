@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
-from fractions import Fraction
 from random import Random
 from statistics import fmean, pstdev
 from typing import TYPE_CHECKING
@@ -18,6 +17,7 @@ from tests.benchmarks.bank import EDITS, Edit
 from training import baselines
 from verification import simulate as sim
 from verification import simulate_swarm
+from verification.budget import series, share_of_key, share_of_operator
 from verification.errors import EvidenceError
 from verification.evidence import level
 from verification.simulate_noise import Nature, draw_claims, read_bank, shipped_bank, unit_noise
@@ -26,6 +26,7 @@ from verification.simulate_sweep import sweep
 from verification.verdict import Deliberation, Terms
 
 if TYPE_CHECKING:
+    from fractions import Fraction
     from pathlib import Path
 
 SMALL = Setting(claims=60, true_share=0.1, effect=3.0, pairs=12)
@@ -96,8 +97,11 @@ def test_verdicts_and_levels_are_those_of_the_real_code(monkeypatch: pytest.Monk
     row = run(SMALL, repeats=1)
     levels = {terms.level for terms in seen}
     assert len(seen) == SMALL.claims
+    share = share_of_operator(1, SMALL.researchers) * share_of_key(1)
     assert levels <= {
-        level(SMALL.alpha_exact, Fraction(1, SMALL.claims), 1, r) for r in range(SMALL.claims)
+        level(SMALL.alpha_exact, share * series(number), 1, r)
+        for number in range(1, SMALL.claims + 1)
+        for r in range(SMALL.claims)
     }
     assert len(levels) > 1, "R must grow with the frontier"
     assert row.figures[-1].adopted > 0
@@ -112,17 +116,21 @@ def test_verdicts_and_levels_are_those_of_the_real_code(monkeypatch: pytest.Monk
 
 def test_a_frontier_that_is_not_there_yet_lends_no_level() -> None:
     """Claims that all come before the first verdict stand on nothing adopted."""
-    levels: set[object] = set()
+    levels: list[Fraction] = []
 
     class Spy(Deliberation):
         def __init__(self, terms: Terms) -> None:
-            levels.add(terms.level)
+            levels.append(terms.level)
             super().__init__(terms)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(simulate_swarm, "Deliberation", Spy)
-        run(replace(SMALL, epoch_hours=0.01, minutes_per_pair=60), repeats=1)
-    assert len(levels) == 1
+        run(replace(SMALL, epoch_hours=0.01, minutes_per_pair=60, researchers=1), repeats=1)
+    share = share_of_operator(1, 1) * share_of_key(1)
+    assert levels == [
+        level(SMALL.alpha_exact, share * series(number), 1, 0)
+        for number in range(1, SMALL.claims + 1)
+    ]
 
 
 def test_busy_nodes_take_longer() -> None:
