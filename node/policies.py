@@ -36,7 +36,7 @@ from training.challenge import TierSpec
 from training.errors import BaseFailed
 from verification.effect import effect_of
 from verification.evidence import level
-from verification.reproduce import position
+from verification.reproduce import effect_positions, position
 from verification.simulate import POLICIES
 from verification.verdict import BASE_FAILED, Deliberation, Reproduction, Terms
 
@@ -304,7 +304,7 @@ def _verify(loop: Loop, stack: Stack, ancestors: int) -> tuple[Step | None, str]
     if verdict.outcome != "adopt":
         return None, "pending" if verdict.outcome == "pending" else verdict.reason
     after = list[Reproduction]()
-    while len(after) < policy.effect_pairs and not loop.spent:
+    while len(after) < effect_positions(policy) and not loop.spent:
         after.append(reproductions("effect", len(after)))
     effect = effect_of(after, policy.f)
     claimed = effect.mean_nano if effect else verdict.mean_nano

@@ -45,6 +45,7 @@ class TierPolicy:
     tolerance_total_nano: Annotated[int, Meta(ge=0, le=10**9)]
     min_saving_milli: Annotated[int, Meta(ge=0, le=1000)]
     classes: Annotated[tuple[Name, ...], Meta(max_length=MOST_NAMES)]
+    noise_nano: Annotated[int, Meta(ge=1, le=10**9)] = 10_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ class Charter:
     governors: Annotated[tuple[Key, ...], Meta(max_length=MOST_GOVERNORS)]
     k: Annotated[int, Meta(ge=1, le=64)]
     admission: Annotated[str, Meta(pattern=r"^(invite|open)\Z")]
-    rule_version: Annotated[int, Meta(ge=1, le=2)]
+    rule_version: Annotated[int, Meta(ge=1, le=3)]
     challenge: Annotated[dict[str, Any], Meta(max_length=MOST_NAMES)]
     tiers: Annotated[tuple[TierPolicy, ...], Meta(max_length=MOST_NAMES)]
     alpha_milli: Annotated[int, Meta(ge=1, le=500)]
@@ -134,7 +135,7 @@ class Epoch:
     number: Annotated[int, Meta(ge=1, le=2**31)]
     prev_epoch: Hash | None
     policy_id: Hash
-    rule_version: Annotated[int, Meta(ge=1, le=2)]
+    rule_version: Annotated[int, Meta(ge=1, le=3)]
     roster_hash: Hash
     roster: Annotated[bytes, Meta(max_length=40 * 1024)]
     active_folds: Annotated[tuple[Count, ...], Meta(max_length=MOST_FOLDS)]

@@ -234,7 +234,7 @@ class Adoption:
 
     KIND: ClassVar[str] = "adoption"
     claim: Hash
-    rule_version: Annotated[int, Meta(ge=1, le=2)]
+    rule_version: Annotated[int, Meta(ge=1, le=3)]
     positions_digest: Hash
     crossing: Position
     e_value: Annotated[str, Meta(max_length=80, pattern=r"^[0-9.E+]+\Z")]

@@ -5,8 +5,9 @@ A block that can
 - comes after its author's commit and seal, in the author's own feed; of several seals it names the
   first, unless the feed has a fork;
 - opens the link of its round of the seed chain that the commit anchored;
-- was scored on the fold that its seal and a link of another member's fold chain draw, and that
-  member opened the link for this very seal; on a bench of one a member opens its own;
+- was scored on the fold that its seal and a link of another member's fold chain draw, among those
+  that the claim's earlier positions used least, and that member opened the link for this very seal;
+  on a bench of one a member opens its own;
 - names, as its prefix, exactly what holds the positions before it (its turn), and its purpose: for
   the verdict, or after acceptance for the effect;
 - was measured on a class of machine that the charter names for the tier;
@@ -38,7 +39,7 @@ class Place:
     """One position, whose seat is taken: ``index`` in order, its round and seat.
 
     ``sitting`` are the seats of the bench by rank, None for an empty one; ``purpose`` and
-    ``prefix`` are what its block has to name.
+    ``prefix`` are what its block has to name, ``used`` the folds of the positions before it.
     """
 
     claim: bytes
@@ -48,6 +49,7 @@ class Place:
     sitting: tuple[Taken | None, ...]
     purpose: str
     prefix: tuple[Position, ...]
+    used: tuple[int, ...]
     bench: Bench
     epoch: EpochView
     policy: TierPolicy
@@ -141,7 +143,8 @@ class Place:
         pair, folds, beacon = block.pairs[0], self.epoch.active_folds, self.epoch.beacon
         if not folds or beacon is None:
             return "wrong_fold"
-        if pair.fold != fold_index(folds, beacon, self.claim, block.seal, block.fold_nonce, 0):
+        drawn = (beacon, self.claim, block.seal, block.fold_nonce, 0, self.used)
+        if pair.fold != fold_index(folds, *drawn):
             return "wrong_fold"
         gain = pair.base_nano - pair.candidate_nano
         if pair.d_nano != (gain if pair.status == "ok" else 0):

@@ -1,17 +1,30 @@
-"""E_v, the e-process for members who know how noisy their machines are at most.
+"""E_b, the e-process for noise of any shape whose size is bounded.
 
-With sigma0 an upper bound of a pair's standard deviation, from the member's own signed calibration,
-z = d / sigma0 clipped to +-clip, and a null of mean <= 0 and SD <= 1.5 (that is 1.5 sigma0):
+Five equal pairs look like an effect without noise, and noise that takes two values gives them by
+chance: no test that learns the scale from the pairs alone can tell the two apart. With sigma0, a
+bound of a pair's size of noise that was fixed beforehand (the member's own calibration, or else the
+charter's ``noise_nano``), s = ``MOST_SD`` and c > 0, let
 
-    Num = sum over m in {.75, 1.25, 2, 3}, s in {.7, 1, 1.35} of w * prod N(z_i; m, s^2)
-    Den = prod N(z_i; mu, sd^2)   with mu = min(0, mean z), sd = rms(z - mu) held to [.3, 1.5]
-    E_v = Num / Den               with w = 1/4 * (1/4, 1/2, 1/4)
+    e_c(z) = max(0, z + c)^2 / (c^2 + s^2)
+    E_b    = mean over c in ``SHIFTS`` of prod over pairs of (1/10 + 9/10 e_c(z_i))
 
-Den is the largest likelihood that any normal null of that kind gives the pairs, so under each of
-them E_v is at most a likelihood ratio, which is an e-process. Assumed: normal noise, and an honest
-calibration. Simulated, its null mean stays below 1 for SD <= 1.5 sigma0 and fails at 2 sigma0.
-Clipping bounds what one pair can do: it weakens gains, and a diverged run costs as much as the
-worst pair. Only sums of z and z^2 are needed, kept as whole millionths.
+z = d / sigma0 - ``OFFSET``: all pairs of a machine or of a fold may share a quarter of sigma0 in
+favour of the change. *E_b is an e-process under every null with a mean of z <= 0 and SD <= s,
+whatever the shape.* For mean 0,
+E[max(0, z + c)^2] <= E[(z + c)^2] = SD^2 + c^2 <= s^2 + c^2. e_c rises in z, so a lower mean only
+makes it smaller. Each factor thus has a mean of at most 1, given all pairs before it; products of
+such factors, and means of those, are e-processes. Two values, three, coarse rounding, mixtures and
+skew to either side are all covered: nothing but mean and SD entered. Nor need pairs be independent:
+it is enough that, given those before, a pair has mean <= 0 and SD <= s. The one linear function of
+z and z^2 that is never negative and has that mean is this square, so it is also sharp: where a
+null of two values is the worst, it reaches 1.
+
+z is clipped to +-clip, which takes nothing from the argument upwards (it makes e smaller); below
+-c, e_c is 0 anyway, so a diverged run costs as much as any bad pair. The tenth that is not staked
+keeps one bad pair from ending it all.
+
+Whole numbers throughout: each product is an exact integer over a power of an exact integer, and one
+division at the end is all that is rounded.
 """
 
 from __future__ import annotations
@@ -19,105 +32,62 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from decimal import Decimal
-from functools import cache
 from typing import Final
 
 from verification.approximate import log_mean
 from verification.evidence import E_CAP, PUBLISHED, WORK
 
 MICRO: Final = 1_000_000
-MEANS: Final = ("0.75", "1.25", "2", "3")
-SPREADS: Final = (("0.7", 1), ("1", 2), ("1.35", 1))
-"""Alternatives' standard deviations with their weights, in quarters."""
-LEAST_SD: Final = "0.3"
-MOST_SD: Final = "1.5"
+MOST_SD: Final = 1_500_000
+"""s in millionths of sigma0: a claim's own noise may be half as large again as what is known."""
+OFFSET: Final = 250_000
+"""What pairs may have in common that is not the change, in millionths of sigma0."""
+SHIFTS: Final = (750_000, 1_500_000, 3_000_000)
+"""c in millionths; c = s^2 / z is best for pairs at z: made for 3, 1.5 and .75 sigma0."""
+_STAKED, _WHOLE = 9, 10
+_SCALES: Final = tuple(c * c + MOST_SD * MOST_SD for c in SHIFTS)
 
 
 @dataclass(frozen=True, slots=True)
 class Standardised:
-    """Sums of pairs in units of their members' sigma0, in millionths: n, sum z, sum z^2."""
+    """The product of a set of pairs for each of ``SHIFTS``, each over (10 (c^2 + s^2))^n."""
 
     n: int = 0
-    total: int = 0
-    squares: int = 0
+    products: tuple[int, ...] = (1,) * len(SHIFTS)
 
     def add(self, d_nano: int | None, sigma0_nano: int, clip_milli: int) -> Standardised:
-        """With one more pair, rounded down; a failed candidate (None) counts as the clip."""
+        """With one more pair, z rounded down; a failed candidate (None) counts as the clip."""
         most = clip_milli * (MICRO // 1000)
-        z = -most if d_nano is None else max(-most, min(most, d_nano * MICRO // sigma0_nano))
-        return Standardised(self.n + 1, self.total + z, self.squares + z * z)
+        z = -most if d_nano is None else d_nano * MICRO // sigma0_nano - OFFSET
+        z = max(-most, min(most, z))
+        return Standardised(
+            self.n + 1,
+            tuple(
+                product * ((_WHOLE - _STAKED) * scale + _STAKED * max(0, z + c) ** 2)
+                for product, c, scale in zip(self.products, SHIFTS, _SCALES, strict=True)
+            ),
+        )
 
     def __add__(self, other: Standardised) -> Standardised:
-        return Standardised(
-            self.n + other.n, self.total + other.total, self.squares + other.squares
-        )
+        """The pairs of both."""
+        both = zip(self.products, other.products, strict=True)
+        return Standardised(self.n + other.n, tuple(one * two for one, two in both))
 
 
 def evidence(z: Standardised) -> Decimal:
-    """E_v in decimals; exactly 1 for no pairs."""
-    if z.n == 0:
-        return Decimal(1)
-    c, n = WORK, Decimal(z.n)
-    total = c.divide(Decimal(z.total), Decimal(MICRO))
-    squares = c.divide(Decimal(z.squares), Decimal(MICRO * MICRO))
-    mu = min(Decimal(0), c.divide(total, n))
-
-    def deviations(mean: Decimal) -> Decimal:
-        """Sum of (z - mean)^2."""
-        return c.add(
-            c.subtract(squares, c.multiply(c.multiply(Decimal(2), mean), total)),
-            c.multiply(n, c.multiply(mean, mean)),
-        )
-
-    variance = c.divide(deviations(mu), n)
-    sd = c.sqrt(variance) if variance > 0 else Decimal(0)
-    sd = min(Decimal(MOST_SD), max(Decimal(LEAST_SD), sd))
-    below = c.divide(deviations(mu), c.multiply(Decimal(2), c.multiply(sd, sd)))
-    result = Decimal(0)
-    for mean in MEANS:
-        for text, weight in SPREADS:
-            s = Decimal(text)
-            above = c.divide(deviations(Decimal(mean)), c.multiply(Decimal(2), c.multiply(s, s)))
-            ratio = c.exp(c.subtract(below, above))
-            ratio = c.multiply(ratio, _power(c.divide(sd, s), z.n))
-            result = c.add(result, c.multiply(Decimal(weight), ratio))
-    result = c.divide(result, Decimal(4 * len(MEANS)))
+    """E_b in decimals; exactly 1 for no pairs."""
+    c, result = WORK, Decimal(0)
+    for product, scale in zip(z.products, _SCALES, strict=True):
+        result = c.add(result, c.divide(Decimal(product), Decimal((_WHOLE * scale) ** z.n)))
+    result = c.divide(result, Decimal(len(SHIFTS)))
     return E_CAP if result > E_CAP else PUBLISHED.plus(result)
 
 
 def log_evidence(z: Standardised) -> float:
-    """ln E_v in floats, to be used as :mod:`verification.approximate` says."""
-    if z.n == 0:
-        return 0.0
-    total, squares = z.total / MICRO, z.squares / (MICRO * MICRO)
-    mu = min(0.0, total / z.n)
-
-    def deviations(mean: float) -> float:
-        return squares - 2 * mean * total + z.n * mean * mean
-
-    sd = math.sqrt(max(0.0, deviations(mu)) / z.n)
-    sd = min(float(MOST_SD), max(float(LEAST_SD), sd))
-    below = deviations(mu) / (2 * sd * sd) + z.n * math.log(sd)
-    logs = [
-        below - deviations(float(mean)) / (2 * s * s) - z.n * log_s
-        for mean in MEANS
-        for s, log_s, weight in _spreads()
-        for _ in range(weight)
-    ]
-    return log_mean(logs)
-
-
-@cache
-def _spreads() -> tuple[tuple[float, float, int], ...]:
-    return tuple((float(text), math.log(float(text)), weight) for text, weight in SPREADS)
-
-
-def _power(base: Decimal, exponent: int) -> Decimal:
-    """By multiplications in a fixed order; ``Context.power`` is not rounded correctly always."""
-    result = Decimal(1)
-    while exponent:
-        if exponent & 1:
-            result = WORK.multiply(result, base)
-        base = WORK.multiply(base, base)
-        exponent >>= 1
-    return result
+    """ln E_b in floats, to be used as :mod:`verification.approximate` says."""
+    return log_mean(
+        [
+            math.log(product) - z.n * math.log(_WHOLE * scale)
+            for product, scale in zip(z.products, _SCALES, strict=True)
+        ]
+    )

@@ -93,6 +93,7 @@ class PairDuty:
     The candidate is the claim itself, or the claim that a contradiction is of.
     ``sealed`` is the id of the seal that this member gave for the round, None before; and
     ``fold_nonce`` the link that was opened for it: while there is none, the fold is unknown.
+    ``used``: the folds of the settled positions before it.
     """
 
     claim: bytes
@@ -110,6 +111,7 @@ class PairDuty:
     fold_source: str
     beacon: bytes
     active_folds: tuple[int, ...]
+    used: tuple[int, ...] = ()
 
     @property
     def waits(self) -> bool:
@@ -127,7 +129,7 @@ class PairDuty:
 
     def fold(self) -> int:
         """The number of the holdout fold to score on; asked once it is sealed and opened."""
-        return fold_index(self.active_folds, self.beacon, self.claim, *self._drawn(), 0)
+        return fold_index(self.active_folds, self.beacon, self.claim, *self._drawn(), 0, self.used)
 
     def scoring_seed(self) -> int:
         """The seed of the evaluator's probes, known when the fold is."""
@@ -358,4 +360,5 @@ class _Member:
             fold_source="own" if alone else "other",
             beacon=epoch.beacon,
             active_folds=epoch.active_folds,
+            used=at.used,
         )

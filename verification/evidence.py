@@ -59,7 +59,7 @@ from verification.errors import EvidenceError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-RULE_VERSION: Final = 2
+RULE_VERSION: Final = 3
 """Names the arithmetic in this module; a change of any digit needs another number."""
 
 DELTAS: Final = tuple(Decimal(delta) for delta in approximate.DELTAS)

@@ -1,13 +1,19 @@
 """One number from a bench of which f members may lie, in either direction.
 
-For a set A of members let E(A) be the evidence of their pairs together: E_t, or (E_t + E_v) / 2
-where every member of A named a calibration when it took its seat (a mean of e-values is an
-e-value; who is calibrated was fixed before anything ran). Where f > 0, E_t counts at most
-``GROWTH`` for each pair, see there. Then
+For a set A of members let E(A) be the evidence of their pairs together:
+
+    E(A) = min(E_t(A), E_b(A))        where every member of A has a bound of its noise
+    E(A) = min(E_t(A), GROWTH^n(A))   where one has none
+
+The smaller of two numbers is as safe as either: E(A) keeps its level if noise is normal, of any
+size (E_t, :mod:`verification.evidence`), and also if it has whatever shape within its bound (E_b,
+:mod:`verification.bounded`). Who has which bound was fixed before anything ran. Then
 
     E = 1/2 * min over (N-f)-sets of E(A) + 1/2 * mean of the C(N-f, k) smallest E(A) over k-sets
 
-with k the largest number for which C(N-f, k) > C(N, k) / 2.
+with k the largest number for which C(N-f, k) > C(N, k) / 2; and where f = 0
+
+    E = min over (N-1)-sets of E(A)
 
 Guarantee: with at most f liars, whatever they report, E is at most the average of e-processes of
 honest members. The honest members contain an (N-f)-set, so the minimum is at most theirs; and at
@@ -15,7 +21,9 @@ least C(N-f, k) of the k-sets are honest, so the mean of as many smallest ones i
 of the honest. Hence P(E ever reaches 1/alpha) <= alpha for a claim that is not better. The second
 half keeps the promise the other way: liars who report losses spoil only the k-sets that they are
 in, which are fewer than half, so f of them cannot veto a claim that is strongly true.
-Not covered: more than f liars on the bench. With f = 0, k = N and E is that of all pairs.
+With f = 0 every member can veto; but no member alone, nor a machine on which the change happens to
+do well, can have a claim adopted, since the evidence must stand without any one of them (N > 1).
+Not covered: more than f liars on the bench.
 """
 
 from __future__ import annotations
@@ -36,20 +44,16 @@ if TYPE_CHECKING:
     from fractions import Fraction
 
 
-GROWTH: Final = 4
-"""With f > 0, E_t of n pairs is at most this to the n-th.
+GROWTH: Final = 2
+"""Without a bound of its noise, E_t of n pairs is at most this to the n-th.
 
-Noise that takes two values gives n equal pairs with a chance of 2^-n, and E_t takes them for an
-effect without noise. Less than E_t is always as safe as E_t, so nothing is lost of the promise.
-Simulated at ln(1/level) = 9.7, N = 3, f = 1: false adoptions under two-point noise fall from .004
-to .0002, which keeps the false discovery rate; d = 27 then takes 12 pairs instead of 8, d = 9 12
-instead of 11, smaller effects as many as before. With f = 0 it does not count: d = 27 would take 7
-pairs instead of 5, and the chance of a false adoption would still be .007."""
+Noise that takes two values as often gives n equal pairs with a chance of 2^-n, and E_t takes them
+for an effect without noise. Values that are not as often are not covered by that."""
 
 
 @dataclass(frozen=True, slots=True)
 class MemberTally:
-    """The pairs of one member. ``sigma0_nano`` is its calibrated bound, None without one."""
+    """The pairs of one member. ``sigma0_nano`` bounds their noise, None without a bound."""
 
     sigma0_nano: int | None = None
     pairs: Tally = field(default_factory=Tally)
@@ -64,7 +68,7 @@ class MemberTally:
 
 
 def together(members: Sequence[MemberTally]) -> tuple[Tally, Standardised | None]:
-    """The pairs of a set of members; no standardised ones where somebody has no calibration."""
+    """The pairs of a set of members; no standardised ones where somebody has no bound."""
     pairs, z = Tally(), Standardised()
     for member in members:
         pairs, z = pairs + member.pairs, z + member.z
@@ -77,12 +81,17 @@ def subset_size(n: int, f: int) -> int:
     return max(k for k in range(1, n - f + 1) if 2 * math.comb(n - f, k) > math.comb(n, k))
 
 
+def leaned_on(n: int, f: int) -> int:
+    """How many members of a bench of ``n`` have to carry a claim together, whoever they are."""
+    return max(1, n - max(1, f))
+
+
 def evidence(members: Sequence[MemberTally], f: int, failure_nano: int) -> Decimal:
     """E of a bench in decimals; ``failure_nano`` is the least that a failed pair counts."""
     n, c = len(members), WORK
+    least = _smallest(members, leaned_on(n, f), 1, failure_nano)
     if f == 0:
-        return _of_set(*together(members), failure_nano, limited=False)
-    least = _smallest(members, n - f, 1, failure_nano)
+        return least[0]
     size = subset_size(n, f)
     smallest = _smallest(members, size, math.comb(n - f, size), failure_nano)
     mean = Decimal(0)
@@ -107,9 +116,9 @@ def reaches(members: Sequence[MemberTally], f: int, failure_nano: int, at_level:
 
 def log_evidence(members: Sequence[MemberTally], f: int, failure_nano: int) -> float:
     """ln E of a bench in floats."""
+    least = min(_logs(members, leaned_on(len(members), f), failure_nano))[0]
     if f == 0:
-        return _log_of_set(*together(members), failure_nano, limited=False)
-    least = min(_logs(members, len(members) - f, failure_nano))[0]
+        return least
     return approximate.log_mean([least, _log_of_smallest(members, f, failure_nano)])
 
 
@@ -123,17 +132,18 @@ def _log_of_smallest(members: Sequence[MemberTally], f: int, failure_nano: int) 
 
 def _at_most(members: Sequence[MemberTally], f: int, failure_nano: int) -> float:
     """No less than ln E, for little work: one (N-f)-set instead of all; the likely least."""
+    size = leaned_on(len(members), f)
+    lowest = sorted(members, key=lambda member: member.pairs.total)[:size]
+    one = _log_of_set(*together(lowest), failure_nano)
     if f == 0:
-        return math.inf
-    lowest = sorted(members, key=lambda member: member.pairs.total)[: len(members) - f]
-    one = _log_of_set(*together(lowest), failure_nano, limited=True)
+        return one
     return approximate.log_mean([one, _log_of_smallest(members, f, failure_nano)])
 
 
 def _logs(members: Sequence[MemberTally], size: int, failure_nano: int) -> list[tuple[float, int]]:
     """ln E of every set of this size, with its number in the order of ``combinations``."""
     return [
-        (_log_of_set(*together(chosen), failure_nano, limited=True), index)
+        (_log_of_set(*together(chosen), failure_nano), index)
         for index, chosen in enumerate(combinations(members, size))
     ]
 
@@ -147,26 +157,18 @@ def _smallest(
     most = logs[count - 1][0] + approximate.MARGIN
     wanted = {index for log, index in logs if log <= most}
     return sorted(
-        _of_set(*together(chosen), failure_nano, limited=True)
+        _of_set(*together(chosen), failure_nano)
         for index, chosen in enumerate(combinations(members, size))
         if index in wanted
     )[:count]
 
 
-def _of_set(pairs: Tally, z: Standardised | None, failure_nano: int, *, limited: bool) -> Decimal:
+def _of_set(pairs: Tally, z: Standardised | None, failure_nano: int) -> Decimal:
     e_t = evidence_of_sums(*pairs.sums(failure_nano))
-    if limited:
-        e_t = min(e_t, Decimal(GROWTH**pairs.pairs))
-    if z is None:
-        return e_t
-    return PUBLISHED.plus(WORK.divide(WORK.add(e_t, bounded.evidence(z)), Decimal(2)))
+    return min(e_t, Decimal(GROWTH**pairs.pairs) if z is None else bounded.evidence(z))
 
 
-@lru_cache(maxsize=1 << 16)
-def _log_of_set(pairs: Tally, z: Standardised | None, failure_nano: int, *, limited: bool) -> float:
+@lru_cache(maxsize=1 << 14)
+def _log_of_set(pairs: Tally, z: Standardised | None, failure_nano: int) -> float:
     log_t = approximate.log_evidence_of_sums(*pairs.sums(failure_nano))
-    if limited:
-        log_t = min(log_t, pairs.pairs * math.log(GROWTH))
-    if z is None:
-        return log_t
-    return approximate.log_mean([log_t, bounded.log_evidence(z)])
+    return min(log_t, pairs.pairs * math.log(GROWTH) if z is None else bounded.log_evidence(z))

@@ -23,7 +23,7 @@ of their own.
 from __future__ import annotations
 
 import hashlib
-import math
+from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
@@ -43,6 +43,9 @@ SEED_BITS: Final = 63
 
 TOO_FEW: Final = "too_few_verifiers"
 """Why a bench cannot be filled; since its epoch has a fixed roster, for good."""
+
+LEAST_EACH: Final = 4
+"""Pairs after acceptance of each member, at least, where some may lie."""
 
 MOST_ROUNDS: Final = 64
 """Turns of one member that records can number."""
@@ -195,12 +198,20 @@ def training_seed(beacon: bytes, claim: bytes, verifier: bytes, nonce: bytes, pa
 
 
 def fold_index(
-    active_folds: Sequence[int], beacon: bytes, claim: bytes, seal: bytes, nonce: bytes, pair: int
+    active_folds: Sequence[int],
+    beacon: bytes,
+    claim: bytes,
+    seal: bytes,
+    nonce: bytes,
+    pair: int,
+    used: Sequence[int] = (),
 ) -> int:
     """The number of the holdout fold that a sealed pair is scored on.
 
-    ``seal`` is the id of the seal record and ``nonce`` the revealed fold nonce. Raises BenchError
-    where the epoch has no active fold.
+    ``seal`` is the id of the seal record and ``nonce`` the revealed fold nonce. ``used``: the folds
+    of the claim's settled positions before this one. No fold is drawn again while another was
+    drawn less often, so what a fold has in favour of the claim counts no more than its share.
+    Raises BenchError where the epoch has no active fold.
     """
     if not active_folds:
         raise BenchError(
@@ -208,7 +219,10 @@ def fold_index(
             cure="A governor starts an epoch that names active folds.",
         )
     drawn = int.from_bytes(digest("fold", beacon, claim, seal, nonce, pair), "big")
-    return sorted(active_folds)[drawn % len(active_folds)]
+    times = Counter(used)
+    least = min(times[fold] for fold in active_folds)
+    left = sorted(fold for fold in active_folds if times[fold] == least)
+    return left[drawn % len(left)]
 
 
 def scoring_seed(beacon: bytes, claim: bytes, seal: bytes, nonce: bytes, pair: int) -> int:
@@ -226,9 +240,18 @@ def position(index: int, n: int) -> tuple[int, int]:
 
 def rounds_of(policy: TierPolicy) -> int:
     """How many turns a member can have: for the verdict, and then for the effect."""
-    return policy.max_pairs + math.ceil(policy.effect_pairs / policy.n)
+    return -(-positions_of(policy) // policy.n)
 
 
 def positions_of(policy: TierPolicy) -> int:
     """How many positions a bench can fill, those after acceptance included."""
-    return policy.n * policy.max_pairs + policy.effect_pairs
+    return policy.n * policy.max_pairs + effect_positions(policy)
+
+
+def effect_positions(policy: TierPolicy) -> int:
+    """How many positions there are after acceptance: ``effect_pairs`` in all, or where members may
+    lie so many of each, four at least: ``verification.effect`` judges every one by its own.
+    """
+    if not policy.f or not policy.effect_pairs:
+        return policy.effect_pairs
+    return policy.n * max(LEAST_EACH, policy.effect_pairs)

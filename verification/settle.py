@@ -24,7 +24,7 @@ from swarm.charter import EpochView
 from swarm.records import Attest, Block, Position
 from verification.blocks import NOT_OPENED, Place
 from verification.docket import NOTHING, Docket, Words
-from verification.reproduce import Bench, Seat, position, positions_of
+from verification.reproduce import Bench, Seat, effect_positions, position, positions_of
 from verification.seating import (
     PAIR,
     TOO_FEW_LEFT,
@@ -52,6 +52,7 @@ NO_PAIR: int = 1
 class OpenPosition:
     """The position that is not settled yet, and what was said of it.
 
+    ``used`` are the folds of the settled positions before it.
     ``seal`` and ``block`` are the first of its member that fit, ``fold_nonce`` the link that
     another opened for that seal. ``said`` and ``opened`` are the ranks that have stated a value,
     and that have opened a link for it. ``head`` is the last that was seen of its member,
@@ -63,6 +64,7 @@ class OpenPosition:
     seat: Seat
     purpose: str
     prefix: tuple[Position, ...]
+    used: tuple[int, ...]
     prefix_digest: bytes
     head: bytes
     seal: bytes | None
@@ -187,7 +189,7 @@ class _Walk:
         policy, done = self.terms.policy, len(self.settled)
         if self.effect_from is None:
             return done >= policy.n * policy.max_pairs
-        return done >= min(self.effect_from + policy.effect_pairs, positions_of(policy))
+        return done >= min(self.effect_from + effect_positions(policy), positions_of(policy))
 
     def _take(self, item: Reproduction) -> None:
         self.settled.append(item)
@@ -202,6 +204,7 @@ class _Walk:
             sitting=self.sitting,
             purpose="verdict" if self.effect_from is None else "effect",
             prefix=self.prefix,
+            used=tuple(item.pair.fold for item in self.settled if item.pair is not None),
             bench=self.bench,
             epoch=self.epoch,
             policy=self.terms.policy,
@@ -323,6 +326,7 @@ class _Walk:
             seat=place.seat,
             purpose=place.purpose,
             prefix=place.prefix,
+            used=place.used,
             prefix_digest=positions_digest(self.terms.claim, self.settled),
             head=block or seal or place.taken.commit,
             seal=seal,

@@ -93,6 +93,7 @@ class Setting:
             name="simulated", n=self.bench, f=self.liars_tolerated, g=0, max_pairs=self.pairs,
             effect_pairs=self.effect_pairs, clip_milli=3000, min_effect_nano=self.min_effect_nano,
             tolerance_nano=0, tolerance_total_nano=0, min_saving_milli=0, classes=(),
+            noise_nano=SD_NANO,
         )  # fmt: skip
 
     def problem(self) -> str:

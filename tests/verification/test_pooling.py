@@ -3,9 +3,9 @@
 import math
 import random
 from dataclasses import replace
+from decimal import Decimal
 from fractions import Fraction
 from itertools import combinations
-from statistics import NormalDist
 
 import pytest
 
@@ -17,6 +17,10 @@ from verification.verdict import Deliberation, Reproduction
 UNIT = 10_000_000
 FLOOR = 3_000_000
 LEVEL = Fraction(1, 100)
+
+
+def of_all(bench: list[MemberTally]) -> Decimal:
+    return pooling._of_set(*pooling.together(bench), FLOOR)
 
 
 def member(rng: random.Random, mean: float, pairs: int, sigma0: int | None = None) -> MemberTally:
@@ -41,10 +45,11 @@ def test_floats_agree_with_decimals(seed: int) -> None:
     assert approximate.log_evidence_of_sums(*sums) == pytest.approx(expected, abs=1e-6)
 
 
-def test_without_liars_it_is_the_evidence_of_all_pairs() -> None:
-    bench = [member(random.Random(seed), 1, 5) for seed in range(3)]
-    whole, _ = pooling.together(bench)
-    assert pooling.evidence(bench, 0, FLOOR) == whole.evidence(FLOOR)
+def test_with_f_0_it_is_that_of_all_but_one_whoever_it_is() -> None:
+    bench = [member(random.Random(seed), 1, 5, UNIT) for seed in range(3)]
+    without = [[one for one in bench if one is not other] for other in bench]
+    assert pooling.evidence(bench, 0, FLOOR) == min(of_all(each) for each in without)
+    assert pooling.evidence(bench[:1], 0, FLOOR) == of_all(bench[:1])
 
 
 def test_subset_sizes_by_hand() -> None:
@@ -60,9 +65,9 @@ def test_liars_cannot_lift_it_above_what_the_honest_say(n: int, f: int, seed: in
     honest = [member(rng, 0, 6) for _ in range(n - f)]
     size = pooling.subset_size(n, f)
     sets = [list(chosen) for chosen in combinations(honest, size)]
-    alone = [float(pooling.evidence(chosen, 0, FLOOR)) for chosen in sets]
+    alone = [float(of_all(chosen)) for chosen in sets]
     # the argument of verification.pooling, with the honest sets alone
-    bound = (float(pooling.evidence(honest, 0, FLOOR)) + sum(alone) / len(alone)) / 2
+    bound = (float(of_all(honest)) + sum(alone) / len(alone)) / 2
     for lie in (-50, 0, 3, 50):
         bench = honest + [member(rng, lie, 6) for _ in range(f)]
         assert float(pooling.evidence(bench, f, FLOOR)) <= bound * (1 + 1e-12)
@@ -113,19 +118,16 @@ def test_silence_is_a_loss_only_after_the_seat_was_taken() -> None:
 
 
 def test_bounded_evidence_by_hand() -> None:
-    z = bounded.Standardised().add(3 * UNIT, UNIT, 3000).add(-UNIT, UNIT, 3000)
-    assert (z.n, z.total, z.squares) == (2, 2_000_000, 10_000_000_000_000)
-    pairs, alternatives = (3.0, -1.0), (0.75, 1.25, 2.0, 3.0)
-    spread = min(1.5, math.sqrt((9 + 1) / 2))  # about mu = min(0, 1) = 0
-    null = math.prod(NormalDist(0, spread).pdf(x) for x in pairs)
-    weighed = sum(
-        weight / 4 * math.prod(NormalDist(m, s).pdf(x) for x in pairs) / len(alternatives)
-        for m in alternatives
-        for s, weight in ((0.7, 1), (1.0, 2), (1.35, 1))
-    )
-    assert float(bounded.evidence(z)) == pytest.approx(weighed / null, rel=1e-12)
+    z = bounded.Standardised().add(5 * UNIT, UNIT, 3000).add(-UNIT // 2, UNIT, 3000)
+    # z: clipped to 3, and -.5 - .25. Over c = .75, 1.5, 3 with c^2 + 1.5^2 = 2.8125, 4.5, 11.25
+    first = (0.1 + 0.9 * 14.0625 / 2.8125, 0.1 + 0.9 * 20.25 / 4.5, 0.1 + 0.9 * 36 / 11.25)
+    second = (0.1, 0.1 + 0.9 * 0.5625 / 4.5, 0.1 + 0.9 * 5.0625 / 11.25)
+    expected = sum(one * two for one, two in zip(first, second, strict=True)) / 3
+    assert float(bounded.evidence(z)) == pytest.approx(expected, rel=1e-12)
     assert bounded.evidence(bounded.Standardised()) == 1
-    assert bounded.Standardised().add(None, UNIT, 3000).total == -3_000_000
+    lost = bounded.Standardised().add(None, UNIT, 3000)
+    assert float(bounded.evidence(lost)) == pytest.approx(0.1, rel=1e-12)
+    assert lost == bounded.Standardised().add(-50 * UNIT, UNIT, 3000)
 
 
 def test_one_probe_failure_of_f_liars_does_not_end_a_claim_and_two_of_any_kind_do() -> None:

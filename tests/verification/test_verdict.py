@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from decimal import Decimal
 from fractions import Fraction
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from swarm.records import Pair
 from tests.verification.small_swarm import TIER, digest
+from verification import bounded
 from verification import verdict as vd
 from verification.errors import EvidenceError, ProfileError
 from verification.evidence import crosses, wealth
@@ -47,7 +49,10 @@ def judge(*pairs: Pair, terms: vd.Terms = TERMS) -> vd.Verdict:
     return vd.verdict(terms, reproductions(*pairs, n=terms.policy.n))
 
 
-GOOD = [pair(30_000_000 + wobble) for wobble in (0, 900_000, -700_000, 400_000, 100_000)]
+GOOD = [
+    pair(40_000_000 + wobble)
+    for wobble in (0, 900_000, -700_000, 400_000, 100_000, -200_000, 600_000, -900_000)
+]
 
 
 def test_nothing_yet_is_pending() -> None:
@@ -57,7 +62,16 @@ def test_nothing_yet_is_pending() -> None:
 
 
 def test_a_true_gain_is_adopted_at_the_first_crossing() -> None:
-    path = wealth([item.d_nano - TIER.min_effect_nano for item in GOOD])
+    gains = [item.d_nano - TIER.min_effect_nano for item in GOOD]
+    path: list[Decimal] = []  # of each member alone, and the smaller of the two evidences
+    for count in range(1, len(GOOD) + 1):
+        alone = [gains[rank:count:2] for rank in range(2)]
+        path.append(min(min(wealth(each)[-1:] or [Decimal(1)]) for each in alone))
+        for each in alone:
+            z = bounded.Standardised()
+            for gain in each:
+                z = z.add(gain, TIER.noise_nano, TIER.clip_milli)
+            path[-1] = min(path[-1], bounded.evidence(z))
     at = next(i for i, e in enumerate(path) if crosses(e, LEVEL))
     verdict = judge(*GOOD)
     assert verdict.outcome == "adopt"
@@ -145,7 +159,7 @@ def test_a_level_that_cannot_be_reached_costs_nobody_a_pair() -> None:
 
 
 def test_simplification_is_not_worse_and_economy_is_cheaper() -> None:
-    equal = [pair(100_000 * (-1) ** i) for i in range(10)]
+    equal = [pair(100_000 * (-1) ** (i // 2)) for i in range(16)]
     assert judge(*equal).outcome == "reject"
     assert judge(*equal, terms=replace(TERMS, kind="simplification")).outcome == "adopt"
     economy = replace(TERMS, kind="economy")
