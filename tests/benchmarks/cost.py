@@ -1,24 +1,27 @@
 """How well is it known what a candidate costs, on a machine whose load changes?
 
-    python -m tests.benchmarks.cost [PAIRS] [--tier quick] [--divide 1] [--seed 1]
+    python -m tests.benchmarks.cost [PAIRS] [--tier quick] [--divide 1] [--seed 1] [--seconds S]
 
 Pairs of the tier's baseline with itself: a base that was kept, then a fresh pair, each while 0 to 4
 busy loops run beside it, another number every two seconds, and none while the base was kept in
 every second pair. Prints the distribution of the ratio by the old rule (CPU time as it comes) and
 by the present ones, and how often a candidate of true cost 1.3 would be refused, and one of 1.8
 pass, under the tier's cap: what a program costs is multiplied, since more steps are more of the
-same work.
+same work. All budgets are ``--divide`` times smaller than the tier's. No pair is begun after S
+seconds. Fresh pairs are those that are not measured a second time (``training.pair``).
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import random
 import statistics
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -70,7 +73,9 @@ def _stop(loops: list[subprocess.Popen[bytes]]) -> None:
         loop.wait()
 
 
-def measure(pairs: int, name: str, divide: int, seed: int) -> dict[str, list[float]]:
+def measure(
+    pairs: int, name: str, divide: int, seed: int, seconds: float
+) -> dict[str, list[float]]:
     """Ratios of identical trainings, by rule."""
     text, _ = texts()
     tier = baselines.tier(name)
@@ -79,7 +84,10 @@ def measure(pairs: int, name: str, divide: int, seed: int) -> dict[str, list[flo
     other = code + b"\n"
     train_pair(code, other, tier, text, 0)  # not counted: first use of everything
     found: dict[str, list[float]] = {"kept, old rule": [], "kept, paced": [], "fresh pair": []}
+    end = time.monotonic() + seconds
     for index in range(pairs):
+        if time.monotonic() > end:
+            break
         with changing_load(rng) if index % 2 else contextlib.nullcontext():
             pacer = Pacer(code, tier, partial(train, code, text=text, seed=index))
             known = pacer.after(train(code, tier, text, index))
@@ -101,9 +109,10 @@ def main() -> None:
     parser.add_argument("--tier", choices=("quick", "cpu"), default="quick")
     parser.add_argument("--divide", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=math.inf)
     options = parser.parse_args()
     cap = baselines.tier(options.tier).max_cost_ratio_milli / 1000
-    found = measure(options.pairs, options.tier, options.divide, options.seed)
+    found = measure(options.pairs, options.tier, options.divide, options.seed, options.seconds)
     sandbox.shutdown()
     for rule, ratios in found.items():
         refused = sum(ratio * HONEST > cap for ratio in ratios) / len(ratios)
