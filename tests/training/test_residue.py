@@ -48,19 +48,15 @@ def test_what_a_real_process_holds_is_what_was_measured():
 
 def worded(text):
     """Lines that have words in them."""
-    return {line for line in text.split(b"\n") if line.count(b" ") > 5 and len(line) > 60}
+    return {line for line in text.split(b"\n") if len(line.split()) > 5 and len(line) > 60}
 
 
 @pytest.mark.sandbox
 def test_a_document_that_says_what_is_in_memory_is_not_held_out():
     assert text_in_memory() in set(sandbox_files(["cpu"]))
-    lines = [
-        line
-        for line in text_in_memory().read_bytes().split(b"\n")
-        if len(line) > 700 and line.count(b" ") * 3 < len(line) < line.count(b" ") * 14
-    ][:20]
-    assert len(lines) > 5
-    documents = [nonsense(1, 4000), *(nonsense(2, 2000) + line[:1500] for line in lines)]
+    lines = sorted(worded(text_in_memory().read_bytes()))
+    groups = [lines[at : at + 80] for at in range(0, 800, 80)]
+    documents = [nonsense(1, 4000), *(nonsense(2, 2000) + b"\n".join(group) for group in groups)]
     found = found_in(documents, [text_in_memory()])
     assert 0 not in found
-    assert len(found) > len(lines) // 2
+    assert len(found) == len(groups)
