@@ -176,6 +176,11 @@ def join_here(
     if not settings.swarm:
         settings = trio.run(_first_contact, settings, key, note, progress)
     home.save(settings)
+    if isinstance(way, Invitation) and way.anchor is not None:
+        from swarm.store import Store
+
+        with Store(home.log, settings.swarm_id) as store:
+            store.anchor_at(way.anchor)
     return trio.run(_join, home, settings, key, note, progress)
 
 
