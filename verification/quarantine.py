@@ -127,8 +127,12 @@ class Quarantine:
         if self._feeds.note(record):
             self._state = None
         told = self._statements.add(record.author, record.envelope.epoch_id)
-        if told and self._rules is not None and self._rules.contested:
-            self._change_rules()
+        if told and self._rules is not None:
+            if self._rules.contested:
+                self._change_rules()
+            elif self._rules.final < self._rules.number:
+                self._rules = self._rules.with_statements(self._statements, self._anchor())
+                self._state = None
         payload = record.payload
         self._seen.add(record.id)
         if isinstance(payload, Equivocation):
