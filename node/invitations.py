@@ -193,7 +193,7 @@ def make_invitation(
         raise UsageError(f"unknown role {unknown}", cure=f"choose from {', '.join(ROLES)}")
     settings, key = home.load(), KeyPair.load(home.key).public
     with Store(home.log, settings.swarm_id, read_only=True) as store:
-        rules = store.rules
+        rules, anchor = store.stand, store.anchor
     line = rules.current.roster.get(key) if rules and rules.current else None
     governs = rules is not None and key in rules.governors
     if not governs:
@@ -216,4 +216,4 @@ def make_invitation(
     listed = reachable(read_state(home).addresses, host)
     addresses = tuple(parse_address(address) for address in listed[:MAX_ADDRESSES])
     token = Invitations(home).give(operator, roles, expires, uses)
-    return str(Invitation(settings.swarm_id, token, ",".join(roles), addresses))
+    return str(Invitation(settings.swarm_id, token, ",".join(roles), addresses, anchor))

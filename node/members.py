@@ -43,6 +43,7 @@ def membership(home: Home) -> dict[str, Any]:
         "id": peer_id(own),
         "epoch": current.number if current else None,
         "newest_epoch": newest.number if newest else None,
+        "final_epoch": rules.final if rules else None,
         "frozen": bool(rules and rules.frozen),
         "governors": [peer_id(key) for key in rules.governors] if rules else [],
         "must_sign": rules.quorum if rules else None,
@@ -188,7 +189,7 @@ def show_epochs(home: Home, *, as_json: bool) -> int:
     listed: list[dict[str, Any]] = [
         {"number": view.number, "id": view.id.hex(), "members": len(view.roster),
          "signers": [peer_id(key) for key in view.signers], "beacon": view.beacon is not None,
-         "folds": len(view.active_folds),
+         "folds": len(view.active_folds), "final": view.number <= (rules.final if rules else 0),
          "removed": [peer_id(item.key) for item in view.removals]}
         for view in views
     ]  # fmt: skip
@@ -206,10 +207,11 @@ def show_epochs(home: Home, *, as_json: bool) -> int:
         return 0
     rows = [
         (str(one["number"]), str(one["id"])[:12], str(one["members"]), str(one["folds"]),
-         ", ".join(map(short, one["signers"])), "known" if one["beacon"] else "not revealed yet")
+         ", ".join(map(short, one["signers"])), "known" if one["beacon"] else "not revealed yet",
+         "final" if one["final"] else "not final yet")
         for one in listed
     ]  # fmt: skip
-    table(("epoch", "id", "members", "folds", "signed by", "beacon"), rows)
+    table(("epoch", "id", "members", "folds", "signed by", "beacon", ""), rows)
     for draft in drafts:
         signed = f"{len(draft['signers'])} of {draft['must_sign']} signatures"
         print(

@@ -180,6 +180,11 @@ def join_here(
             progress("the request is there; a governor decides about it")
             return Joined("", waiting=True)
     home.save(settings)
+    if isinstance(way, Invitation) and way.anchor is not None:
+        from swarm.store import Store
+
+        with Store(home.log, settings.swarm_id) as store:
+            store.anchor_at(way.anchor)
     return trio.run(_join, home, settings, key, note, progress)
 
 

@@ -140,10 +140,7 @@ class Chooser:
         path: list[bytes] = []
         final, is_final, at = 0, True, None
         while rivals := self._after.get(at, []):
-            alone = len(rivals) == 1
-            ends = [
-                name for name in rivals if name in bound or self._is_final(at, name, alone=alone)
-            ]
+            ends = [name for name in rivals if name in bound or self._is_final(at, name)]
             chosen = self._preferred(at, rivals, ends, bound, leaning)
             if chosen is None:
                 break
@@ -171,14 +168,14 @@ class Chooser:
         found = [name for name, weight in weights.items() if weight == best]
         return found[0] if len(found) == 1 else None
 
-    def _is_final(self, at: bytes | None, name: bytes, *, alone: bool) -> bool:
-        """Whether enough spoke for the epoch ``name``, which follows ``at``, ``alone`` or not."""
+    def _is_final(self, at: bytes | None, name: bytes) -> bool:
+        """Whether enough spoke for the epoch ``name``, which follows ``at``."""
         voices = self._electorate(at)
         if voices:
             return self._spoke(voices, name) >= majority(len(voices), self._margin)
         count = len(self._stems[at].governors)
         if count == 1:
-            return alone or name in self._held
+            return name in self._held
         few = (count - 1) // 2
         return name in self._held or self._signed(at, name) >= majority(count, few)
 

@@ -8,7 +8,7 @@ An invitation is one printable string::
 
     laz1 + base32( version (1) | length (u16) | swarm id (32) | token (16)
                    | role: length (u8), text | n (u8) | n addresses: length (u16), text
-                   | checksum (4) )
+                   | nothing, or the anchor (32) | checksum (4) )
 
 in lower case, with the alphabet of RFC 4648 (no 0, 1, 8, 9) and no padding. The length is that of
 the bytes before the checksum, so that a string that was cut off can be told from a mistyped one;
@@ -115,16 +115,21 @@ class Invitation:
         token: a secret that the inviter recognises, 16 bytes. Whoever has it can use it.
         role: the role it invites to, for example ``researcher`` or ``researcher,verifier``.
         addresses: 1 to 8 addresses of members to dial.
+        anchor: the id of an epoch that is final for the inviter, or None: no history without it is
+            the swarm's (``swarm.finality``).
     """
 
     swarm: bytes
     token: bytes
     role: str
     addresses: tuple[PeerAddress, ...]
+    anchor: bytes | None = None
 
     def __post_init__(self) -> None:
         if len(self.swarm) != 32 or len(self.token) != TOKEN_SIZE:
             raise InvitationError("a swarm id has 32 bytes and a token 16")
+        if self.anchor is not None and len(self.anchor) != 32:
+            raise InvitationError("the id of an epoch has 32 bytes")
         if not _ROLE.match(self.role):
             raise InvitationError("a role is a short lower-case word")
         if not 1 <= len(self.addresses) <= MAX_ADDRESSES:
@@ -138,6 +143,7 @@ class Invitation:
         role = self.role.encode()
         body = self.swarm + self.token + bytes((len(role),)) + role
         body += bytes((len(self.addresses),)) + b"".join(map(_pack, self.addresses))
+        body += self.anchor or b""
         head = b"\x01" + (3 + len(body)).to_bytes(2, "big")
         data = head + body
         data += hashlib.sha256(data).digest()[:4]
@@ -195,9 +201,9 @@ class Invitation:
         for _ in range(count):
             address, rest = _unpack(rest)
             addresses.append(address)
-        if rest:
+        if len(rest) not in (0, 32):
             raise ValueError("something behind the last address")
-        return cls(swarm, token, role, tuple(addresses))
+        return cls(swarm, token, role, tuple(addresses), rest or None)
 
 
 def _unbase32(code: str) -> bytes:

@@ -140,8 +140,12 @@ class Quarantine:
         if went_on or late:
             self._state = None
         told = self._statements.add(record.author, record.envelope.epoch_id)
-        if told and self._rules is not None and self._rules.contested:
-            self._change_rules()
+        if told and self._rules is not None:
+            if self._rules.contested:
+                self._change_rules()
+            elif self._rules.final < self._rules.number:
+                self._rules = self._rules.with_statements(self._statements, self._anchor())
+                self._state = None
         if len(self._feeds.forked) > known_liars:
             self._forget_settlements()
         changed = self._take(record, logged=logged)

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from node.claiming import Claims
-from node.convicts import staying
+from node.convicts import convicts, staying
 from node.epochs import (
     Changes,
     admit,
@@ -19,6 +19,7 @@ from node.epochs import (
     open_epoch,
     reveal_beacon,
     sign_draft,
+    speak,
     waiting_members,
 )
 from node.errors import NodeError, UsageError
@@ -26,7 +27,7 @@ from swarm.charter import decode_roster
 from swarm.envelope import seal_record
 from swarm.errors import SwarmError
 from swarm.feed import prove_equivocation
-from swarm.keys import rotation_bytes
+from swarm.keys import KeyPair, rotation_bytes
 from swarm.records import Draft, Epoch, Open, Rotation
 from swarm.roster import MAX_ROSTER, encode_roster, share_alpha
 from swarm.wire import sign
@@ -384,3 +385,66 @@ def test_a_frozen_swarm_makes_no_claims(one):
     assert "conflicting" in obstacle()
     with pytest.raises(NodeError, match="frozen"):
         open_epoch(store, key)
+
+
+def signed_twice(swarm: bytes, key: KeyPair, seq: int, prev: bytes):
+    """Two records of ``key`` with the number ``seq``."""
+    records = [
+        seal_record(key, Open(b"e" * 32, name.ljust(32)), swarm=swarm, seq=seq, prev=prev, epoch=1,
+                    day=20_000)
+        for name in (b"one", b"two")
+    ]  # fmt: skip
+    proof = prove_equivocation(*records)
+    assert proof is not None
+    return proof
+
+
+def test_an_heir_does_not_answer_for_a_thief_of_the_old_key(one):
+    store, key, old, new = one.stores[0], *one.keys[:3]
+    with_members(one, old)
+    one.stores[1].append(old, Open(b"e" * 32, b"f" * 32))
+    rotate(one.stores[1], old, new)
+    one.spread()
+    last = store.heads()[old.public]
+    store.append(key, signed_twice(one.swarm, old, last.seq + 1, last.id))
+    assert convicts(store) == {}
+    open_epoch(store, key)
+    assert new.public in store.rules.newest.roster
+    store.append(key, signed_twice(one.swarm, old, last.seq, b"p" * 32))
+    assert convicts(store) == {}
+
+
+def test_an_heir_answers_for_what_the_old_key_had_signed(one):
+    store, key, old, new = one.stores[0], *one.keys[:3]
+    with_members(one, old)
+    one.stores[1].append(old, Open(b"e" * 32, b"f" * 32))
+    rotate(one.stores[1], old, new)
+    one.spread()
+    store.append(key, signed_twice(one.swarm, old, store.heads()[old.public].seq, b"p" * 32))
+    assert list(convicts(store)) == [new.public]
+
+
+def test_governors_go_on_from_what_their_node_saw_first_if_they_say_so(one):
+    store, key = one.stores[0], one.keys[0]
+    first = open_epoch(store, key)
+    epoch = open_epoch(store, key)
+    store.append(key, replace(epoch.payload, active_folds=(1,)))
+    assert store.rules.frozen
+    with pytest.raises(NodeError, match="frozen"):
+        open_epoch(store, key)
+    open_epoch(store, key, instead=True)
+    assert [view.id for view in store.rules.epochs.values()][1:3] == [first.id, epoch.id]
+    assert not store.rules.frozen
+
+
+def test_a_verifier_speaks_once_for_an_epoch_that_is_not_final(one):
+    with_members(one, *one.keys[1:3])
+    open_epoch(one.stores[0], one.keys[0])
+    reveal_beacon(one.stores[0], one.keys[0])
+    one.spread()
+    for place in (1, 2):
+        assert speak(one.stores[place], one.keys[place])
+        assert not speak(one.stores[place], one.keys[place])
+    one.spread()
+    assert one.rules.final == one.rules.number
+    assert not speak(one.stores[0], one.keys[0])

@@ -118,7 +118,10 @@ def test_a_fork_of_who_contradicted_undoes_no_retraction_and_buys_no_second_benc
     assert where(swarm, claim).stage is Stage.RETRACTED
     assert case(swarm, against).stage is Stage.UPHELD
     for one in forks:
-        assert case(swarm, one).reason in ("contradicted_before_in_this_epoch", "target_not_adopted")
+        assert case(swarm, one).reason in (
+            "contradicted_before_in_this_epoch",
+            "target_not_adopted",
+        )
     order_does_not_matter(swarm, *forks)
 
 
@@ -151,8 +154,9 @@ def test_no_second_statement_of_any_kind_by_anybody_changes_anything(bench) -> N
     assert before.stage is Stage.ADOPTED
     blocks = [r.id for r in swarm.records if isinstance(r.payload, Block)]
     for record in list(swarm.records):
-        said, key = record.payload, next(
-            (key for key in swarm.verifiers if key.public == record.author), None
+        said, key = (
+            record.payload,
+            next((key for key in swarm.verifiers if key.public == record.author), None),
         )
         if key is None:
             continue
@@ -274,7 +278,9 @@ def test_a_bench_of_which_one_seat_is_taken_ends_by_name() -> None:
     keys = {key.public: key for key in swarm.verifiers}
     full = next(d for d in swarm.duties_of(keys[bench.seats[0].key]) if isinstance(d, SeatingDuty))
     first, second, third = full.payload.commits
-    for rank, commits in enumerate([(first, None, None), (first, second, None), (None, None, third)]):
+    for rank, commits in enumerate(
+        [(first, None, None), (first, second, None), (None, None, third)]
+    ):
         swarm.write(keys[bench.seats[rank].key], replace(full.payload, commits=commits))
     state = where(swarm, claim)
     assert state.settlement is not None

@@ -513,7 +513,7 @@ def test_decisions_stay_while_feeds_grow(seed: int, rng: random.Random) -> None:
 
 def test_random_histories_reach_every_stage() -> None:
     """The two properties above are about something."""
-    states = [play(seed).quarantine.state() for seed in range(60)]
+    states = [play(seed).quarantine.state() for seed in range(80)]
     stages = {one.stage for state in states for one in state.claims.values()}
     assert {"calibration_numbers_do_not_follow", "calibration_of_another_author"} <= {
         reason for state in states for reason in state.ignored.values()
