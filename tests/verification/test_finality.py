@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 
-from swarm.envelope import seal_record
 from swarm.records import Attest, Block, Commit, Contradiction, Open, Seal, Seating
 from tests.verification.histories import play
 from tests.verification.small_swarm import TIER, SmallSwarm, measure, no_screen
@@ -118,12 +117,15 @@ def test_a_fork_of_who_contradicted_undoes_no_retraction_and_buys_no_second_benc
     assert where(swarm, claim).stage is Stage.RETRACTED
     assert case(swarm, against).stage is Stage.UPHELD
     for one in forks:
-        assert case(swarm, one).reason in ("contradicted_before_in_this_epoch", "target_not_adopted")
+        assert case(swarm, one).reason in (
+            "contradicted_before_in_this_epoch",
+            "target_not_adopted",
+        )
     order_does_not_matter(swarm, *forks)
 
 
 def test_who_sits_for_one_rival_is_not_heard_for_another() -> None:
-    """Its first commit of the place says for which; also in a feed whose records come in any order."""
+    """Its first commit of the place says for which, in whatever order records come."""
     swarm = SmallSwarm(verifiers=2)
     first = swarm.claim(swarm.researchers[0], b"x = 2\n")
     second = swarm.claim(swarm.researchers[0], b"x = 3\n")
@@ -139,7 +141,7 @@ def test_who_sits_for_one_rival_is_not_heard_for_another() -> None:
     assert seen.ignored == {late.id: "behind_a_gap_in_its_feed"}
 
 
-# --- second statements without a fork --------------------------------------------------------------
+# --- second statements without a fork ------------------------------------------------------------
 
 
 @pytest.mark.parametrize("bench", [(2, 0, 0), (3, 1, 0), (3, 0, 0), (5, 1, 1)])
@@ -151,8 +153,9 @@ def test_no_second_statement_of_any_kind_by_anybody_changes_anything(bench) -> N
     assert before.stage is Stage.ADOPTED
     blocks = [r.id for r in swarm.records if isinstance(r.payload, Block)]
     for record in list(swarm.records):
-        said, key = record.payload, next(
-            (key for key in swarm.verifiers if key.public == record.author), None
+        said, key = (
+            record.payload,
+            next((key for key in swarm.verifiers if key.public == record.author), None),
         )
         if key is None:
             continue
@@ -203,7 +206,7 @@ def test_one_late_attestation_of_one_of_three_undoes_no_adoption() -> None:
     order_does_not_matter(swarm, fork)
 
 
-# --- a bench of two ----------------------------------------------------------------------------------
+# --- a bench of two ------------------------------------------------------------------------------
 
 
 def of_two() -> tuple[SmallSwarm, object]:
@@ -274,7 +277,9 @@ def test_a_bench_of_which_one_seat_is_taken_ends_by_name() -> None:
     keys = {key.public: key for key in swarm.verifiers}
     full = next(d for d in swarm.duties_of(keys[bench.seats[0].key]) if isinstance(d, SeatingDuty))
     first, second, third = full.payload.commits
-    for rank, commits in enumerate([(first, None, None), (first, second, None), (None, None, third)]):
+    for rank, commits in enumerate(
+        [(first, None, None), (first, second, None), (None, None, third)]
+    ):
         swarm.write(keys[bench.seats[rank].key], replace(full.payload, commits=commits))
     state = where(swarm, claim)
     assert state.settlement is not None
@@ -299,7 +304,7 @@ def test_a_junk_block_of_who_has_gone_on_is_silence() -> None:
     assert stands(swarm, claim) == STUCK
 
 
-# --- at random ---------------------------------------------------------------------------------------
+# --- at random -----------------------------------------------------------------------------------
 
 
 def test_what_is_final_in_two_thousand_histories_stays_so() -> None:
