@@ -132,7 +132,7 @@ class Held:
         """What a reader must know about the benches of this swarm."""
         rules = self.state.rules
         tiers = rules.charter.tiers if rules else ()
-        notes = "; ".join(f"{tier.name}: {trust_note(tier.n, tier.f)}" for tier in tiers)
+        notes = "; ".join(f"{tier.name}: {trust_note(tier.n, tier.f, tier.g)}" for tier in tiers)
         return notes or "unknown until the charter is here"
 
 

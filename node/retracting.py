@@ -74,7 +74,7 @@ def contradiction(state: State, key: bytes, claim: bytes, reason: str) -> Contra
             cure="members with the role researcher have slots; the next epoch brings new ones",
         )
     policy = next(tier for tier in rules.charter.tiers if tier.name == target.tier)
-    bench = retraction.fresh_bench(rules, epoch, key, slot, target, policy.n)
+    bench = retraction.fresh_bench(rules, epoch, key, target, policy.n)
     if bench.waiting:
         raise UsageError(
             f"no fresh bench can be drawn: {bench.waiting.replace('_', ' ')}; the first bench, the "

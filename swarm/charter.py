@@ -87,11 +87,19 @@ def check_charter(charter: Charter) -> None:
             )
 
 
-def trust_note(n: int, f: int) -> str:
-    """What a reader must be told about a bench of ``n`` with ``f`` tolerated liars."""
-    if f == 0:
-        return "trusts every verifier (f = 0)"
-    return f"holds with at most {f} of {n} lying verifiers"
+def trust_note(n: int, f: int, g: int | None = None) -> str:
+    """What a reader must be told about a bench of ``n`` whose verdicts ``f`` liars cannot bend, and
+    whose agreement ``g`` liars cannot stop.
+    """
+    if n == 1:
+        return "trusts every verifier: each decides alone (n = 1, f = 0)"
+    note = (
+        f"holds with at most {f} of {n} lying verifiers" if f else "trusts every verifier (f = 0)"
+    )
+    if g is not None and g < max(1, f):
+        who = f"more than {g} that vanish or lie" if g else "one that vanishes or lies"
+        note += f"; {who} may make a claim wait (g = {g})"
+    return note
 
 
 @dataclass(frozen=True, slots=True)

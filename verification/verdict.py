@@ -131,7 +131,7 @@ class Verdict:
     @property
     def trust(self) -> str:
         """What a reader must be told about the bench behind this verdict."""
-        return trust_note(self.n, self.f)
+        return trust_note(self.n, self.f, self.g)
 
 
 def check_profile(n: int, f: int, g: int) -> None:

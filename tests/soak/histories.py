@@ -8,7 +8,7 @@ from tests.verification.histories import play
 
 
 def main(count: int = 50_000) -> str:
-    """Play ``count`` histories; ends with the seed of the first that breaks the law, if one does."""
+    """Play ``count`` histories; fails with the seed of the first that breaks the law."""
     began = time.process_time()
     seen = play(range(count))
     told = ", ".join(f"{name} {number}" for name, number in seen.most_common())

@@ -140,4 +140,8 @@ def test_two_conflicting_epochs_freeze_new_claims():
 
 def test_no_tolerated_liar_is_said_plainly():
     assert "trusts every verifier" in trust_note(2, 0)
-    assert "2 of 5" in trust_note(5, 2)
+    assert "one that vanishes or lies may" in trust_note(2, 0, 0)
+    assert "decides alone" in trust_note(1, 0, 0)
+    assert "2 of 5" in trust_note(5, 2, 1)
+    assert "more than 1" in trust_note(5, 2, 1)
+    assert "wait" not in trust_note(5, 1, 1)

@@ -41,7 +41,7 @@ from verification.seating import safety
 from verification.states import Stage, State
 
 if TYPE_CHECKING:
-    from swarm.envelope import Record
+    from swarm.envelope import Record  # noqa: TC004
     from swarm.keys import KeyPair
     from swarm.records import Payload
     from verification.duty import Duty
@@ -204,6 +204,8 @@ class History:
         self.liars = rng.sample(rest, rng.choice([0, 0, 1, len(rest)]))
         self.honest = [key for key in rest if key not in self.liars]
         self.home = {key.public: rng.choice(self.views) for key in self.keys.values()}
+        self.speed = rng.choice([0.1, 0.4, 0.8])
+        self.patience = rng.choice([0.2, 0.6, 0.9])
         self.silent = rng.sample(self.honest, rng.choice([0, 0, 0, min(1, len(self.honest))]))
 
     # --- writing -----------------------------------------------------------------------------
@@ -257,7 +259,7 @@ class History:
         """One thing that one of them does."""
         rng = self.rng
         for view in self.views:
-            if rng.random() < 0.6:
+            if rng.random() < self.speed:
                 self.spread(view, rng.choice([0.3, 0.7, 1.0]))
         roll = rng.random()
         if roll < 0.12:
@@ -281,8 +283,8 @@ class History:
             return
         view = self.home[key.public]
         due = [d for d in self.duties(key, view) if not (isinstance(d, PairDuty) and d.waits)]
-        patient = self.rng.random() < 0.8
-        due = [d for d in due if getattr(d, "due", True)] or ([] if patient else due)
+        patient = self.rng.random() < self.patience
+        due = [d for d in due if not patient or getattr(d, "due", True)]
         if due:
             self.write(key, self.what(self.rng.choice(due), key))
 
@@ -319,7 +321,7 @@ class History:
             )
         if isinstance(payload, Seating):
             commits = [r.id for r in self.records if isinstance(r.payload, Commit)]
-            new = tuple(rng.choice([c, c, None, *commits[-3:]]) for c in payload.commits)
+            new = tuple(rng.choice([c, c, c, None, *commits[-2:]]) for c in payload.commits)
             return replace(payload, commits=new)
         if isinstance(payload, Seal):
             return replace(payload, base_weights=digest(f"other {rng.randint(0, 3)}"))
@@ -329,7 +331,14 @@ class History:
                 [replace(payload, fold_nonce=digest("x")), replace(payload, seal=rng.choice(seals))]
             )
         if isinstance(payload, Attest):
-            blocks = [r.id for r in self.records if isinstance(r.payload, Block)]
+            place = payload.round, payload.rank
+            blocks = [
+                r.id
+                for r in self.records
+                if isinstance(r.payload, Block) and (r.payload.round, r.payload.rank) == place
+            ]
+            if rng.random() < 0.5:  # the very thing that it did not say
+                return replace(payload, block=None if payload.block else next(iter(blocks), None))
             if rng.random() < 0.2:
                 return replace(payload, prefix_digest=digest("another past"))
             return replace(payload, block=rng.choice([None, None, *blocks[-3:]]))
@@ -396,7 +405,7 @@ class History:
 
     def play(self) -> None:
         """Run it. Raises AssertionError where something that was final did not stay."""
-        for _ in range(self.rng.randint(4, 22)):
+        for _ in range(self.rng.randint(4, 26)):
             self.act()
         for view in self.views:
             view.look()

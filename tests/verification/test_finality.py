@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 
-from swarm.envelope import seal_record
 from swarm.records import Attest, Block, Commit, Contradiction, Open, Seal, Seating
 from tests.verification.histories import play
 from tests.verification.small_swarm import TIER, SmallSwarm, measure, no_screen
@@ -126,7 +125,7 @@ def test_a_fork_of_who_contradicted_undoes_no_retraction_and_buys_no_second_benc
 
 
 def test_who_sits_for_one_rival_is_not_heard_for_another() -> None:
-    """Its first commit of the place says for which; also in a feed whose records come in any order."""
+    """Its first commit of the place says for which, in whatever order records come."""
     swarm = SmallSwarm(verifiers=2)
     first = swarm.claim(swarm.researchers[0], b"x = 2\n")
     second = swarm.claim(swarm.researchers[0], b"x = 3\n")
@@ -142,7 +141,7 @@ def test_who_sits_for_one_rival_is_not_heard_for_another() -> None:
     assert seen.ignored == {late.id: "behind_a_gap_in_its_feed"}
 
 
-# --- second statements without a fork --------------------------------------------------------------
+# --- second statements without a fork ------------------------------------------------------------
 
 
 @pytest.mark.parametrize("bench", [(2, 0, 0), (3, 1, 0), (3, 0, 0), (5, 1, 1)])
@@ -207,7 +206,7 @@ def test_one_late_attestation_of_one_of_three_undoes_no_adoption() -> None:
     order_does_not_matter(swarm, fork)
 
 
-# --- a bench of two ----------------------------------------------------------------------------------
+# --- a bench of two ------------------------------------------------------------------------------
 
 
 def of_two() -> tuple[SmallSwarm, object]:
@@ -305,7 +304,7 @@ def test_a_junk_block_of_who_has_gone_on_is_silence() -> None:
     assert stands(swarm, claim) == STUCK
 
 
-# --- at random ---------------------------------------------------------------------------------------
+# --- at random -----------------------------------------------------------------------------------
 
 
 def test_what_is_final_in_two_thousand_histories_stays_so() -> None:
