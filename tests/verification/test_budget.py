@@ -242,7 +242,8 @@ def test_adopted_ancestors_of_earlier_epochs_count() -> None:
     tip = swarm.quarantine.state().rules.epochs[1].id  # type: ignore[union-attr]
     swarm.open_epoch(2, tip)
     payload = swarm.claim_payload(b"x = 2\n", base=first.id)
-    second = swarm.quarantine.state().claims[swarm.write(other, payload, epoch=2).id]
+    record = swarm.write(other, payload, epoch=2)
+    second = swarm.quarantine.state().claims[record.id]
     assert second.r_ids == (first.id,)
     assert second.level == level_of_claim(1, 1)
 
