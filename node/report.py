@@ -96,7 +96,7 @@ class Held:
             "pairs": len(done),
             "verifiers": len({one.member for one in done}),
             "e_value": decision.e_value if decision else None,
-            "needed": str(1 / state.level) if state.level else None,
+            "needed": f"{float(1 / state.level):.6g}" if state.level else None,
             "waiting_for": peer_id(state.turn.seat.key) if state.turn else None,
             "contradictions": [_dispute(one) for one in self.disputes if one.claim == state.id],
             "contradicted": self._tests_of(state.id),
@@ -115,7 +115,7 @@ class Held:
                 "reason": one.reason,
                 "pairs": one.verdict.pairs if one.verdict else 0,
                 "e_value": one.verdict.e_value if one.verdict else None,
-                "needed": str(1 / one.level) if one.level else None,
+                "needed": f"{float(1 / one.level):.6g}" if one.level else None,
             }
             for one in sorted(found, key=lambda one: (one.epoch, one.author, one.slot))
         ]

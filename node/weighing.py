@@ -123,7 +123,7 @@ def weigh(gains: Sequence[int], rules: Rules, failure: str = "") -> Weighed:
         break
     e_value = evidence(bench, 0, tier.min_effect_nano)
     words = _words(outcome, tally, failure, tier.min_effect_nano)
-    return Weighed(outcome, words, str(e_value), str(1 / at_level), decided_by)
+    return Weighed(outcome, words, str(e_value), f"{float(1 / at_level):.6g}", decided_by)
 
 
 def _words(outcome: str, tally: Tally, failure: str, min_effect: int) -> str:

@@ -11,8 +11,8 @@ nothing. The weight of a claim is
   by name). A charter says how many it expects (``researchers``, M): w(p) = 3/4 / M for the first M,
   and 1/4 * g(p - M) for those beyond.
 - j, the place of its key among those that the operator ever had for research. A key that was handed
-  over is the same one. v(1) = 3/4, v(j) = 1/4 * g(j - 1) for others: keys that are vouched for, strangers
-  in an ``open`` swarm, and a new key after a loss.
+  over is the same one. v(1) = 3/4, v(j) = 1/4 * g(j - 1) for others: keys that are vouched for,
+  strangers of an ``open`` swarm, a new key after a loss.
 - k, how many claims the key has made, this one included, and those that it took over from
   (:mod:`verification.ledger`). g(k) = k^-1.1 / zeta(1.1), where zeta(1.1) = 10.58444...
 - T, the charter's tiers: who signs two claims in one place of its feed has one number for both, and

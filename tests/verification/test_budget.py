@@ -21,6 +21,7 @@ from tests.verification.small_swarm import (
     SmallSwarm,
     digest,
     level_of_claim,
+    measure,
     no_screen,
 )
 from verification.budget import RESEARCHERS, series, share_of_key, share_of_operator
@@ -230,6 +231,21 @@ def test_a_ledger_with_a_log_forgets_most_of_it_and_reads_it_again() -> None:
         assert found == whole.at(parted)
         assert found is not None
         assert found.claims == 1 + sum(place >= at for at in (7, 47, 87, 127))
+
+
+def test_adopted_ancestors_of_earlier_epochs_count() -> None:
+    swarm = SmallSwarm()
+    author, other = swarm.researchers
+    first = swarm.claim(author, b"x = 1\n")
+    swarm.run(measure(30_000_000))
+    assert swarm.quarantine.state().claims[first.id].stage is Stage.ADOPTED
+    tip = swarm.quarantine.state().rules.epochs[1].id  # type: ignore[union-attr]
+    swarm.open_epoch(2, tip)
+    payload = swarm.claim_payload(b"x = 2\n", base=first.id)
+    record = swarm.write(other, payload, epoch=2)
+    second = swarm.quarantine.state().claims[record.id]
+    assert second.r_ids == (first.id,)
+    assert second.level == level_of_claim(1, 1)
 
 
 # --- keys ----------------------------------------------------------------------------------------
