@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from swarm.charter import capture_milli
 from swarm.records import TierPolicy
 from tests.benchmarks.rows import Row, show
-from verification import approximate, bounded, evidence, futility, pooling
+from verification import approximate, evidence, futility, pooling
 from verification.simulate import simulate
 from verification.simulate_noise import read_bank, shipped_bank, unit_noise
 from verification.simulate_setting import SD_NANO, Setting
@@ -169,7 +169,10 @@ def noise_rows() -> Iterator[Row]:
     """False adoptions under nulls that are not normal."""
     for n, f, rounds in ((1, 0, 24), (3, 1, 24)):
         found = []
-        kinds: tuple[Noise, ...] = ("normal", "t3", "scale", "two-point", "left-skewed")
+        kinds: tuple[Noise, ...] = (
+            "normal", "t3", "scale", "two_values", "rare_losses", "three_values", "rounded",
+            "skewed",
+        )  # fmt: skip
         for noise in kinds:
             share, _ = many(terms(n, f, rounds), 0, claims=2000, noise=noise)
             found.append(f"{share:.4f}")
@@ -247,8 +250,7 @@ def speed_rows() -> Iterator[Row]:
     for _ in range(5):
         for cached in (
             evidence.evidence_of_sums, pooling._log_of_set, futility._log_against,
-            approximate._at_zero, evidence._integral_at_zero, bounded._spreads,
-        ):  # fmt: skip
+            approximate._at_zero, evidence._integral_at_zero,         ):  # fmt: skip
             cached.cache_clear()
         began = time.process_time()
         deliberation = Deliberation(about)

@@ -32,7 +32,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 TIER: Final = "quick"
-NAMES: Final = ("SEQ_LEN 96", "WIDTH 72", "MATRIX_LR 0.02", "MOMENTUM 0.9", "batches in another order")
+NAMES: Final = (
+    "SEQ_LEN 96",
+    "WIDTH 72",
+    "MATRIX_LR 0.02",
+    "MOMENTUM 0.9",
+    "batches in another order",
+)
 CLASSES: Final = {
     "as it is": {},
     "without wide registers": {

@@ -1,6 +1,5 @@
 """Evidence from benches with liars: floats agree with decimals, no veto, no bought adoption."""
 
-import math
 import random
 from dataclasses import replace
 from decimal import Decimal
