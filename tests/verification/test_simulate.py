@@ -36,7 +36,7 @@ BANK = {
     "edits": [
         {"name": "null", "d_nano": [100_000, -100_000, 50_000, -20_000]},
         {"name": "better", "d_nano": [31_000_000, 29_000_000, 33_000_000, 27_000_000]},
-        {"name": "worse", "d_nano": [-9_000_000, -11_000_000, -10_000_000, -8_000_000]},
+        {"name": "worse", "d_nano": [-19_000_000, -21_000_000, -20_000_000, -18_000_000]},
     ],
 }  # fmt: skip
 
@@ -195,11 +195,11 @@ def test_noise_has_mean_zero_and_one_sd(shape: str) -> None:
 
 def test_a_bank_says_itself_what_is_true() -> None:
     bank = read_bank(BANK, 5_000_000)
-    assert [nature.mean for nature in bank.true] == [30_000_000, 9_500_000]
+    assert [nature.mean for nature in bank.true] == [30_000_000, 19_500_000]
     assert {abs(nature.mean) for nature in bank.false} == {7_500}
     assert isinstance(bank.true[1], Nature)
     drawn = {bank.true[1].draw(Random(seed)) for seed in range(50)}
-    assert drawn == {9_000_000, 11_000_000, 10_000_000, 8_000_000}
+    assert drawn == {19_000_000, 21_000_000, 20_000_000, 18_000_000}
     row = run(replace(SMALL, noise="bank"), bank=bank)
     assert row.figures[-1].power == 1.0
     assert row.figures[-1].fdr == 0.0
