@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from node.proposers import Change, Proposal
 from node.proposers.protocol import MAX_HYPOTHESIS
+from verification.reproduce import effect_positions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -97,7 +98,7 @@ def runs_left(runs: int, policy: TierPolicy, verify_share_milli: int) -> int:
     A clear claim takes the bench two runs for each of ``VERDICT_PAIRS`` and ``effect_pairs``; they
     shall be at most ``verify_share_milli`` of all runs, in thousandths (1000: always due).
     """
-    bench = 2 * (VERDICT_PAIRS + policy.effect_pairs)
+    bench = 2 * (VERDICT_PAIRS + effect_positions(policy))
     return max(0, -(-1000 * bench // verify_share_milli) - bench - runs)
 
 

@@ -27,6 +27,7 @@ from verification.folds import MOST_USES, fold_uses, worn
 from verification.quarantine import Quarantine
 from verification.rechecks import contradicted, disputes
 from verification.states import CLOSED, ClaimState, Stage, State
+from verification.verdict import IMPROVEMENT, noise_note
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -381,6 +382,7 @@ def show_discoveries(home: Home, *, as_json: bool) -> int:
     table(heads, rows)
     _show_disputes(decided)
     print(f"benches: {held.trust}", file=sys.stderr)
+    print(f"not covered: {noise_note(IMPROVEMENT)}", file=sys.stderr)
     first = next((claim for claim in decided if claim["outcome"] == "adopt"), decided[0])
     where = f" --home {home.path}"
     print(f"check one:  lazaretto audit {first['id'][:12]}{where}", file=sys.stderr)

@@ -26,6 +26,7 @@ from verification.quarantine import Quarantine
 from verification.rechecks import disputes
 from verification.statements import agrees, retracts
 from verification.states import CLOSED, ClaimState, Stage
+from verification.verdict import noise_note
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -344,6 +345,7 @@ class _Audit:
         ]
         if subject is not None and subject.verdict is not None:
             limits.insert(0, f"honest verifiers: this verdict {subject.verdict.trust}")
+            limits.append(noise_note(subject.kind))
         if self.foreign:
             limits.append(f"{self.foreign} records of other swarms, passed over")
         return tuple(limits)

@@ -11,15 +11,15 @@ without the f highest and the f lowest; as lower bound the (f+1)-th lowest lower
 bound the (f+1)-th highest upper one. Liars who report nothing are counted among the f: with a of
 them absent f - a are left out at either end, and with more than f there is no effect.
 
-*Whatever f members report, the truth is in the interval with 95 %.* At most f bounds are not honest;
-so for the (f+1)-th lowest lower bound of n to lie above the truth, those of n - 2f honest members
-must, of n - f that there are. A bound that misses with chance p lets that happen with a chance of at
-most C(n-f, n-2f) p^(n-2f); each member's p is the largest of ``TAILS`` for which that is 2.5 % or
-less. And the mean that is published lies between honest means, so within the same interval: f liars
-move it by less than that.
+*Whatever f members report, the truth is in the interval with 95 %.* At most f bounds are not
+honest; so for the (f+1)-th lowest lower bound of n to lie above the truth, those of n - 2f honest
+members must, of n - f that there are. A bound that misses with chance p lets that happen with a
+chance of at most C(n-f, n-2f) p^(n-2f); each member's p is the largest of ``TAILS`` for which that
+is 2.5 % or less. And the mean that is published lies between honest means, so within the same
+interval: f liars move it by less than that.
 
-Ranking leaves of the frontier needs a number that liars can neither raise beyond an honest bound nor
-bring to nothing: that lower bound. Whole numbers throughout, so that every machine ranks alike.
+Ranking leaves of the frontier needs a number that liars can neither raise beyond an honest bound
+nor bring to nothing: that lower bound. Whole numbers throughout, so that all machines rank alike.
 """
 
 from __future__ import annotations

@@ -25,15 +25,10 @@ crosses with the larger loss also crosses with the floor, which is fixed beforeh
 costs power, never validity.
 
 Limits. The promise is one for normal noise; t3 and mixtures of scales over 25 times were simulated
-and keep it. Noise that takes two values breaks it for a single verifier: five equal pairs in a row
-look like an effect without noise, and chance gives them to one claim in 32 (.031 where .00006 was
-promised). No test that adopts after five pairs can know better; ``verification.pooling`` limits it
-on benches. Under nulls that are skewed to the left (usually slightly better, on rare seeds far
-worse) E_t exceeds its level until a bad seed shows (.005 for 1 - Exp(1) where .00006 was promised,
-a single verifier); nothing is clipped on the bad side.
-
-Where members of a bench have calibrated their machines, ``verification.bounded`` adds E_v, and
-``verification.pooling`` makes one number of what a bench with f liars says.
+and keep it. Noise of two values breaks it: five equal pairs in a row look like an effect without
+noise. No test that learns the scale from the pairs alone can know better; so for improvements
+:mod:`verification.bounded` must agree, which knows a bound of the noise and asks nothing of its
+shape. :mod:`verification.pooling` makes one number of both, and of what a bench with f liars says.
 """
 
 from __future__ import annotations

@@ -83,16 +83,22 @@ class Bank:
 
 
 def unit_noise(shape: Noise, rng: Random) -> float:
-    """A draw with mean 0 and SD 1 (``two-point``: two values, a twentieth of an SD wide)."""
+    """A draw with mean 0 and SD 1, without the offset of a machine or fold."""
     if shape == "t3":  # variance 3
         chi = rng.gauss(0, 1) ** 2 + rng.gauss(0, 1) ** 2 + rng.gauss(0, 1) ** 2
         return rng.gauss(0, 1) / math.sqrt(chi)
     if shape == "scale":  # scales over 25 times, log-uniform: E of s^2 = (5^2 - 5^-2) / (4 ln 5)
         scale = 5 ** rng.uniform(-1, 1)
         return rng.gauss(0, 1) * scale / math.sqrt((25 - 1 / 25) / (4 * math.log(5)))
-    if shape == "two-point":
-        return rng.choice((-1, 1)) * math.sqrt(1 - 0.05**2) + rng.gauss(0, 0.05)
-    if shape == "left-skewed":
+    if shape == "two_values":
+        return rng.choice((-1.0, 1.0))
+    if shape == "rare_losses":
+        return 0.5 if rng.random() < 0.8 else -2.0
+    if shape == "three_values":
+        return rng.choice((-1, 0, 1)) * math.sqrt(1.5)
+    if shape == "rounded":  # variance of a normal draw rounded to 1.5: 1.1872
+        return round(rng.gauss(0, 1) / 1.5) * 1.5 / 1.0896
+    if shape == "skewed":
         return 1 - rng.expovariate(1)
     return rng.gauss(0, 1)
 

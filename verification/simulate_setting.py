@@ -12,14 +12,17 @@ from typing import TYPE_CHECKING, Final, Literal
 if TYPE_CHECKING:
     from swarm.records import TierPolicy
 
-Noise = Literal["normal", "t3", "scale", "two-point", "left-skewed", "bank"]
+Noise = Literal[
+    "normal", "t3", "scale", "two_values", "rare_losses", "three_values", "rounded", "skewed",
+    "machine", "fold", "bank",
+]  # fmt: skip
 Liar = Literal["always-yes", "always-no", "copy", "invent", "silent", "colluding"]
 
 SD_NANO: Final = 10_000_000
 """One standard deviation of a paired difference in a noise model: .01 bits per byte."""
 
-CALIBRATED_NULL_SD: Final = 1.5
-"""Up to how many times its calibrated bound the noise of a null may be; see ``bounded``."""
+MOST_NULL_SD: Final = 1.5
+"""Up to how many times its bound noise may be that is not normal; see ``verification.bounded``."""
 
 MOST_BENCH, MOST_PAIRS = 15, 64  # what a charter can say
 
@@ -35,8 +38,11 @@ class Setting:
         true_share: Share of claims that are truly better.
         effect: How much better those are, in SDs of a paired difference. A bank has its own.
         null_sd: SD of a false claim's differences, in SDs of a true one's.
-        noise: Shape of the differences: symmetric (normal, t3, scale: a mixture of scales over
-            25 times), two-point, left-skewed, or bank: measured ones.
+        noise: Shape of the differences: normal, t3, scale (a mixture of scales over 25 times),
+            two_values, rare_losses (two, one of them in a fifth of the pairs), three_values,
+            rounded (to 1.5 SDs), skewed (few large losses), machine or fold (normal, and all pairs
+            of one share an offset), or bank: measured ones.
+        offset: SD of the offsets of machines or folds, in SDs of a pair.
         bench: Verifiers of a claim (N).
         liars_tolerated: How many of them may lie (f).
         liar_share: Share of the nodes that lie as verifiers.
@@ -57,6 +63,7 @@ class Setting:
     effect: float = 2.0
     null_sd: float = 1.0
     noise: Noise = "normal"
+    offset: float = 1.0
     bench: int = 3
     liars_tolerated: int = 1
     liar_share: float = 0.0
@@ -107,6 +114,7 @@ class Setting:
             < self.effect
             <= 1000
             and 0 <= self.null_sd <= 1000,
+            "offset must be from 0 to 1000": 0 <= self.offset <= 1000,
             f"bench must be 1 to {MOST_BENCH}": 1 <= self.bench <= MOST_BENCH,
             "liars-tolerated must be less than half of the bench": 0
             <= 2 * self.liars_tolerated
@@ -132,8 +140,8 @@ class Setting:
         """
         if captured:
             return "liars"
-        if self.noise in ("two-point", "left-skewed"):
+        if self.noise == "machine" and self.offset > 0.25:
+            return "machines"
+        if self.noise not in ("normal", "bank") and self.null_sd > MOST_NULL_SD:
             return "noise"
-        if self.calibrated and (self.noise != "normal" or self.null_sd > CALIBRATED_NULL_SD):
-            return "calibration"
         return ""

@@ -21,8 +21,13 @@ from typing import TYPE_CHECKING, Final
 
 from swarm.records import Pair
 from verification.effect import effect_of
+<<<<<<< HEAD
 from verification.reproduce import position
 from verification.simulate_books import Books
+=======
+from verification.evidence import level
+from verification.reproduce import fold_index, position
+>>>>>>> shapes
 from verification.simulate_noise import Claimed, lie
 from verification.simulate_setting import SD_NANO
 from verification.verdict import Deliberation, Reproduction, Terms
@@ -33,6 +38,8 @@ if TYPE_CHECKING:
     from verification.simulate_setting import Setting
 
 PATIENCE: Final = 3
+FOLDS: Final = 8
+"""Active folds: as few as an epoch keeps (``verification.folds``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +75,8 @@ class _Case:
     walk: Deliberation | None = None
     told: list[int] = field(default_factory=list)
     steps: int = 0
+    offsets: dict[int, float] = field(default_factory=dict)
+    folds: list[int] = field(default_factory=list)
 
 
 def measured(d_nano: int) -> Pair:
@@ -164,10 +173,30 @@ class Epoch:
         self._free[node] = done
         return done
 
+    def _offset(self, case: _Case, node: int) -> int:
+        """What a pair shares with all others of the claim on its machine, or on its fold."""
+        setting = self._setting
+        if setting.noise not in ("machine", "fold"):
+            return 0
+        where = node if setting.noise == "machine" else self._fold(case)
+        if where not in case.offsets:
+            case.offsets[where] = case.rng.gauss(0, setting.offset * SD_NANO)
+        return round(case.offsets[where])
+
+    def _fold(self, case: _Case) -> int:
+        """The next fold, drawn by the code that draws real ones."""
+        seal = len(case.folds).to_bytes(32, "big")
+        claim = case.index.to_bytes(32, "big")
+        fold = fold_index(
+            range(FOLDS), bytes(32), claim, seal, case.rng.randbytes(32), 0, case.folds
+        )
+        case.folds.append(fold)
+        return fold
+
     def _report(self, case: _Case, node: int) -> int | None:
         if self._is_liar(node):
             return lie(self._setting, case.claim, case.told, case.rng)
-        return case.claim.nature.draw(case.rng)
+        return case.claim.nature.draw(case.rng) + self._offset(case, node)
 
     def _add(self, case: _Case) -> str:
         assert case.walk is not None

@@ -134,6 +134,16 @@ class Verdict:
         return trust_note(self.n, self.f, self.g)
 
 
+def noise_note(kind: str) -> str:
+    """What a verdict on a claim of this kind takes for granted about noise, in one line."""
+    if kind == IMPROVEMENT:
+        return (
+            "noise that is neither normal nor within 1.5 times its bound, and machines of which "
+            "most favour the change by more than a quarter of that bound"
+        )
+    return "noise with rare losses that are large: a verdict of this kind has no bound of it"
+
+
 def check_profile(n: int, f: int, g: int) -> None:
     """Refuse a bench that cannot keep its promise.
 

@@ -264,12 +264,12 @@ def history(seed: int) -> tuple[SmallSwarm, Record]:
     """A claim on a bench of five that answers, vanishes and goes on, in epochs that pass."""
     rng = random.Random(seed)
     n, g = rng.choice([(2, 0), (3, 0), (5, 1)])
-    tier = replace(TIER, n=n, f=g, g=g, max_pairs=6)
+    tier = replace(TIER, n=n, f=g, g=g, max_pairs=12)
     swarm, claim = mortal(epochs=rng.randint(0, 1), verifiers=n, tier=tier)
     alive = rng.sample(swarm.verifiers, rng.randint(0, n))
     epoch = 1
     for _ in range(rng.randint(5, 150)):
-        if rng.random() < 0.03:
+        if rng.random() < 0.015:
             epoch += 1
             go_on(swarm, epoch, [key for key in swarm.verifiers if rng.random() < 0.6])
         due = swarm.todo(alive, patient=rng.random() < 0.7)

@@ -61,8 +61,10 @@ def said_by(swarm: SmallSwarm, key, kind):
 def test_each_kind_of_flood_by_one_of_five_leaves_the_claim_to_the_others() -> None:
     swarm, claim = five()
     liar = swarm.verifiers[0]
-    while where(swarm, claim).stage is not Stage.REPRODUCING or not any(
-        r.author == liar.public and isinstance(r.payload, Block) for r in swarm.records
+    while (
+        where(swarm, claim).stage is not Stage.REPRODUCING
+        or not any(r.author == liar.public and isinstance(r.payload, Block) for r in swarm.records)
+        or not any(r.author == liar.public and isinstance(r.payload, Open) for r in swarm.records)
     ):
         assert swarm.step(GOOD)
     before = where(swarm, claim).settlement

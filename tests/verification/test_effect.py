@@ -6,6 +6,8 @@ import random
 import statistics
 from dataclasses import replace
 
+import pytest
+
 from swarm.records import Pair
 from tests.verification.small_swarm import TIER, SmallSwarm, digest, measure, no_screen
 from verification.effect import T_MILLI, effect_of
@@ -16,9 +18,9 @@ from verification.verdict import Reproduction
 MEASURED = replace(TIER, effect_pairs=6)
 
 
-def positions(gains: list[tuple[int, int]]) -> list[Reproduction]:
-    """Settled positions from (rank, gain in nano)."""
-    made = []
+def positions(gains: list[tuple[int, int]], sitting: int = 0) -> list[Reproduction]:
+    """Settled positions from (rank, gain in nano), and one absence of each of ``sitting`` ranks."""
+    made = [Reproduction(99, rank, None, digest(f"m{rank}"), None) for rank in range(sitting)]
     for index, (rank, gain) in enumerate(gains):
         pair = Pair(0, 0, "base_first", gain, "ok", 10**9, 10**9 - gain, 1, 1, 1)
         made.append(Reproduction(index, rank, digest(f"{index}"), digest(f"m{rank}"), pair))
@@ -48,17 +50,23 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
     assert 0.93 < held / 2000 < 0.97
 
 
-def test_liars_raise_neither_what_is_published_nor_what_ranks() -> None:
-    honest = [(rank, 10_000_000 + 100_000 * turn) for turn in range(3) for rank in (0, 2)]
-    liar = [(1, 900_000_000), (1, 910_000_000)]
-    effect = effect_of(positions(honest + liar), 1)
-    assert effect is not None
-    assert 10_000_000 <= effect.mean_nano <= 10_200_000, "between what two honest members say"
-    assert 9_000_000 < effect.surely_nano < 10_100_000
-    low = effect_of(positions([*honest, (1, -900_000_000)]), 1)
-    assert low is not None
-    assert 10_000_000 <= low.mean_nano <= 10_200_000
-    assert low.surely_nano == 0  # f low liars cost a rank, they raise none
+def test_liars_move_what_is_published_by_less_than_its_interval_and_take_no_rank() -> None:
+    honest = [(rank, 10_000_000 + 100_000 * turn) for turn in range(4) for rank in (0, 2)]
+    fair = effect_of(positions([*honest, *((1, gain) for rank, gain in honest if rank)]), 1)
+    assert fair is not None
+    for lie in ([900_000_000] * 4, [-900_000_000] * 4, [10_150_001] * 4, [900_000_000], []):
+        effect = effect_of(positions([*honest, *((1, gain) for gain in lie)], sitting=3), 1)
+        assert effect is not None
+        assert 10_000_000 <= effect.mean_nano <= 10_300_000, "between what two honest members say"
+        assert effect.low_nano < fair.mean_nano < effect.high_nano
+        assert 9_000_000 < effect.surely_nano <= 10_150_000
+
+
+def test_with_more_absent_than_may_lie_there_is_no_effect() -> None:
+    alone = [(0, 10_000_000 + turn) for turn in range(4)]
+    assert effect_of(positions(alone, sitting=3), 1) is None
+    two = [(rank, gain) for rank in (0, 1) for _, gain in alone]
+    assert effect_of(positions(two, sitting=5), 2) is None  # one of two may be the other liar
 
 
 def test_the_interval_holds_the_truth_with_f_liars_too() -> None:
@@ -76,9 +84,24 @@ def test_the_interval_holds_the_truth_with_f_liars_too() -> None:
 def test_too_little_is_no_effect() -> None:
     assert effect_of([], 0) is None
     assert effect_of(positions([(0, 5)]), 0) is None
-    lone = effect_of(positions([(0, 5), (0, 7)]), 1)
-    assert lone is not None
-    assert lone.surely_nano == 0
+    assert effect_of(positions([(0, 5), (0, 7)]), 1) is None
+
+
+@pytest.mark.parametrize(("n", "f"), [(3, 1), (5, 1), (5, 2)])
+@pytest.mark.parametrize("lie", ["high", "low", "just inside", "absent"])
+def test_whatever_liars_say_the_truth_is_in_the_interval(n: int, f: int, lie: str) -> None:
+    rng = random.Random(n + f)
+    held = 0
+    for _ in range(300):
+        honest = {rank: [int(rng.gauss(2, 1) * 1e7) for _ in range(4)] for rank in range(f, n)}
+        edge = min(sum(found) // 4 for found in honest.values())
+        said = {"high": 10**9, "low": -(10**9), "just inside": edge}.get(lie)
+        told = [] if said is None else [(rank, said) for rank in range(f) for _ in range(4)]
+        told += [(rank, gain) for rank, found in honest.items() for gain in found]
+        effect = effect_of(positions(told, sitting=n), f)
+        assert effect is not None
+        held += effect.low_nano <= 20_000_000 <= effect.high_nano
+    assert held / 300 > 0.92  # .95 is proven; four standard errors
 
 
 def test_an_adopted_claim_is_measured_again_and_only_then_has_an_effect() -> None:

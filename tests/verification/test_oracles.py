@@ -159,7 +159,8 @@ def test_the_bench_rule_is_its_formula(n: int, f: int, bound: bool) -> None:
 
 def test_a_bench_of_three_by_hand() -> None:
     """One pair each, 1, 1 and -1: E of one pair is 1.86879... or 2 less that; E(1, 1) and E(1, -1)
-    are those of two pairs. None is large enough for the limit of 2 and of 4. Least: the pair with the loss. Singles: the loss and one gain."""
+    are those of two pairs. None is large enough for the limit of 2 and of 4. Least: the pair with
+    the loss. Singles: the loss and one gain."""
     members = [MemberTally(None, Tally().add(x)) for x in (1, 1, -1)]
     up = float(evidence.wealth([1])[0])
     split = float(evidence.wealth([1, -1])[-1])

@@ -1,7 +1,7 @@
 """Evidence from benches with liars: floats agree with decimals, no veto, no bought adoption."""
 
-import math
 import random
+from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
@@ -138,3 +138,33 @@ def test_one_probe_failure_of_f_liars_does_not_end_a_claim_and_two_of_any_kind_d
     ]
     assert outcomes == ["pending", "pending", "reject"]
     assert walk.verdict().reason == "not_repeatable"
+
+
+SHAPES: dict[str, Callable[[random.Random, int], float]] = {
+    "two values": lambda rng, _: rng.choice((-1.0, 1.0)),
+    "two values, as large as may be": lambda rng, _: rng.choice((-1.5, 1.5)),
+    "rare losses": lambda rng, _: 0.5 if rng.random() < 0.8 else -2.0,
+    "rarer losses": lambda rng, _: 0.2294 if rng.random() < 0.95 else -4.3589,
+    "three values": lambda rng, _: rng.choice((-1.2247, 0.0, 1.2247)),
+    "skewed": lambda rng, _: 1 - rng.expovariate(1),
+    "one machine favours it": lambda rng, rank: rng.gauss(rank == 0, 1),
+}
+
+
+@pytest.mark.parametrize(("n", "f"), [(2, 0), (3, 1)])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_noise_of_no_shape_within_its_bound_has_a_claim_adopted(shape: str, n: int, f: int) -> None:
+    """At level .017; noise taken for normal let some of these adopt .1 to .9 of all claims."""
+    level, claims = Fraction(17, 1000), 60
+    policy = replace(TIER, n=n, f=f, max_pairs=24, min_effect_nano=1, noise_nano=UNIT)
+    adopted = 0
+    for seed in range(claims):
+        rng = random.Random(seed)
+        walk = Deliberation(replace(TERMS, policy=policy, level=level))
+        for index in range(24 * n):
+            round_, rank = divmod(index, n)
+            said = pair(int(SHAPES[shape](rng, rank) * UNIT))
+            if walk.add(Reproduction(round_, rank, bytes(32), bytes(32), said)) != "pending":
+                break
+        adopted += walk.outcome == "adopt"
+    assert adopted <= 4  # 60 x .017 = 1: more has a chance of .003

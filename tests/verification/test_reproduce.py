@@ -50,6 +50,14 @@ AUTHOR = member("author", roles=("researcher", "verifier"))
 OTHERS = tuple(member(f"v{i}") for i in range(12))
 
 
+def test_no_fold_is_drawn_again_while_another_was_drawn_less_often() -> None:
+    used: list[int] = []
+    for index in range(12):
+        fold = rp.fold_index((9, 4, 7), key("b"), key("c"), key(f"s{index}"), key("n"), 0, used)
+        used.append(fold)
+    assert all(sorted(used[start : start + 3]) == [4, 7, 9] for start in range(0, 12, 3))
+
+
 def test_a_bench_is_full_distinct_and_without_the_author() -> None:
     view = epoch(AUTHOR, *OTHERS)
     for slot in range(40):
@@ -180,6 +188,8 @@ def test_turns_go_round_and_what_comes_after_acceptance_is_counted() -> None:
     assert turns == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
     policy = replace(TIER, n=3, max_pairs=2, effect_pairs=4)
     assert (rp.positions_of(policy), rp.rounds_of(policy)) == (10, 4)
+    lying = replace(policy, f=1, effect_pairs=2)  # four of each at least
+    assert (rp.effect_positions(lying), rp.rounds_of(lying)) == (12, 6)
     assert rp.position(rp.positions_of(policy) - 1, 3)[0] == rp.rounds_of(policy) - 1
 
 
