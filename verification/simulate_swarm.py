@@ -21,13 +21,8 @@ from typing import TYPE_CHECKING, Final
 
 from swarm.records import Pair
 from verification.effect import effect_of
-<<<<<<< HEAD
-from verification.reproduce import position
-from verification.simulate_books import Books
-=======
-from verification.evidence import level
 from verification.reproduce import fold_index, position
->>>>>>> shapes
+from verification.simulate_books import Books
 from verification.simulate_noise import Claimed, lie
 from verification.simulate_setting import SD_NANO
 from verification.verdict import Deliberation, Reproduction, Terms
