@@ -3,8 +3,9 @@
 Nobody is turned away for silence of others. While keys are unproven, the oldest connection of the
 most crowded address gives way to a newcomer; hosts from which a member proved its key before have
 some places of their own. Of one key, the newest connections stay. A member takes the place of one
-who is none; among those who are none, the oldest of the most crowded address goes that is not being
-answered. Who gave way is closed a little later, so that coming back at once does not pay.
+who is none; among those who are none, one that reads nothing goes first, then the oldest of the
+most crowded address that is not being answered. Who gave way without a key is closed a little
+later, so that coming back at once does not pay.
 
 A place is held until ``leave``, and that is called when the descriptor is closed. Nothing of
 libp2p is known here; ``cut`` closes a connection at once.
@@ -36,6 +37,8 @@ class Guest:
     host: str
     cut: Callable[[], None]
     key: bytes | None = None
+    takes_nothing: Callable[[], bool] = lambda: False
+    """Whether something has been waiting for a while for the other side to read it."""
     reserved: bool = False
     gone: bool = False
     stop: trio.CancelScope = field(default_factory=trio.CancelScope)
@@ -123,13 +126,14 @@ class Entrance:
         self._proven.pop(guest, None)
 
     def _give_way(self, candidates: list[Guest], newcomer: Guest) -> bool:
-        """Send away the oldest of the most crowded address; False if nobody can be."""
+        """Send somebody away: who reads nothing, or else of the most crowded address; of several
+        the oldest. False if nobody can be."""
         crowd = Counter(one.neighbourhood for one in candidates)
         crowd[newcomer.neighbourhood] += 1
         free = [one for one in candidates if one.key is None or not self._is_busy(one.key)]
         if not free:
             return False
-        self._send_away(max(free, key=lambda one: crowd[one.neighbourhood]))  # the first of several
+        self._send_away(max(free, key=lambda one: (one.takes_nothing(), crowd[one.neighbourhood])))
         return True
 
     def _send_away(self, guest: Guest) -> None:

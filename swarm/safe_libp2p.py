@@ -240,6 +240,7 @@ class SafeSwarm(Swarm):  # type: ignore[misc]
             return  # the listener closes the socket
         self._accepted.add(stream)
         guest = self._entrance.arrive(host, stream.cut)
+        guest.takes_nothing = stream.takes_nothing
         stream.share = self._acquainted if self._entrance.is_known(host) else self._strangers
         try:
             with guest.stop, working_for(stream.share):

@@ -8,7 +8,11 @@
 
 from __future__ import annotations
 
+import fcntl
+import sys
+import termios
 import weakref
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -22,6 +26,7 @@ if TYPE_CHECKING:
 WRITE_S = 15.0
 """Seconds in which a peer has to take one write, of 64 KiB at most."""
 MAX_READ = 64 * 1024
+MAX_UNTAKEN = 4 * 1024
 
 
 class BoundedStream(TrioTCPStream):  # type: ignore[misc]
@@ -51,6 +56,13 @@ class BoundedStream(TrioTCPStream):  # type: ignore[misc]
             await self.share.pause()
         data: bytes = await super().read(MAX_READ if n is None else min(n, MAX_READ))
         return data
+
+    def takes_nothing(self) -> bool:
+        """Say whether more waits to be taken than is ever said to a stranger at once."""
+        left = bytearray(4)
+        with suppress(OSError):  # closed, or a system that does not tell
+            fcntl.ioctl(self.stream.socket.fileno(), termios.TIOCOUTQ, left)
+        return int.from_bytes(left, sys.byteorder) > MAX_UNTAKEN
 
     def cut(self) -> None:
         """Close the descriptor, now. Whoever reads or writes on it is told."""

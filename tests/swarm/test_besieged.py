@@ -75,14 +75,21 @@ async def test_closing_does_not_wait_for_a_peer_that_reads_nothing():
         await eventually(lambda: not held_by(victim, key))
 
 
-async def test_leaving_does_not_wait_for_peers_that_read_nothing():
-    async with bare("victim") as victim:
-        for number in range(4):
-            session = await secured(victim.addresses[0], seed(f"deaf {number}"), deaf=True)
-            await fill_the_pipe(session, 0.3)
-        start = trio.current_time()
-        await victim.__aexit__()
-        assert trio.current_time() - start < sockets.WRITE_S / 2
+async def test_a_newcomer_takes_the_place_of_who_reads_nothing():
+    settings = TransportSettings(unadmitted_s=60.0, max_unadmitted=3)
+    async with bare("victim", admission=Members(), settings=settings) as victim:
+        await secured(victim.addresses[0], seed("first"))
+        session = await secured(victim.addresses[0], seed("deaf"), deaf=True)
+        await secured(victim.addresses[0], seed("last"))
+        await fill_the_pipe(session, 0.5)
+        (socket,) = [
+            guest for guest in victim._network._entrance._proven if guest.key == key_from("deaf")
+        ]
+        await eventually(socket.takes_nothing)
+        await secured(victim.addresses[0], seed("newcomer"))
+        await eventually(lambda: not victim.connected(key_from("deaf")))
+        for name in ("first", "last", "newcomer"):
+            await eventually(lambda name=name: victim.connected(key_from(name)))
 
 
 async def test_who_takes_nothing_is_given_up_by_itself(monkeypatch):

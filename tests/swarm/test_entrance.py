@@ -69,6 +69,16 @@ def test_strangers_take_one_another_s_places_and_no_member_s():
     assert not any(guest.gone for guest, _ in members[1:])
 
 
+def test_who_reads_nothing_goes_first():
+    door = Door(places=9, strangers=3)
+    guests = [door.arrive("10.0.0.1") for _ in range(3)]
+    for number, guest in enumerate(guests):
+        assert door.entrance.proved(guest, bytes([number]))
+    guests[1].takes_nothing = lambda: True
+    assert door.entrance.proved(door.arrive("10.0.0.2"), b"new")
+    assert [guest.gone for guest in guests] == [False, True, False]
+
+
 def test_a_place_is_held_until_the_descriptor_is_closed(monkeypatch):
     monkeypatch.setattr(entrance, "MAX_UNPROVEN", 2)
     door = Door(places=1, strangers=1)
