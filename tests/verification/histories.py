@@ -34,6 +34,7 @@ from swarm.records import (
     Seating,
 )
 from tests.verification.small_swarm import TIER, SmallSwarm, digest, measure, no_screen
+from verification.admit import place_of
 from verification.duty import PairDuty, duties
 from verification.quarantine import Quarantine
 from verification.retraction import margin_of
@@ -293,6 +294,9 @@ class History:
         rng = self.rng
         own = [r for r in self.records if r.author == key.public and isinstance(r.payload, WORDS)]
         due: list[Duty] = []
+        if rng.random() < 0.3 and (sits := self._for_a_rival(own)):
+            self.write(key, sits)
+            return
         if rng.random() < 0.6:
             due = self.duties(key, rng.choice(self.views) if forks else self.home[key.public])
             due = [d for d in due if not (isinstance(d, PairDuty) and d.waits)]
@@ -310,6 +314,27 @@ class History:
         else:
             self.write(key, payload)
             self.seen["lie"] += 1
+
+    def _for_a_rival(self, own: list[Record]) -> Payload | None:
+        """The seat of who sits already, taken for a rival too; then whom it saw there."""
+        commits = [r.payload for r in own if isinstance(r.payload, Commit)]
+        rivals = [
+            r.id
+            for r in self.records
+            if isinstance(r.payload, Claim | Contradiction)
+            and commits
+            and place_of(r) == commits[0].place
+        ]
+        if len(rivals) < 2:
+            return None
+        rival = self.rng.choice(rivals)
+        if all(commit.claim != rival for commit in commits):
+            return replace(commits[0], claim=rival)
+        sitting: list[bytes | None] = [None] * self.bench[0]
+        for record in self.records:
+            if isinstance(record.payload, Commit) and record.payload.claim == rival:
+                sitting[record.payload.rank] = record.id
+        return Seating(rival, tuple(sitting))
 
     def bent(self, payload: Payload) -> Payload:
         rng = self.rng

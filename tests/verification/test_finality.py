@@ -311,6 +311,6 @@ def test_what_is_final_in_two_thousand_histories_stays_so() -> None:
     seen = play(range(2000))
     wanted = {
         "rival", "bench fork", "lie", "proof", "epoch", "slot_taken", "expired", "retracted",
-        "adopted", "rejected", "upheld", "contradicted_before_in_this_epoch", "bench_too_small",
+        "adopted", "rejected", "upheld", "contradicted_before_in_this_epoch",
     }  # fmt: skip
     assert wanted <= {name for name, count in seen.items() if count > 2}, seen
