@@ -70,8 +70,8 @@ from verification.verdict import Terms
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from swarm.envelope import Record
     from swarm.charter import EpochView
+    from swarm.envelope import Record
     from swarm.records import TierPolicy
     from verification.docket import Docket
     from verification.seating import Seats

@@ -60,8 +60,8 @@ class ClaimState:
     after its adoption found it to be worth, None until all of them are settled. ``code`` is the
     sha256 of its code.
 
-    ``place``: shared by rivals (``verification.admit.place_of``); ``seq``: of its record in the feed
-    of its author.
+    ``place``: shared by rivals (``verification.admit.place_of``); ``seq``: of its record in the
+    author's feed.
 
     ``retracted_by``: the contradiction that was upheld against it. ``bridge``: where its base does
     not stand any more, the standing claim with the same code that it stands on instead.
