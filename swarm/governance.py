@@ -31,7 +31,11 @@ class FoldBatch:
 
 @dataclass(frozen=True, slots=True)
 class TierPolicy:
-    """The deciding half of a tier. The measuring half has the same name inside ``challenge``."""
+    """The deciding half of a tier. The measuring half has the same name inside ``challenge``.
+
+    ``noise_nano`` bounds the standard deviation of a pair of members without a calibration; 0 stands
+    for ``min_effect_nano``.
+    """
 
     name: Name
     n: Annotated[int, Meta(ge=1, le=15)]
@@ -45,7 +49,12 @@ class TierPolicy:
     tolerance_total_nano: Annotated[int, Meta(ge=0, le=10**9)]
     min_saving_milli: Annotated[int, Meta(ge=0, le=1000)]
     classes: Annotated[tuple[Name, ...], Meta(max_length=MOST_NAMES)]
-    noise_nano: Annotated[int, Meta(ge=1, le=10**9)] = 10_000_000
+    noise_nano: Annotated[int, Meta(ge=0, le=10**9)] = 0
+
+    @property
+    def noise_bound_nano(self) -> int:
+        """The bound of a pair's standard deviation for members without a calibration."""
+        return self.noise_nano or self.min_effect_nano
 
 
 @dataclass(frozen=True, slots=True)

@@ -222,7 +222,7 @@ class Deliberation:
         self._terms, self._policy = terms, policy
         self._total = policy.n * policy.max_pairs
         self._members = [
-            MemberTally(bound or policy.noise_nano if bounded else None) for bound in bounds
+            MemberTally((bound or policy.noise_bound_nano) if bounded else None) for bound in bounds
         ]
         self._lost: Counter[str] = Counter()
         self._accusers: set[int] = set()

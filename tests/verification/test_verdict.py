@@ -70,7 +70,7 @@ def test_a_true_gain_is_adopted_at_the_first_crossing() -> None:
         for each in alone:
             z = bounded.Standardised()
             for gain in each:
-                z = z.add(gain, TIER.noise_nano, TIER.clip_milli)
+                z = z.add(gain, TIER.noise_bound_nano, TIER.clip_milli)
             path[-1] = min(path[-1], bounded.evidence(z))
     at = next(i for i, e in enumerate(path) if crosses(e, LEVEL))
     verdict = judge(*GOOD)
