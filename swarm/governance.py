@@ -33,8 +33,8 @@ class FoldBatch:
 class TierPolicy:
     """The deciding half of a tier. The measuring half has the same name inside ``challenge``.
 
-    ``noise_nano`` bounds the standard deviation of a pair of members without a calibration; 0 stands
-    for ``min_effect_nano``.
+    ``noise_nano`` bounds the standard deviation of a pair of members without a calibration; 0
+    stands for ``min_effect_nano``.
     """
 
     name: Name
