@@ -375,7 +375,7 @@ async def test_non_members_get_no_blobs(tmp_path):
             await Blobs(b, BlobStore(tmp_path / "b")).fetch(DIGEST, 1 << 20)
 
 
-@pytest.mark.parametrize("frame", [b"", bytes(47), DIGEST])
+@pytest.mark.parametrize("frame", [b"", bytes(47), DIGEST], ids=["empty", "short", "a digest"])
 async def test_a_broken_request_costs_the_asker(tmp_path, frame):
     async with bare("a") as a, bare("b") as b:
         Blobs(a, BlobStore(tmp_path / "a"))
