@@ -33,6 +33,7 @@ _CHOOSING: Final = (
     "acos", "asin", "atan", "cos", "erf", "erfc", "erfinv", "exp", "expm1", "lgamma", "log",
     "log10", "log1p", "log2", "rsqrt", "sigmoid", "sin", "sqrt", "tan", "tanh",
 )  # fmt: skip
+_OF_CODE: Final = frozenset('(){}[]<>=%|*#$@^&;_+/~`"\\\n\t')
 _PROSE: Final = 24
 """Characters of a text that are worth overwriting, where there are blanks between them."""
 COMPILED: Final = "/compiled"
@@ -203,8 +204,9 @@ def blank_texts() -> int:
     """Overwrites the prose that live strings hold, messages of errors above all, where it lies:
     what is dropped would stay in memory that was freed. Returns its characters.
 
-    Python's own tracebacks keep their words. Nothing else that runs later reads such texts: torch's
-    own errors say little in a sandbox.
+    Plain sentences only: what has the characters of code may be a template of code (``dataclasses``
+    makes its methods of such). Python's own tracebacks keep their words. Nothing else that runs
+    later reads such texts: torch's own errors say little in a sandbox.
     """
     held = gc.get_objects()
     found = {id(text): text for text in gc.get_referents(*held) if type(text) is str}
@@ -223,7 +225,8 @@ def blank_texts() -> int:
     total = 0
     for text in found.values():
         size = len(text)
-        if size >= _PROSE and text.isascii() and text.count(" ") * 14 >= size:
+        prose = size >= _PROSE and text.isascii() and text.count(" ") * 14 >= size
+        if prose and _OF_CODE.isdisjoint(text):
             ctypes.memset(id(text) + sys.getsizeof(text) - size - 1, 32, size)
             total += size
     return total

@@ -2,9 +2,9 @@
 
 For a set A of members let E(A) be the evidence of their pairs together:
 
-    E(A) = 1/2 min(E_t(A), E_b(A)) + 1/2 min(E_t(A), GROWTH^n(A))
+    E(A) = 1/2 min(E_t(A), E_b(A)) + 1/2 min(E_t(A), STREAK^n(A))
 
-and the second term alone where a member of A has no bound of its noise. Whatever the bound, E(A) is
+and min(E_t(A), GROWTH^n(A)) where a member of A has no bound of its noise. In both cases E(A) is
 at most E_t(A) (:mod:`verification.evidence`): it keeps its level if noise is normal, of any size.
 The first half has a level for noise of whatever shape within its bound as well (E_b,
 :mod:`verification.bounded`), the second for streaks of equal pairs that noise gives with a chance
@@ -47,11 +47,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-GROWTH: Final = Fraction(3, 2)
-"""Beyond the bound of its noise, E_t of n pairs is at most this to the n-th.
+STREAK: Final = Fraction(3, 2)
+"""In the half that leans on no bound of the noise, E_t of n pairs is at most this to the n-th.
 
 Noise that takes two values gives n equal pairs with a chance of p^n, and E_t takes them for an
 effect without noise. That is covered for p up to 2/3, and nearly so up to .8."""
+GROWTH: Final = Fraction(2)
+"""The same where there is no bound at all: covered for values that are as likely."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,18 +168,20 @@ def _smallest(
 
 def _of_set(pairs: Tally, z: Standardised | None, failure_nano: int) -> Decimal:
     c, e_t = WORK, evidence_of_sums(*pairs.sums(failure_nano))
-    n = pairs.pairs
-    streak = c.divide(Decimal(GROWTH.numerator**n), Decimal(GROWTH.denominator**n))
     if z is None:
-        return PUBLISHED.plus(min(e_t, streak))
-    both = c.add(min(e_t, bounded.evidence(z)), min(e_t, streak))
+        return PUBLISHED.plus(min(e_t, _power(GROWTH, pairs.pairs)))
+    both = c.add(min(e_t, bounded.evidence(z)), min(e_t, _power(STREAK, pairs.pairs)))
     return PUBLISHED.plus(c.divide(both, Decimal(2)))
+
+
+def _power(base: Fraction, n: int) -> Decimal:
+    return WORK.divide(Decimal(base.numerator**n), Decimal(base.denominator**n))
 
 
 @lru_cache(maxsize=1 << 14)
 def _log_of_set(pairs: Tally, z: Standardised | None, failure_nano: int) -> float:
     log_t = approximate.log_evidence_of_sums(*pairs.sums(failure_nano))
-    streak = min(log_t, pairs.pairs * math.log(GROWTH))
     if z is None:
-        return streak
+        return min(log_t, pairs.pairs * math.log(GROWTH))
+    streak = min(log_t, pairs.pairs * math.log(STREAK))
     return approximate.log_mean([min(log_t, bounded.log_evidence(z)), streak])

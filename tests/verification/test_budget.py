@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from node import epochs
+from swarm.feed import prove_equivocation
 from swarm.keys import KeyPair, rotation_bytes
-from swarm.records import Contradiction, Equivocation, Rotation
+from swarm.records import Contradiction, Rotation
 from swarm.store import Store
 from swarm.wire import sign
 from tests.verification.small_swarm import (
@@ -200,7 +201,8 @@ def test_both_branches_of_a_fork_count_what_is_below_them() -> None:
         author, swarm.claim_payload(b"x = 9\n", 2), swarm=swarm.swarm, seq=1, prev=first.id,
         epoch=1, day=20_000,
     )  # fmt: skip
-    proof = Equivocation(*sorted((second.signed.to_bytes(), fork.signed.to_bytes())))
+    proof = prove_equivocation(second, fork)
+    assert proof is not None
     swarm.write(swarm.verifiers[0], proof)
     assert numbers(swarm, [first, second, fork]) == [1, 2, 2]
     shuffled = random.Random(1).sample(swarm.records, len(swarm.records))

@@ -123,11 +123,15 @@ def slow_pooled(said: list[list[int]], f: int, *, bounded: bool) -> float:
         e = 1.0
         if pairs:
             e = float(evidence.wealth(pairs)[-1])
+        if not bounded:
+            return min(e, 2.0 ** len(pairs))
         z = standardised([x / UNIT for x in pairs])
-        return min(e, slow_bounded(z) if bounded else 2.0 ** len(pairs))
+        return (min(e, slow_bounded(z)) + min(e, 1.5 ** len(pairs))) / 2
 
     if not f:
-        return min(one(chosen) for chosen in itertools.combinations(said, max(1, n - 1)))
+        whole = one(tuple(said))
+        rest = [one(chosen) ** 2 for chosen in itertools.combinations(said, n - 1)]
+        return min([whole, *rest]) if n > 1 else whole
     least = min(one(chosen) for chosen in itertools.combinations(said, n - f))
     k = next(
         k
