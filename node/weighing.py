@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 NANO: Final = 1_000_000_000
 REFUSED: Final = frozenset({"non_causal", "leaks_across_batch", "not_repeatable"})
 """Statuses that end a claim at once (``verification.verdict.PROBE_FAILURES``)."""
-CLIP_MILLI: Final = 3000
-"""Nobody is calibrated here, so that nothing is clipped."""
 NOTE: Final = (
     "a verdict in a swarm needs independent verifiers, on seeds and text that nobody chose"
 )
@@ -41,6 +39,8 @@ class TierRules:
     n: int
     max_pairs: int
     min_effect_nano: int
+    clip_milli: int
+    noise_nano: int = 0
 
     @property
     def most_pairs(self) -> int:
@@ -98,12 +98,13 @@ def weigh(gains: Sequence[int], rules: Rules, failure: str = "") -> Weighed:
     """
     tier, at_level = rules.tier, rules.level
     tally = Tally()
-    bench = [MemberTally()] * tier.n  # one after the other, as its members take turns
+    nobody = MemberTally(tier.noise_nano or tier.min_effect_nano)  # is calibrated here
+    bench = [nobody] * tier.n  # one after the other, as its members take turns
     outcome, decided_by = "not_yet", 0
     pairs: list[int | None] = [gain - tier.min_effect_nano for gain in gains]
     for index, gain in enumerate((*pairs, None) if failure else pairs):
         tally = tally.add(gain)
-        bench[index % tier.n] = bench[index % tier.n].add(gain, CLIP_MILLI)
+        bench[index % tier.n] = bench[index % tier.n].add(gain, tier.clip_milli)
         if gain is None and failure in REFUSED:
             outcome = "refused"
         elif reaches(bench, 0, tier.min_effect_nano, at_level):

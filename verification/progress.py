@@ -26,6 +26,8 @@ def progressed(state: ClaimState, settlement: Settlement, f: int, *, approval: b
         state, settlement=settlement, verdict=decision, reason=decision.reason, turn=turn
     )
     if decision.outcome == "reject":
+        if decision.reason == "no_level":  # no pairs could reach it, so that nobody sits for it
+            return replace(state, stage=Stage.REFUSED, verdict=None)
         return replace(state, stage=Stage.REJECTED)
     if decision.outcome == "adopt":
         if state.kind == CONTRADICTION:

@@ -73,12 +73,18 @@ def scene(bench: tuple[int, int, int], kind: str) -> Scene:
     """
     n, f, g = bench
     tier = replace(
-        TIER, n=n, f=f, g=g, max_pairs=3 if n < 5 else 2, effect_pairs=2 * (kind == "effect")
+        TIER,
+        n=n,
+        f=f,
+        g=g,
+        max_pairs={1: 6, 2: 4}.get(n, 3),
+        noise_nano=1_000_000,
+        effect_pairs=2 * (kind == "effect"),
     )
     swarm = SmallSwarm(
         verifiers=2 * n if kind == "against" else n,
         tier=tier,
-        sizes={"claim_epochs": 0} if kind == "mortal" else {},
+        sizes={"researchers": 1} | ({"claim_epochs": 0} if kind == "mortal" else {}),
         alpha_milli=500,
     )
     first, truth = len(swarm.records), BAD if kind == "bad" else GOOD

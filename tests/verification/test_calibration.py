@@ -74,7 +74,7 @@ def bounds(swarm: SmallSwarm, claim: bytes) -> list[int | None]:
 def test_calibrated_members_decide_in_fewer_pairs() -> None:
     pairs = []
     for calibrated in (False, True):
-        swarm = SmallSwarm(verifiers=2)
+        swarm = SmallSwarm(verifiers=2, tier=replace(TIER, noise_nano=60_000_000))
         if calibrated:
             for key in swarm.verifiers:
                 swarm.calibrate(key, 8_000_000)

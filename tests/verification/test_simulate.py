@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SMALL = Setting(claims=60, true_share=0.1, effect=3.0, pairs=12)
-CLOSED = replace(SMALL, nodes=4, liar_share=0.25)  # one liar, and one is tolerated
+CLOSED = replace(SMALL, nodes=4, liar_share=0.25, pairs=24)  # one liar, and one is tolerated
 BANK = {
     "tier": "quick",
     "pairs": 4,

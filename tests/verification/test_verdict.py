@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from decimal import Decimal
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings
@@ -12,11 +12,15 @@ from hypothesis import strategies as st
 
 from swarm.records import Pair
 from tests.verification.small_swarm import TIER, digest
-from verification import bounded
+from verification import pooling
 from verification import verdict as vd
 from verification.errors import EvidenceError, ProfileError
-from verification.evidence import crosses, wealth
+from verification.evidence import crosses
+from verification.pooling import MemberTally
 from verification.reproduce import position
+
+if TYPE_CHECKING:
+    from decimal import Decimal
 
 LEVEL = Fraction(1, 80)
 TERMS = vd.Terms(digest("claim"), "improvement", TIER, 1500, LEVEL)
@@ -63,15 +67,12 @@ def test_nothing_yet_is_pending() -> None:
 
 def test_a_true_gain_is_adopted_at_the_first_crossing() -> None:
     gains = [item.d_nano - TIER.min_effect_nano for item in GOOD]
-    path: list[Decimal] = []  # of each member alone, and the smaller of the two evidences
+    path: list[Decimal] = []
     for count in range(1, len(GOOD) + 1):
-        alone = [gains[rank:count:2] for rank in range(2)]
-        path.append(min(min(wealth(each)[-1:] or [Decimal(1)]) for each in alone))
-        for each in alone:
-            z = bounded.Standardised()
-            for gain in each:
-                z = z.add(gain, TIER.noise_bound_nano, TIER.clip_milli)
-            path[-1] = min(path[-1], bounded.evidence(z))
+        members = [MemberTally(TIER.noise_bound_nano) for _ in range(2)]
+        for index, gain in enumerate(gains[:count]):
+            members[index % 2] = members[index % 2].add(gain, TIER.clip_milli)
+        path.append(pooling.evidence(members, 0, TIER.min_effect_nano))
     at = next(i for i, e in enumerate(path) if crosses(e, LEVEL))
     verdict = judge(*GOOD)
     assert verdict.outcome == "adopt"
@@ -80,7 +81,7 @@ def test_a_true_gain_is_adopted_at_the_first_crossing() -> None:
     assert verdict.e_value == str(path[at])
     assert verdict.crossing == (*position(at, 2), digest(f"b{at}"))
     assert verdict.mean_nano == sum(item.d_nano for item in GOOD[: at + 1]) // (at + 1)
-    assert verdict.trust == "trusts every verifier (f = 0)"
+    assert verdict.trust.startswith("trusts every verifier (f = 0)")
     assert judge(*GOOD[:at]).outcome == "pending"
 
 
