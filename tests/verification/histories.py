@@ -86,6 +86,7 @@ def scene(bench: tuple[int, int, int], kind: str) -> Scene:
         tier=tier,
         sizes={"researchers": 1} | ({"claim_epochs": 0} if kind == "mortal" else {}),
         alpha_milli=500,
+        alpha_retract_milli=500,
     )
     first, truth = len(swarm.records), BAD if kind == "bad" else GOOD
     claim = swarm.claim(swarm.researchers[0], CODES[0])
@@ -152,8 +153,8 @@ def finals(state: State) -> dict[tuple[object, ...], object]:
             found[one.place, "holder"] = one.id
         if settled.seats.taken is not None and settled.seats.held:
             found[one.id, "seats"] = tuple(seat and seat.commit for seat in settled.seats.taken)
-        if settled.verdict.outcome != "pending":
-            found[one.id, "verdict"] = settled.verdict
+        if one.verdict is not None and one.verdict.outcome != "pending":
+            found[one.id, "verdict"] = one.verdict
         for at, item in enumerate((*settled.reproductions, *settled.effects)):
             found[one.id, "position", at] = (item.round, item.rank, item.block, item.committed)
     return found

@@ -123,6 +123,7 @@ class SmallSwarm:
         base_code: bytes = BASE_CODE,
         sizes: dict[str, int] | None = None,
         alpha_milli: int = 100,
+        alpha_retract_milli: int = 0,
     ) -> None:
         self.records: list[Record] = []
         self._heads: dict[bytes, tuple[int, bytes]] = {}
@@ -146,7 +147,7 @@ class SmallSwarm:
             },
             tiers=(tier,),
             alpha_milli=alpha_milli,
-            alpha_retract_milli=alpha_milli // 10,
+            alpha_retract_milli=alpha_retract_milli or alpha_milli // 10,
             liar_share_milli=0,
             capture_max_milli=0,
             max_code_bytes=4096,
