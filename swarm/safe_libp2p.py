@@ -18,6 +18,7 @@ What is not covered: floods below the level of a connection (SYN floods, bandwid
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections import OrderedDict
 from contextlib import asynccontextmanager
@@ -51,6 +52,7 @@ from swarm.penalties import TokenBucket
 from swarm.safe_yamux import Memory, SafeMuxer, SafeYamux
 from swarm.shares import Share, working_for
 from swarm.sockets import BoundedStream, BoundedTCP
+from swarm.streams import READ_CHUNK
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -69,6 +71,8 @@ logging.getLogger("libp2p").addHandler(logging.NullHandler())
 MAX_INBOUND_STREAMS = 64
 """Streams that one peer may have in work here at the same time."""
 NEGOTIATE_S = 10
+DRAIN_S = 5
+"""Seconds for a peer to stop writing on a stream whose handler has returned."""
 SECURE_S = 6.0
 """Seconds in which a connection has to prove a key."""
 MAX_MULTISTREAM = 1024
@@ -296,6 +300,7 @@ class SafeHost(BasicHost):  # type: ignore[misc]
         self._in_work[peer_id] = count + 1
         try:
             await super()._swarm_stream_handler(net_stream)
+            await _let_go(net_stream)
         except Exception as error:
             log.info("a stream from %s failed: %.300r", peer_id, error)
             await net_stream.reset()
@@ -305,6 +310,21 @@ class SafeHost(BasicHost):  # type: ignore[misc]
                 self._in_work[peer_id] = left
             else:
                 del self._in_work[peer_id]
+
+
+async def _let_go(net_stream: INetStream) -> None:
+    """End a stream whose handler has returned, where the peer may still be writing.
+
+    The library closes its own half only (identify does): whoever writes on would wait for ever for
+    a window that nobody opens. What comes is thrown away for a while, so that an answer is heard to
+    its end, and then the stream is reset.
+    """
+    stream: Any = net_stream.muxed_stream
+    with trio.move_on_after(DRAIN_S), contextlib.suppress(Exception):
+        while not stream.closed and await stream.read(READ_CHUNK):
+            pass
+    if not stream.closed:
+        await net_stream.reset()
 
 
 def build_host(
