@@ -182,6 +182,8 @@ class SafeYamux(Yamux):  # type: ignore[misc]
         cut = getattr(_socket_of(self.secured_conn), "cut", None)
         if cut is not None:
             cut()
+        while self._outbox:  # the reader may be among those who wait
+            self._outbox.popleft().done.set()
 
     async def close(self, error_code: int = GO_AWAY_NORMAL) -> None:
         """Close; the socket goes first, and nothing waits for the peer."""
@@ -207,8 +209,6 @@ class SafeYamux(Yamux):  # type: ignore[misc]
         self.streams.clear()
         self.stream_buffers.clear()
         self.stream_events.clear()
-        while self._outbox:
-            self._outbox.popleft().done.set()
         if self.on_close is not None:
             await self.on_close()
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -252,6 +253,7 @@ def table(found: Found) -> str:
 def main(seconds: int = 60, *kinds: str) -> str:
     """Run all attacks, or those named; print a table each; one line at the end."""
     logging.disable(logging.ERROR)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the node is ended too
     missed = marks = 0
     with (
         tempfile.TemporaryDirectory() as folder,

@@ -101,6 +101,33 @@ async def test_who_takes_nothing_is_given_up_by_itself(monkeypatch):
         await eventually(lambda: not held_by(victim, key_from("deaf")))
 
 
+async def test_a_reader_that_waits_to_write_ends_with_the_connection():
+    """Its frame waits behind one that fails."""
+    async with bare("victim") as victim:
+        session = await secured(victim.addresses[0], seed("gone"))
+        await eventually(lambda: victim.connected(key_from("gone")))
+        (peer,) = victim._network.get_connections(peer_id_of(key_from("gone")))
+        sent = trio.Event()
+
+        async def fails(data: bytes) -> None:
+            sent.set()
+            await trio.sleep(0.3)
+            raise OSError
+
+        peer.muxed_conn._send = fails
+        await session.write(frame(PING, SYN, 0, 1))
+        await sent.wait()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(session.write, frame(PING, SYN, 0, 2))
+
+            async def another() -> None:
+                with suppress(Exception):
+                    await peer.muxed_conn._write_frame(frame(PING, SYN, 0, 3))
+
+            nursery.start_soon(another)
+        await eventually(lambda: not victim.connected(key_from("gone")), 10.0)
+
+
 async def test_the_newest_connections_of_a_key_stay_and_it_has_no_more():
     async with bare("victim") as victim:
         sessions = []
