@@ -17,7 +17,7 @@ from typing import Annotated, Any, ClassVar
 
 from msgspec import Meta
 
-from swarm.fields import MAX_CODE, Code, Count, Hash, Key, Name, Nano, Seed, Short, Text
+from swarm.fields import MAX_CODE, Code, Count, Hash, Name, Nano, Seed, Short, Text
 from swarm.governance import (
     Admission,
     Beacon,
@@ -111,9 +111,10 @@ class Commit:
     """A bench member takes its seat before it runs anything.
 
     ``place`` names the seats, which rivals for one slot share (``verification.admit.place_of``): a
-    member sits in a place once, for one of them. ``nonce_hash`` is the anchor of a hash chain: round ``r`` reveals the preimage of what round
-    ``r-1`` revealed, so that nobody can foresee the seeds of a round. ``fold_nonce_hash`` anchors a
-    second chain, with a link for every position of the bench: see :class:`Open`.
+    member sits in a place once, for one of them. ``nonce_hash`` is the anchor of a hash chain:
+    round ``r`` reveals the preimage of what round ``r-1`` revealed, so that nobody can foresee the
+    seeds of a round. ``fold_nonce_hash`` anchors a second chain, with a link for every position of
+    the bench: see :class:`Open`.
     """
 
     KIND: ClassVar[str] = "commit"
