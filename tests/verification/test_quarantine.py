@@ -451,7 +451,7 @@ def play(seed: int) -> SmallSwarm:
             held = swarm.calibrate(key, rng.choice([1_000_000, 9_000_000]), **changes)
             if rng.random() < 0.2:  # another's, which does not count
                 swarm.calibrations[rng.choice(swarm.verifiers).public] = {"quick": held.id}
-    for _ in range(rng.randint(10, 45)):
+    for _ in range(rng.randint(10, 70)):
         act = rng.random()
         if act < 0.2:
             bases = [None, None, digest("nowhere"), *[one.id for one in claims]]
