@@ -16,7 +16,10 @@ import signal
 import struct
 import sys
 import types
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 UNPRIVILEGED: Final = 64100
 """The user and group id in every sandbox."""
@@ -200,16 +203,29 @@ def forget_texts() -> None:
                 thing.__doc__ = None
 
 
+def _to_be_dropped(held: list[Any]) -> Iterator[object]:
+    """What :func:`forget_texts` drops: lines of cached sources, and manuals."""
+    for entry in getattr(sys.modules.get("linecache"), "cache", {}).values():
+        if len(entry) > 2:
+            yield from entry[2]
+    for thing in (*held, *sys.modules.values()):
+        if isinstance(thing, type | types.FunctionType | types.ModuleType):
+            yield thing.__doc__
+
+
 def blank_texts() -> int:
     """Overwrites the prose that live strings hold, messages of errors above all, where it lies:
     what is dropped would stay in memory that was freed. Returns its characters.
 
-    Plain sentences only: what has the characters of code may be a template of code (``dataclasses``
-    makes its methods of such). Python's own tracebacks keep their words. Nothing else that runs
-    later reads such texts: torch's own errors say little in a sandbox.
+    Plain sentences only, but for what is dropped afterwards: what has the characters of code may be
+    a template of code (``dataclasses`` makes its methods of such). Python's own tracebacks keep
+    their words. Nothing else that runs later reads such texts: torch's own errors say little in a
+    sandbox.
     """
     held = gc.get_objects()
     found = {id(text): text for text in gc.get_referents(*held) if type(text) is str}
+    dropped = {id(text): text for text in _to_be_dropped(held) if type(text) is str}
+    found |= dropped
     todo = [thing.__code__ for thing in held if isinstance(thing, types.FunctionType)]
     while todo:
         code = todo.pop()
@@ -226,7 +242,7 @@ def blank_texts() -> int:
     for text in found.values():
         size = len(text)
         prose = size >= _PROSE and text.isascii() and text.count(" ") * 14 >= size
-        if prose and _OF_CODE.isdisjoint(text):
+        if prose and (id(text) in dropped or _OF_CODE.isdisjoint(text)):
             ctypes.memset(id(text) + sys.getsizeof(text) - size - 1, 32, size)
             total += size
     return total
